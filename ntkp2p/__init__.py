@@ -1,0 +1,39 @@
+"""ntkp2p: peer-to-peer training of wide neural networks, predicted in closed form and proved beside real training."""
+
+from ntkp2p import data, models
+from ntkp2p.algorithms import ATC, CTA, DGD, Algorithm, World
+from ntkp2p.compare import Comparison, compare
+from ntkp2p.dynamics import linear_system, predict, predictions, solve, transition
+from ntkp2p.experiment import Experiment
+from ntkp2p.topology import check_mixing, graphs, lazy, load_mixing, max_degree, metropolis
+from ntkp2p.training import DivergedError, train
+from ntkp2p.trajectory import Trajectory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ATC",
+    "CTA",
+    "DGD",
+    "Algorithm",
+    "Comparison",
+    "DivergedError",
+    "Experiment",
+    "Trajectory",
+    "World",
+    "check_mixing",
+    "compare",
+    "data",
+    "graphs",
+    "lazy",
+    "linear_system",
+    "load_mixing",
+    "max_degree",
+    "metropolis",
+    "models",
+    "predict",
+    "predictions",
+    "solve",
+    "train",
+    "transition",
+]

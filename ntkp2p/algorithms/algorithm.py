@@ -1,0 +1,88 @@
+"""What an algorithm is: one round of all agents, in terms of the verbs that it is handed."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+
+class World(NamedTuple):
+    """The verbs through which a round touches the world.
+
+    Both take and return `x` of shape (Q, d): row q is the model of agent q as a vector. Training hands out the
+    gradients of real networks (d = P parameters), prediction those of the linearised networks (d coordinates).
+
+    Attributes
+    ----------
+    mix
+        Neighbours' weighted sums, W x.
+    grad
+        Every agent's gradient of its own local loss, at its own row.
+    """
+
+    mix: Callable[[Float[Array, "Q d"]], Float[Array, "Q d"]]
+    grad: Callable[[Float[Array, "Q d"]], Float[Array, "Q d"]]
+
+
+class Algorithm(eqx.Module):
+    """A peer-to-peer algorithm: a frozen record of its constants, and one pure `round`.
+
+    Whoever writes one defines `round`; training, prediction and plots follow. The state is any pytree of
+    arrays; by default it is `x` itself.
+
+    Parameters
+    ----------
+    step_size
+        η > 0, the length of one round in flow time: t = η k.
+
+    Raises
+    ------
+    ValueError
+        If the step size is not a finite positive number.
+    """
+
+    step_size: Any
+
+    #: What the rows and columns of the mixing matrix must sum to: "row", "column" or "doubly" (stochastic).
+    stochastic: ClassVar[str] = "row"
+
+    def __check_init__(self):
+        if isinstance(self.step_size, str | bool) or (
+            np.isscalar(self.step_size)
+            and not (np.isrealobj(self.step_size) and np.isfinite(self.step_size) and self.step_size > 0)
+        ):
+            raise ValueError(
+                f"step_size must be a finite positive number, found {self.step_size!r}: "
+                f"for instance {type(self).__name__}(step_size=0.1)"
+            )
+
+    @abstractmethod
+    def round(self, state: PyTree, world: World, /) -> PyTree:
+        """Advance all agents by one round."""
+
+    def init(self, x: Float[Array, "Q d"], /) -> PyTree:
+        """The state in which agents with models `x` begin."""
+        return x
+
+    def model(self, state: PyTree, /) -> Float[Array, "Q d"]:
+        """Every agent's model in this state, as it is evaluated."""
+        return state
+
+    def is_symmetric(self, mixing: np.ndarray, /) -> bool:
+        """Whether the round of a linear model is a symmetric map: declared, for it selects Lanczos over Arnoldi."""
+        return False
+
+    def stable_step_size(self, mixing: np.ndarray, curvature: float, /) -> float:
+        """The textbook's step size below which linear rounds are stable; nan where there is none.
+
+        Parameters
+        ----------
+        mixing
+            W, shape (Q, Q).
+        curvature
+            The largest eigenvalue of any agent's Hessian J_qᵀ J_q / N_q.
+        """
+        return float("nan")

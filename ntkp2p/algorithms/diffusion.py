@@ -1,0 +1,72 @@
+"""The diffusion family: DGD, combine-then-adapt and adapt-then-combine.
+
+One round of each, with W the mixing matrix, η the step size and g the agents' local gradients, and the gradient
+flow that its round discretises (t = η k):
+
+==========  ===================================  ====================================
+algorithm   round                                flow dx/dt
+==========  ===================================  ====================================
+DGD         x⁺ = W x − η g(x)                    −(I − W) x / η − g(x)
+CTA         v = W x,  x⁺ = v − η g(v)            −(I − W) x / η − g(W x)
+ATC         x⁺ = W (x − η g(x))                  −(I − W) x / η − W g(x)
+==========  ===================================  ====================================
+
+Some authors call the first of these CTA as well.
+
+References
+----------
+Nedić and Ozdaglar, "Distributed subgradient methods for multi-agent optimization", IEEE TAC 2009 (DGD).
+Chen and Sayed, "Diffusion adaptation strategies for distributed optimization and learning over networks",
+IEEE TSP 2012 (CTA, ATC).
+Yuan, Ling and Yin, "On the convergence of decentralized gradient descent", SIAM J. Optim. 2016 (DGD's step size).
+"""
+
+import numpy as np
+
+from ntkp2p.algorithms.algorithm import Algorithm
+
+
+class DGD(Algorithm):
+    """Distributed gradient descent: mix, and step along the gradient at the model *before* mixing.
+
+    With a constant step size its fixed point is biased by O(η) off the minimiser of the global loss.
+    """
+
+    def round(self, x, world, /):
+        return world.mix(x) - self.step_size * world.grad(x)
+
+    def is_symmetric(self, mixing, /):
+        # M = W ⊗ I − η blkdiag(H_q): symmetric exactly when W is.
+        return bool(np.array_equal(mixing, mixing.T))
+
+    def stable_step_size(self, mixing, curvature, /):
+        # λ_min(M) ≥ λ_min(W) − η λ_max(H) > −1; needs symmetric W (Yuan, Ling and Yin).
+        if not self.is_symmetric(mixing):
+            return float("nan")
+        return float((1 + np.linalg.eigvalsh(mixing)[0]) / curvature)
+
+
+class CTA(Algorithm):
+    """Combine, then adapt: step along the gradient at the *mixed* model."""
+
+    def round(self, x, world, /):
+        v = world.mix(x)
+        return v - self.step_size * world.grad(v)
+
+    def stable_step_size(self, mixing, curvature, /):
+        return _contractive_step_size(mixing, curvature)
+
+
+class ATC(Algorithm):
+    """Adapt, then combine: step along the gradient, and mix the result."""
+
+    def round(self, x, world, /):
+        return world.mix(x - self.step_size * world.grad(x))
+
+    def stable_step_size(self, mixing, curvature, /):
+        return _contractive_step_size(mixing, curvature)
+
+
+def _contractive_step_size(mixing: np.ndarray, curvature: float) -> float:
+    # ‖W‖₂ ≤ 1 holds for doubly stochastic W; then ‖W (I − η H)‖₂ < 1 if η < 2 / λ_max(H).
+    return 2 / curvature if np.linalg.norm(mixing, 2) <= 1 + 1e-12 else float("nan")

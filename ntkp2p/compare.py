@@ -1,0 +1,138 @@
+"""Prediction beside training, and where the difference between them comes from.
+
+Three errors separate a trained curve from its prediction:
+
+linearisation
+    trained − rounds: the network is not quite linear; falls with width.
+time discretisation
+    rounds − flow: the algorithm is not quite its gradient flow; its end point differs by O(η).
+solver
+    the closed form's own error estimate.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from ntkp2p.trajectory import Trajectory, save_netcdf
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+SOURCES = ("trained", "rounds", "flow")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Trajectories of one experiment from several sources.
+
+    Attributes
+    ----------
+    trajectories
+        By source: some of "trained", "rounds" and "flow", in this order.
+    """
+
+    trajectories: dict[str, Trajectory]
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """All of them, with a leading dimension `source`; rounds that a source has not reached are NaN."""
+        parts = [t.dataset.drop_attrs(deep=False) for t in self.trajectories.values()]
+        joined = xr.concat(
+            parts, dim="source", join="outer", coords="minimal", compat="override", combine_attrs="drop"
+        ).assign_coords(source=list(self.trajectories))
+        for source, trajectory in self.trajectories.items():
+            for name, value in trajectory.dataset.attrs.items():
+                shared = all(t.dataset.attrs.get(name) == value for t in self.trajectories.values())
+                if name != "source":
+                    joined.attrs[name if shared else f"{source}_{name}"] = value
+        return joined
+
+    def errors(self, variable: str = "local_loss", /) -> dict[str, float]:
+        """The worst error over all rounds and agents of each kind, for one variable.
+
+        Losses are relative to the agents' mean initial loss, distances to the largest distance of the run, and
+        accuracies absolute. An error whose sources are missing is NaN. The solver's error is that of the states,
+        relative to their distance from the start.
+        """
+        estimates = [t.dataset.attrs.get("error_estimate", np.nan) for t in self.trajectories.values()]
+        return {
+            "linearisation": self._difference(variable, "trained", "rounds"),
+            "time discretisation": self._difference(variable, "rounds", "flow"),
+            "solver": float(np.nanmax(estimates)) if np.isfinite(estimates).any() else np.nan,
+        }
+
+    def table(self) -> pd.DataFrame:
+        """`errors` of every variable, one row each."""
+        import pandas as pd
+
+        first = next(iter(self.trajectories.values())).dataset
+        return pd.DataFrame({name: self.errors(name) for name in first.data_vars}).T
+
+    def plot(self, *variables: str) -> Figure:
+        """One panel a variable, by default the local and the global loss; returns the figure."""
+        from ntkp2p import plotting
+
+        return plotting.comparison(self, variables or ("local_loss", "global_loss"))
+
+    def save(self, folder: str | os.PathLike[str], /) -> Path:
+        """Write `comparison.nc` into a folder."""
+        return save_netcdf(self.dataset, Path(folder) / "comparison.nc")
+
+    def _difference(self, variable: str, a: str, b: str) -> float:
+        if a not in self.trajectories or b not in self.trajectories:
+            return np.nan
+        first, second = self.trajectories[a].dataset, self.trajectories[b].dataset
+        # A training that diverged ends early: what there is of both is compared.
+        x, y = (d[variable].values for d in xr.align(first, second, join="inner"))
+        if variable.endswith("loss"):
+            scale = np.mean(y[0])
+        else:
+            scale = 1.0 if variable.endswith("accuracy") else np.max(np.abs(y))
+        with np.errstate(invalid="ignore"):
+            worst = np.abs(x - y).max()
+        return float(worst / scale) if scale > 0 else float(worst)
+
+    def __repr__(self) -> str:
+        return f"Comparison of {', '.join(self.trajectories)}; worst errors:\n{self._text()}"
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(float_format="{:.2e}".format)
+
+    def _text(self) -> str:
+        return self.table().to_string(float_format="{:.2e}".format)
+
+
+def compare(*trajectories: Trajectory) -> Comparison:
+    """Set trajectories of one experiment side by side.
+
+    Parameters
+    ----------
+    trajectories
+        Two or three, from different sources: trained, predicted in rounds, predicted in flow.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, two from one source, or they are not of one experiment.
+    """
+    by_source = {t.source: t for t in trajectories}
+    if len(trajectories) < 2 or len(by_source) < len(trajectories):
+        found = ", ".join(t.source for t in trajectories) or "none"
+        raise ValueError(f"compare takes trajectories from different sources (trained, rounds, flow), found {found}")
+    first, *others = trajectories
+    for other in others:
+        for name in ("model", "data", "split", "algorithm", "step_size", "seed", "mixing"):
+            a, b = first.dataset.attrs.get(name), other.dataset.attrs.get(name)
+            if a != b:
+                raise ValueError(
+                    f"these are not runs of one experiment: {name} is {a!r} ({first.source}) and {b!r} ({other.source})"
+                )
+    return Comparison({source: by_source[source] for source in SOURCES if source in by_source})

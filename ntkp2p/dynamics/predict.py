@@ -1,0 +1,122 @@
+"""A whole run, predicted: features, linear system, transition, and the measures along it."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkp2p import measures
+from ntkp2p.dynamics.system import LinearSystem, linear_system
+from ntkp2p.dynamics.transition import Method, Solution, Time, solve
+from ntkp2p.experiment import Experiment
+from ntkp2p.models import Features
+from ntkp2p.precision import in_float64
+from ntkp2p.trajectory import Trajectory
+
+#: Bytes of outputs that are evaluated at a time.
+CHUNK = 2**28
+
+
+def predict(
+    experiment: Experiment,
+    /,
+    *,
+    time: Time = "rounds",
+    features: Features | None = None,
+    method: Method = "auto",
+    rtol: float = 1e-8,
+) -> Trajectory:
+    """Every agent's losses and distances in closed form, without training.
+
+    Parameters
+    ----------
+    experiment
+        What to predict.
+    time
+        "rounds": the algorithm's own discrete rounds. "flow": its gradient flow at t = η k.
+    features
+        Those of an experiment that differs in algorithm or mixing only; by default computed, which is most of the work.
+    method, rtol
+        How the linear system is solved, and how accurately: see `ntkp2p.dynamics.solve`.
+
+    Returns
+    -------
+    trajectory
+        With `error_estimate` and `converged` of the solver, `stable`, the `spectral_radius` of the rounds, the
+        `spectral_abscissa` of the flow, and the textbook's `stable_step_size` among its attributes. An unstable run is
+        predicted like any other, and flagged.
+
+    Raises
+    ------
+    ValueError
+        If the algorithm's rounds are not affine, or the time is neither "rounds" nor "flow".
+    """
+    return predictions(
+        experiment, times=(time,), features=features, method=method, rtol=rtol
+    )[time]
+
+
+@in_float64
+def predictions(
+    experiment: Experiment,
+    /,
+    *,
+    times: Sequence[Time] = ("rounds", "flow"),
+    features: Features | None = None,
+    method: Method = "auto",
+    rtol: float = 1e-8,
+) -> dict[Time, Trajectory]:
+    """`predict` for several notions of time, all from one basis."""
+    for time in times:
+        if time not in ("rounds", "flow"):
+            raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
+    features = experiment.features() if features is None else features
+    system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+    solution = solve(system, experiment.recorded, method=method, rtol=rtol)
+    return {time: _trajectory(experiment, features, solution, time) for time in times}
+
+
+def _trajectory(
+    experiment: Experiment, features: Features, solution: Solution, time: Time
+) -> Trajectory:
+    data, system = experiment.data, solution.system
+    tests = len(data.test_targets)
+    initial = np.concatenate([features.initial, features.initial_at(data.test_inputs)] if tests else [features.initial])
+    matrix = np.concatenate([features.matrix, features.matrix_at(data.test_inputs)] if tests else [features.matrix])
+    per_time = 8 * data.agents * initial.size
+    step = max(1, CHUNK // per_time)
+
+    chunks = []
+    for first in range(0, len(solution.rounds), step):
+        states = jnp.asarray(solution.states(time, slice(first, first + step)))
+        x = jax.vmap(system.model)(states)
+        z = x.reshape(*x.shape[:2], features.rank, features.columns)
+        outputs = initial + (matrix @ z).reshape(*x.shape[:2], *initial.shape)
+        measured = measures.losses(outputs[..., : data.samples, :], data)
+        if tests:
+            measured |= measures.test_measures(outputs[..., data.samples :, :], data)
+        measured |= measures.distances(x, jnp.zeros(x.shape[-1]))
+        chunks.append(measured)
+    measured = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return Trajectory.of(experiment, time, solution.rounds, measured, **_verdict(features, solution, time))
+
+
+def _verdict(features: Features, solution: Solution, time: Time) -> dict:
+    radius, abscissa = solution.spectral_radius(), solution.spectral_abscissa()
+    rounding = 1e-9  # of an eigenvalue at 1, as a rank-deficient Jacobian has
+    unstable = radius > 1 + rounding if time == "rounds" else abscissa * solution.system.step_size > rounding
+    return {
+        "closed_form": True,
+        "stable": not unstable,
+        "spectral_radius": radius,
+        "spectral_abscissa": abscissa,
+        "stable_step_size": solution.system.stable_step_size,
+        "method": solution.method,
+        "states": solution.system.size,
+        "basis": len(solution.reduction.matrix),
+        "rank": features.rank,
+        "kernel_error": features.error,
+        "error_estimate": solution.error,
+        "converged": solution.converged,
+    }

@@ -1,0 +1,232 @@
+"""One frozen description of a run, from Python or from TOML."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ntkp2p import data as datasets
+from ntkp2p._names import lookup
+from ntkp2p.algorithms import ALGORITHMS, Algorithm
+from ntkp2p.data import AgentData
+from ntkp2p.models import NETWORKS, Features, Model, prepare
+from ntkp2p.topology import load_mixing, validate_mixing
+from ntkp2p.topology.graphs import from_spec
+from ntkp2p.topology.weights import from_graph
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Experiment:
+    """A run: who trains what, on which data, over which mixing matrix, by which algorithm, for how long.
+
+    Parameters
+    ----------
+    model
+        One of `ntkp2p.models`, a pair (init, apply), or an object with both (a Flax module).
+    data
+        The agents' data, `dataset.split(...)`.
+    mixing
+        W, shape (Q, Q): row q receives.
+    algorithm
+        For instance `DGD(step_size=0.1)`.
+    rounds
+        The horizon K, at least 1.
+    record
+        How many rounds are recorded, evenly spaced from 0 to K, or the rounds themselves.
+    kernel
+        "exact", or "shared": the mean over outputs, cheaper for many outputs and no longer exact.
+    precision
+        In which floats the networks train: "float64" or "float32". Kernels and predictions are always float64.
+    seed
+        The seed of the agents' common initialisation θ₀.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For anything that cannot be run, with what was found and what to do.
+    """
+
+    model: Any
+    data: AgentData
+    mixing: Any
+    algorithm: Algorithm
+    rounds: int
+    record: int | Sequence[int] = 50
+    kernel: Literal["exact", "shared"] = "exact"
+    precision: Literal["float64", "float32"] = "float64"
+    seed: int = 0
+    #: The rounds that are recorded, ascending from 0 to K.
+    recorded: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self):
+        if not isinstance(self.data, AgentData):
+            raise TypeError(
+                f"data must be dealt out to agents, found {type(self.data).__name__}: use data.split(agents=...)"
+            )
+        if not isinstance(self.algorithm, Algorithm):
+            raise TypeError(
+                f"algorithm must be an Algorithm, found {self.algorithm!r}: for instance DGD(step_size=0.1)"
+            )
+        for name in ("rounds", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < (name == "rounds"):
+                raise ValueError(f"{name} must be a whole number ≥ {int(name == 'rounds')}, found {value!r}")
+        lookup({"exact": 1, "shared": 1}, self.kernel, "kernel")
+        lookup({"float64": 1, "float32": 1}, self.precision, "precision")
+        mixing = validate_mixing(self.mixing, agents=self.agents, stochastic=self.algorithm.stochastic)
+        object.__setattr__(self, "mixing", mixing)
+        object.__setattr__(self, "recorded", _recorded(self.record, int(self.rounds)))
+
+    @property
+    def agents(self) -> int:
+        """Q."""
+        return self.data.agents
+
+    def initialise(self) -> Model:
+        """The network at the agents' common θ₀."""
+        return prepare(self.model, self.data.inputs, self.data.outputs, seed=self.seed)
+
+    def features(self) -> Features:
+        """The linear model that the network becomes when it is wide."""
+        return Features.of(self.initialise(), self.data.inputs, kernel=self.kernel)
+
+    def describe(self) -> dict[str, Any]:
+        """The run in words and numbers that fit a file's attributes."""
+        model = self.model
+        return {
+            "model": repr(model) if not isinstance(model, tuple) else "(init, apply)",
+            "data": self.data.name,
+            "split": self.data.by,
+            "algorithm": type(self.algorithm).__name__,
+            "step_size": float(self.algorithm.step_size),
+            "seed": int(self.seed),
+            "kernel": self.kernel,
+        }
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str], /) -> Experiment:
+        """Read an experiment from a TOML file.
+
+        Parameters
+        ----------
+        path
+            A file with the fields of this class, `model`, `data`, `split`, `mixing` and `algorithm` being tables;
+            the README shows one. Paths in it are relative to its folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not TOML, or a key is missing or unknown: the message names it and the closest known one.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist: give the path of an experiment in TOML")
+        try:
+            text = path.read_text(encoding="utf-8")
+            return cls.from_dict(tomllib.loads(text), folder=path.parent)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not TOML: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any], /, *, folder: Path = Path()) -> Experiment:
+        """The experiment that a TOML file's tables describe; see `from_toml`."""
+        tables = dict(tables)
+        known = {"model": 1, "data": 1, "split": 1, "mixing": 1, "algorithm": 1}
+        plain = {"rounds": 1, "record": 1, "kernel": 1, "precision": 1, "seed": 1}
+        for key in tables:
+            lookup(known | plain, key, "key")
+        for key in [*known, "rounds"]:
+            if key not in tables:
+                raise ValueError(f"{key} is missing: add {'a table [' + key + ']' if key in known else key + ' = 300'}")
+        for key in known:
+            if not isinstance(tables[key], Mapping):
+                raise ValueError(f"{key} must be a table: write [{key}] above its fields")
+
+        source = _with_paths(tables["data"], folder)
+        name = _take(source, "data", "name")
+        data = _call(datasets.load, "data", source, name).split(**_checked(datasets.split, tables["split"], "split"))
+        return cls(
+            model=_named(NETWORKS, tables["model"], "model"),
+            data=data,
+            mixing=_mixing(_with_paths(tables["mixing"], folder), data.agents),
+            algorithm=_named(ALGORITHMS, tables["algorithm"], "algorithm"),
+            **{key: tables[key] for key in plain if key in tables},
+        )
+
+
+def _recorded(record: int | Sequence[int], rounds: int) -> np.ndarray:
+    if isinstance(record, int | np.integer):
+        if record < 2:
+            raise ValueError(f"record must be at least 2 (the start and the end), found {record}")
+        return np.unique(np.linspace(0, rounds, min(int(record), rounds + 1)).round().astype(int))
+    chosen = np.asarray(record)
+    if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iu" or chosen.min() < 0:
+        raise ValueError(f"record must be a number of rounds or a list of rounds ≥ 0, found {record!r}")
+    if chosen.max() > rounds:
+        raise ValueError(f"record asks for round {chosen.max()} of a run of {rounds}: raise rounds, or leave it out")
+    return np.unique(np.concatenate([[0], chosen, [rounds]]))
+
+
+def _named(table: Mapping[str, Callable], fields: Mapping[str, Any], kind: str) -> Any:
+    fields = dict(fields)
+    build = lookup(table, _take(fields, kind, "name"), kind)
+    return build(**_checked(build, fields, kind))
+
+
+def _take(fields: dict[str, Any], table: str, key: str) -> Any:
+    if key not in fields:
+        raise ValueError(f"[{table}] needs {key} = ...")
+    return fields.pop(key)
+
+
+def _checked(function: Callable, fields: Mapping[str, Any], table: str) -> dict[str, Any]:
+    """The fields, if they are all parameters of the function and none of its required ones is missing."""
+    parameters = {
+        name: p
+        for name, p in inspect.signature(function).parameters.items()
+        if name not in ("dataset", "self")
+    }
+    for key in fields:
+        lookup(parameters, key, f"key in [{table}]")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in fields:
+            raise ValueError(f"[{table}] needs {name} = ...")
+    return dict(fields)
+
+
+def _call(load: Callable, table: str, fields: Mapping[str, Any], name: str) -> Any:
+    try:
+        return load(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"[{table}] {error}") from error
+
+
+def _with_paths(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    paths = {key: str(folder / fields[key]) for key in ("file", "folder") if key in fields}
+    return {**fields, **paths}
+
+
+def _mixing(fields: dict[str, Any], agents: int) -> np.ndarray:
+    for key in fields:
+        lookup({"file": 1, "graph": 1, "weights": 1}, key, "key in [mixing]")
+    if ("file" in fields) == ("graph" in fields):
+        raise ValueError('[mixing] needs either graph = "cycle" or file = "W.csv"')
+    if "file" in fields:
+        if "weights" in fields:
+            raise ValueError("[mixing] with a file takes no weights: the file holds them")
+        return load_mixing(fields["file"])
+    spec = fields["graph"]
+    # A graph that is named without a size has as many nodes as there are agents.
+    graph = from_spec(spec if ":" in str(spec) else f"{spec}:{agents}")
+    return from_graph(graph, fields.get("weights", "metropolis"))

@@ -1,0 +1,17 @@
+"""What each agent trains, and the wide-network view of it: kernels and features."""
+
+from ntkp2p.models.features import Features
+from ntkp2p.models.networks import NETWORKS, Model, Network, affine, cnn, mlp, prepare
+from ntkp2p.models.ntk import empirical_ntk
+
+__all__ = [
+    "NETWORKS",
+    "Features",
+    "Model",
+    "Network",
+    "affine",
+    "cnn",
+    "empirical_ntk",
+    "mlp",
+    "prepare",
+]

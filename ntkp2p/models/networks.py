@@ -1,0 +1,292 @@
+"""Networks in NTK parameterisation: affine, fully connected, convolutional; and the door for a user's own.
+
+A layer with fan-in n computes σ_w W x / √n + σ_b b from standard normal W and b (Jacot, Gabriel and Hongler, 2018),
+so that the tangent kernel has a limit as the width grows and one step size serves every width.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from ntkp2p._names import lookup
+from ntkp2p.precision import in_float64
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "erf": jax.scipy.special.erf,
+    "tanh": jnp.tanh,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network whose number of outputs is settled by the data.
+
+    Attributes
+    ----------
+    init
+        `init(key, x, outputs) -> params`, for a batch x of inputs.
+    apply
+        `apply(params, x) -> (N, C)`, batched over the first axis of x.
+    outputs
+        C, or None: as many as the data ask for.
+    outputs_share_kernel
+        True if the exact tangent kernel of C outputs is one N × N kernel times the identity.
+    """
+
+    name: str
+    init: Callable[..., PyTree]
+    apply: Callable[[PyTree, Array], Array]
+    outputs: int | None = None
+    outputs_share_kernel: bool = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network at its initialisation θ₀: what training starts from and what prediction linearises around.
+
+    Attributes
+    ----------
+    apply
+        `apply(params, x) -> (N, C)`.
+    params
+        θ₀ as a pytree, float64.
+    one_output
+        θ₀ of the same network with one output, where the exact kernel of C outputs is the kernel of that one times
+        the identity; else None.
+    """
+
+    apply: Callable[[PyTree, Array], Array]
+    params: PyTree
+    one_output: PyTree | None = None
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    def flat(self) -> tuple[Array, Callable[[Array, Array], Array]]:
+        """θ₀ as a vector (P,), and apply as a function of such a vector."""
+        theta, unravel = ravel_pytree(self.params)
+        return theta, lambda theta, x: self.apply(unravel(theta), x)
+
+    def astype(self, dtype: str, /) -> "Model":
+        """The same model with its parameters in `dtype`."""
+        return replace(self, params=jax.tree.map(lambda p: p.astype(dtype), self.params))
+
+
+def affine(
+    *, outputs: int | None = None, weight_std: float = 1.0, bias_std: float = 1.0
+) -> Network:
+    """The affine classifier f(x) = σ_w W x / √d + σ_b b: the model whose linearisation is exact.
+
+    Parameters
+    ----------
+    outputs
+        C; by default as many as the data have.
+    weight_std, bias_std
+        σ_w and σ_b.
+    """
+    return _dense_network("affine", [], "relu", outputs, weight_std, bias_std)
+
+
+def mlp(
+    *,
+    width: int = 1024,
+    depth: int = 2,
+    activation: str = "relu",
+    outputs: int | None = None,
+    weight_std: float = math.sqrt(2),
+    bias_std: float = 0.1,
+) -> Network:
+    """A fully connected network of `depth` hidden layers; inputs of any shape are flattened.
+
+    Parameters
+    ----------
+    width
+        Units of every hidden layer.
+    depth
+        Hidden layers, at least 1.
+    activation
+        "relu", "erf", "tanh" or "gelu".
+    outputs
+        C; by default as many as the data have.
+    weight_std, bias_std
+        σ_w and σ_b of every layer.
+
+    Raises
+    ------
+    ValueError
+        For an unknown activation or a size below 1.
+    """
+    _at_least_one(width=width, depth=depth)
+    return _dense_network(
+        f"mlp(width={width}, depth={depth}, {activation})",
+        [width] * depth,
+        activation,
+        outputs,
+        weight_std,
+        bias_std,
+    )
+
+
+def cnn(
+    *,
+    channels: int = 32,
+    depth: int = 2,
+    activation: str = "relu",
+    outputs: int | None = None,
+    weight_std: float = math.sqrt(2),
+    bias_std: float = 0.1,
+) -> Network:
+    """`depth` 3 × 3 convolutions of `channels` channels with zero padding, flattened into a dense readout.
+
+    Inputs are images of shape (N, height, width, channels). The other parameters are those of `mlp`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown activation, a size below 1, or inputs that are not images.
+    """
+    _at_least_one(channels=channels, depth=depth)
+    sigma = lookup(ACTIVATIONS, activation, "activation")
+    dense = _dense(weight_std, bias_std)
+
+    def init(key, x, outputs):
+        if x.ndim != 4:
+            raise ValueError(
+                f"cnn needs images of shape (N, height, width, channels), found {x.shape}: "
+                "reshape the inputs or use mlp()"
+            )
+        fan_ins = [9 * c for c in [x.shape[-1], *[channels] * (depth - 1)]]
+        sizes = [*fan_ins, x.shape[1] * x.shape[2] * channels]
+        return _normal_layers(key, sizes, [*[channels] * depth, outputs])
+
+    def apply(params, x):
+        *convolutions, readout = params
+        for layer in convolutions:
+            x = sigma(dense(layer, _patches(x)))
+        return dense(readout, x.reshape(len(x), -1))
+
+    return Network(f"cnn(channels={channels}, depth={depth}, {activation})", init, apply, outputs)
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {"affine": affine, "mlp": mlp, "cnn": cnn}
+
+
+@in_float64
+def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Model:
+    """Draw θ₀: the one initialisation that all agents share.
+
+    Parameters
+    ----------
+    network
+        One of ours, a pair (init, apply), or any object with such attributes, a Flax module for one: `init(key, x)`
+        makes the parameters for a batch of inputs and `apply(params, x)` returns outputs of shape (N, C).
+    x
+        Inputs, shape (N, ...).
+    outputs
+        C, the outputs that the data ask for.
+    seed
+        The seed of θ₀.
+
+    Raises
+    ------
+    TypeError
+        If `network` is none of those.
+    ValueError
+        If its outputs are not of shape (N, C), or its parameters are not real numbers.
+    """
+    key, x = jax.random.key(seed), jnp.asarray(x[:2], float)
+    one_output = None
+    if isinstance(network, Network):
+        apply, params = network.apply, network.init(key, x, network.outputs or outputs)
+        if network.outputs_share_kernel:
+            one_output = network.init(key, x, 1)
+    else:
+        init, apply = _pair(network)
+        params = init(key, x)
+    leaves = jax.tree.leaves(params)
+    if not leaves or not all(jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) for leaf in leaves):
+        raise ValueError(
+            "every parameter must be a real floating-point array: keep counters and statistics out of `init`"
+        )
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
+    found = jax.eval_shape(apply, params, x).shape
+    if found != (len(x), outputs):
+        raise ValueError(
+            f"the network maps {len(x)} inputs to outputs of shape {found}, the data have targets of shape "
+            f"({len(x)}, {outputs}): give it {outputs} output(s), shape (N, {outputs})"
+        )
+    return Model(apply, params, one_output)
+
+
+def _pair(network: Any) -> tuple[Callable, Callable]:
+    if isinstance(network, tuple) and len(network) == 2 and all(map(callable, network)):
+        return network
+    if callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None)):
+        return network.init, network.apply
+    raise TypeError(
+        f"a model is one of ntkp2p.models, a pair (init, apply) or an object with both, found "
+        f"{type(network).__name__}: for instance model=(init, apply)"
+    )
+
+
+def _dense_network(name, hidden, activation, outputs, weight_std, bias_std) -> Network:
+    sigma = lookup(ACTIVATIONS, activation, "activation")
+    dense = _dense(weight_std, bias_std)
+
+    def init(key, x, outputs):
+        sizes = [math.prod(x.shape[1:]), *hidden, outputs]
+        return _normal_layers(key, sizes[:-1], sizes[1:])
+
+    def apply(params, x):
+        *layers, readout = params
+        x = x.reshape(len(x), -1)
+        for layer in layers:
+            x = sigma(dense(layer, x))
+        return dense(readout, x)
+
+    return Network(name, init, apply, outputs, outputs_share_kernel=not hidden)
+
+
+def _dense(weight_std: float, bias_std: float) -> Callable[[PyTree, Array], Array]:
+    def dense(layer, x):
+        weight, bias = layer["weight"], layer["bias"]
+        return (weight_std / math.sqrt(len(weight))) * (x @ weight) + bias_std * bias
+
+    return dense
+
+
+def _normal_layers(key, fan_ins, fan_outs) -> list[dict[str, Array]]:
+    def layer(key, n, m):
+        weight, bias = jax.random.split(key)
+        return {"weight": jax.random.normal(weight, (n, m)), "bias": jax.random.normal(bias, (m,))}
+
+    keys = jax.random.split(key, len(fan_ins))
+    return [layer(*args) for args in zip(keys, fan_ins, fan_outs, strict=True)]
+
+
+def _patches(x: Float[Array, "N h w c"]) -> Float[Array, "N h w 9*c"]:
+    # A convolution as shifted copies and one matrix product: batched gradients of it stay small, in any precision.
+    h, w = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifts, axis=-1)
+
+
+def _at_least_one(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")

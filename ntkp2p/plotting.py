@@ -1,0 +1,120 @@
+"""Plots of trajectories and comparisons: every agent's curve, predicted and trained told apart without colour."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ntkp2p._names import lookup
+from ntkp2p.measures import VARIABLES
+from ntkp2p.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from ntkp2p.compare import Comparison
+
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
+}
+
+#: How a source is drawn. Trained curves are broad and coloured by agent, predictions thin, dark, and on top.
+LINES = {
+    "trained": {"linewidth": 3.2, "alpha": 0.55, "solid_capstyle": "round", "zorder": 1},
+    "rounds": {"linewidth": 0.9, "color": "black", "linestyle": (0, (4, 2)), "zorder": 3},
+    "flow": {"linewidth": 0.9, "color": "#b03030", "linestyle": (0, (1, 1.5)), "zorder": 2},
+}
+LABELS = {"trained": "trained", "rounds": "predicted, rounds", "flow": "predicted, flow"}
+
+
+def agent_curves(
+    trajectories: Sequence[Trajectory],
+    variable: str = "local_loss",
+    /,
+    *,
+    ax: Axes | None = None,
+    log: bool | None = None,
+    legend: bool = True,
+) -> Axes:
+    """Every agent's curve of one variable against rounds.
+
+    Parameters
+    ----------
+    trajectories
+        Of one experiment, from different sources.
+    variable
+        A name of `ntkp2p.measures.VARIABLES`.
+    ax
+        Where to draw; by default new axes.
+    log
+        Whether the vertical axis is logarithmic; by default for losses.
+    legend
+        Whether to name the sources.
+
+    Raises
+    ------
+    ValueError
+        For an unknown variable, or one that these runs do not have.
+    """
+    label = lookup(VARIABLES, variable, "variable")
+    for trajectory in trajectories:
+        lookup(trajectory.dataset.data_vars, variable, "variable of this run")
+    with plt.rc_context(STYLE):
+        if ax is None:
+            ax = plt.subplots(figsize=(5, 3.4), layout="constrained")[1]
+        for trajectory in trajectories:
+            _draw(ax, trajectory, variable)
+        if variable.endswith("loss") if log is None else log:
+            ax.set_yscale("log")
+        ax.set_xlabel("round $k$")
+        ax.set_ylabel(label)
+        ax.margins(x=0.01)
+        _mark_unstable(ax, trajectories)
+        if legend:
+            ax.legend(handles=source_handles([t.source for t in trajectories]))
+    return ax
+
+
+def comparison(comparison: "Comparison", variables: Sequence[str], /) -> Figure:
+    """One panel a variable, sharing a legend."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(variables), figsize=(4.2 * len(variables), 3.4), layout="constrained", squeeze=False
+        )
+        for i, (ax, variable) in enumerate(zip(axes[0], variables, strict=True)):
+            agent_curves(list(comparison.trajectories.values()), variable, ax=ax, legend=i == 0)
+    return figure
+
+
+def source_handles(sources: Sequence[str], /) -> list[Line2D]:
+    """Legend entries of the sources, one each, whatever the number of agents."""
+    return [
+        Line2D([], [], **({"color": "0.4"} | LINES[source]), label=LABELS[source]) for source in sources
+    ]
+
+
+def _draw(ax: Axes, trajectory: Trajectory, variable: str) -> None:
+    values, rounds = trajectory.dataset[variable].values, trajectory.dataset["round"].values
+    colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, values.shape[1]))
+    style = LINES[trajectory.source]
+    if values.shape[1] > 20:
+        style = style | {"linewidth": style["linewidth"] / 2}
+    for agent, curve in enumerate(np.where(np.isfinite(values), values, np.nan).T):
+        ax.plot(rounds, curve, **({"color": colours[agent]} | style))
+
+
+def _mark_unstable(ax: Axes, trajectories: Sequence[Trajectory]) -> None:
+    unstable = [LABELS[t.source] for t in trajectories if not t.stable]
+    if unstable:
+        ax.text(
+            0.03, 0.97, "unstable: " + "; ".join(unstable), transform=ax.transAxes, va="top", color="#b03030"
+        )

@@ -1,0 +1,225 @@
+"""Graphs of agents: networkx graphs with the nodes 0, 1, …, n − 1.
+
+Any other undirected networkx graph serves as well; these are the ones with a name.
+
+Examples
+--------
+>>> sorted(star(4).edges)
+[(0, 1), (0, 2), (0, 3)]
+>>> from_spec("grid:4,5").number_of_nodes()
+20
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+
+import networkx as nx
+
+from ntkp2p._names import lookup
+
+
+def cycle(n: int) -> nx.Graph:
+    """Ring of n ≥ 3 agents, each linked to the one before and the one after."""
+    if n < 3:
+        raise ValueError(f"cycle(n) needs n >= 3, got {n}: use path({max(n, 1)})")
+    return nx.cycle_graph(n)
+
+
+def star(n: int) -> nx.Graph:
+    """Star of n ≥ 2 agents: node 0 is the hub, the other n − 1 are its leaves."""
+    if n < 2:
+        raise ValueError(f"star(n) needs n >= 2, got {n}: use path(1) for a single agent")
+    return nx.star_graph(n - 1)
+
+
+def complete(n: int) -> nx.Graph:
+    """All n ≥ 1 agents linked to one another."""
+    _at_least_one("complete", n=n)
+    return nx.complete_graph(n)
+
+
+def path(n: int) -> nx.Graph:
+    """Line of n ≥ 1 agents."""
+    _at_least_one("path", n=n)
+    return nx.path_graph(n)
+
+
+def grid(rows: int, columns: int) -> nx.Graph:
+    """Rectangular grid; the agent in row i and column j is node i · columns + j."""
+    _at_least_one("grid", rows=rows, columns=columns)
+    return _numbered(nx.grid_2d_graph(rows, columns))
+
+
+def torus(rows: int, columns: int) -> nx.Graph:
+    """Grid whose rows and columns close into rings; numbered as `grid`, both sizes ≥ 3."""
+    if rows < 3 or columns < 3:
+        raise ValueError(
+            f"torus(rows, columns) needs both >= 3, got {rows} and {columns}: "
+            f"use grid({max(rows, 1)}, {max(columns, 1)})"
+        )
+    return _numbered(nx.grid_2d_graph(rows, columns, periodic=True))
+
+
+def hypercube(dimension: int) -> nx.Graph:
+    """Hypercube of 2^dimension agents: i and j are linked when they differ in one binary digit."""
+    if dimension < 1:
+        raise ValueError(
+            f"hypercube(dimension) needs dimension >= 1, got {dimension}: "
+            "use path(1) for a single agent"
+        )
+    return _numbered(nx.hypercube_graph(dimension))
+
+
+def exponential(n: int) -> nx.Graph:
+    """Undirected exponential graph: i is linked to i ± 2^j mod n for every 2^j < n.
+
+    The static exponential graph of [1]_ with its links taken both ways.
+
+    References
+    ----------
+    .. [1] B. Ying, K. Yuan, Y. Chen, H. Hu, P. Pan, W. Yin, "Exponential graph is provably
+       efficient for decentralized deep training", NeurIPS 2021.
+    """
+    _at_least_one("exponential", n=n)
+    return nx.circulant_graph(n, [2**j for j in range((n - 1).bit_length())])
+
+
+def erdos_renyi(n: int, p: float, *, seed: int = 0) -> nx.Graph:
+    """Random graph in which each pair of n agents is linked with probability p.
+
+    Raises
+    ------
+    ValueError
+        If p is no probability, or if the draw is not connected: another seed or a larger p helps.
+        As n grows, p > log(n)/n is where draws begin to be connected.
+    """
+    _at_least_one("erdos_renyi", n=n)
+    if not 0 <= p <= 1:
+        raise ValueError(f"erdos_renyi(n, p) needs a probability 0 <= p <= 1, got {p}")
+    graph = nx.gnp_random_graph(n, p, seed=seed)
+    return _connected(graph, f"erdos_renyi({n}, {p}, seed={seed})", larger="p")
+
+
+def random_geometric(n: int, radius: float, *, seed: int = 0) -> nx.Graph:
+    """n agents dropped uniformly on the unit square, linked when at most `radius` apart.
+
+    The positions are kept as the node attribute ``"pos"``, where networkx draws from.
+
+    Raises
+    ------
+    ValueError
+        If the radius is not positive, or if the draw is not connected: another seed or a larger
+        radius helps.
+    """
+    _at_least_one("random_geometric", n=n)
+    if not radius > 0:
+        raise ValueError(f"random_geometric(n, radius) needs radius > 0, got {radius}")
+    graph = nx.random_geometric_graph(n, radius, seed=seed)
+    return _connected(graph, f"random_geometric({n}, {radius}, seed={seed})", larger="radius")
+
+
+#: The graphs that a name can ask for; the one place that knows the names.
+GRAPHS: Mapping[str, Callable[..., nx.Graph]] = {
+    build.__name__: build
+    for build in (
+        cycle,
+        star,
+        complete,
+        path,
+        grid,
+        torus,
+        hypercube,
+        exponential,
+        erdos_renyi,
+        random_geometric,
+    )
+}
+
+
+def from_spec(spec: str, /) -> nx.Graph:
+    """Build a graph from text such as ``cycle:10`` or ``erdos_renyi:20,0.3,seed=1``.
+
+    Parameters
+    ----------
+    spec
+        A name in `GRAPHS`, a colon, and that function's arguments separated by commas.
+
+    Returns
+    -------
+    networkx.Graph
+        The graph, on the nodes 0, …, n − 1.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, an argument is missing, unknown, given twice or not a number, or
+        the function itself refuses the sizes.
+
+    Examples
+    --------
+    >>> from_spec("hypercube:3").number_of_edges()
+    12
+    """
+    name, _, rest = spec.partition(":")
+    name = name.strip()
+    build = lookup(GRAPHS, name, "graph")
+    words = [word.strip() for word in rest.split(",")] if rest.strip() else []
+    parameters = inspect.signature(build).parameters
+    values = {}
+    for word, (parameter, text) in zip(words, _assigned(words, parameters), strict=True):
+        if parameter not in parameters or parameter in values:
+            raise ValueError(f"{spec!r}: cannot place {word!r}; write {_usage(name)}")
+        values[parameter] = _number(spec, parameter, text, parameters[parameter].annotation)
+    if missing := [p for p in _required(parameters) if p not in values]:
+        raise ValueError(f"{spec!r} lacks {', '.join(missing)}; write {_usage(name)}")
+    return build(**values)
+
+
+def _assigned(
+    words: list[str], parameters: Mapping[str, inspect.Parameter]
+) -> Iterator[tuple[str, str]]:
+    """Pair each word of a spec with its parameter: by position, or by name where it has an =."""
+    positions = iter(_required(parameters))
+    for word in words:
+        before, equals, after = (part.strip() for part in word.partition("="))
+        yield (before, after) if equals else (next(positions, ""), word)
+
+
+def _required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    return [name for name, p in parameters.items() if p.default is p.empty]
+
+
+def _usage(name: str) -> str:
+    parameters = inspect.signature(GRAPHS[name]).parameters
+    required = _required(parameters)
+    optional = [f"[,{p}=…]" for p in parameters if p not in required]
+    return f"{name}:{','.join(required)}{''.join(optional)}"
+
+
+def _number(spec: str, parameter: str, text: str, kind: type) -> int | float:
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{spec!r}: {parameter} is {wanted}, got {text!r}") from None
+
+
+def _at_least_one(function: str, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{function}({', '.join(sizes)}) needs {name} >= 1, got {size}")
+
+
+def _numbered(graph: nx.Graph) -> nx.Graph:
+    """Number tuple nodes in lexicographic order: row by row in a grid, as binary in a hypercube."""
+    return nx.convert_node_labels_to_integers(graph, ordering="sorted")
+
+
+def _connected(graph: nx.Graph, call: str, *, larger: str) -> nx.Graph:
+    components = nx.number_connected_components(graph)
+    if components > 1:
+        raise ValueError(
+            f"{call} came out disconnected, in {components} components: "
+            f"take another seed or a larger {larger}"
+        )
+    return graph

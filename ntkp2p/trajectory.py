@@ -1,0 +1,144 @@
+"""The result of a run, predicted or trained: labelled, saved, loaded and plotted."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from ntkp2p.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Every agent's measures over the recorded rounds.
+
+    Attributes
+    ----------
+    dataset
+        An `xarray.Dataset` with dimensions `round` and `agent`. Every variable of `ntkp2p.measures.VARIABLES` that the
+        run has is (round, agent); the coordinate `time` = η · round is flow time. Its attributes describe the run:
+        `source` ("trained", "rounds" or "flow"), algorithm, step size, and what the solver said of itself.
+    """
+
+    dataset: xr.Dataset
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        source: str,
+        rounds: np.ndarray,
+        measured: dict[str, np.ndarray],
+        /,
+        **attributes: Any,
+    ) -> Trajectory:
+        """Label what was measured, arrays of shape (rounds, agents), with the run that it belongs to."""
+        step_size = float(experiment.algorithm.step_size)
+        dataset = xr.Dataset(
+            {name: (("round", "agent"), np.asarray(v, float)) for name, v in measured.items()},
+            coords={
+                "round": np.asarray(rounds),
+                "time": ("round", step_size * np.asarray(rounds)),
+                "agent": np.arange(experiment.agents),
+            },
+            attrs={"source": source, **experiment.describe()}
+            | {k: int(v) if isinstance(v, bool) else v for k, v in attributes.items()},
+        )
+        return cls(dataset)
+
+    @property
+    def source(self) -> str:
+        """ "trained", "rounds" or "flow"."""
+        return self.dataset.attrs["source"]
+
+    @property
+    def stable(self) -> bool:
+        """False for a run that diverges: predicted by its spectrum, or seen in training."""
+        return bool(self.dataset.attrs.get("stable", True))
+
+    def __getattr__(self, name: str) -> xr.DataArray:
+        # trajectory.local_loss reads as the variable that it is.
+        if name in self.__dict__.get("dataset", ()):
+            return self.dataset[name]
+        raise AttributeError(f"a trajectory has no {name!r}: see trajectory.dataset")
+
+    def save(self, path: str | os.PathLike[str], /) -> Path:
+        """Write netCDF, atomically: a reader never sees half a file."""
+        return save_netcdf(self.dataset, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], /) -> Trajectory:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is not a trajectory.
+        """
+        dataset = load_netcdf(path)
+        if "source" not in dataset.attrs:
+            raise ValueError(f"{path} is not a trajectory: it has no attribute 'source'")
+        return cls(dataset)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each round and agent."""
+        return self.dataset.to_dataframe().reset_index()
+
+    def plot(self, variable: str = "local_loss", /, *, ax: Axes | None = None) -> Axes:
+        """Every agent's curve of one variable against rounds, flow time on top; returns the axes."""
+        from ntkp2p import plotting
+
+        return plotting.agent_curves([self], variable, ax=ax)
+
+    def __repr__(self) -> str:
+        d = self.dataset
+        state = "" if self.stable else ", unstable"
+        final = float(d["global_loss"][-1].mean()) if "global_loss" in d else np.nan
+        return (
+            f"Trajectory({self.source}: {d.attrs.get('algorithm')}, {d.sizes['agent']} agents, "
+            f"{int(d['round'][-1])} rounds, final global loss {final:.4g}{state})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p><code>{self!r}</code></p>{self.dataset._repr_html_()}"
+
+
+def save_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], /) -> Path:
+    """Write a dataset through a temporary file beside the target."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        dataset.to_netcdf(temporary, engine="h5netcdf")
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def load_netcdf(path: str | os.PathLike[str], /) -> xr.Dataset:
+    """Read a dataset into memory, the file closed again.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not netCDF.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist: give the path of a netCDF file that save() wrote")
+    try:
+        return xr.load_dataset(path, engine="h5netcdf")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a netCDF file that this program can read: {error}") from error

@@ -1,0 +1,248 @@
+"""Weights against published values, analytic spectra, and the properties that they promise."""
+
+import math
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntkp2p.topology import graphs, lazy, load_mixing, max_degree, metropolis, weights
+
+quick = settings(deadline=None, max_examples=40)
+
+# Boyd, Diaconis & Xiao's example with 8 nodes and 13 edges (node order 0 … 7).
+BOYD = nx.empty_graph(8)
+BOYD.add_edges_from([(0, 1), (1, 2), (2, 3), (0, 4), (1, 7), (1, 3), (4, 5)])
+BOYD.add_edges_from([(4, 6), (2, 6), (3, 7), (5, 6), (6, 7), (1, 6)])
+
+
+@st.composite
+def connected_graphs(draw, most=12):
+    """A random tree and some more edges."""
+    n, seed = draw(st.integers(1, most)), draw(st.integers(0, 2**31))
+    extra = nx.gnp_random_graph(n, draw(st.floats(0, 1)), seed=seed)
+    return nx.compose(nx.random_labeled_tree(n, seed=seed), extra)
+
+
+def second_modulus(W):
+    return np.sort(abs(np.linalg.eigvals(W)))[-2]
+
+
+@pytest.mark.parametrize(("build", "value"), [(metropolis, 0.81255), (max_degree, 0.81605)])
+def test_boyds_graph(build, value):
+    assert second_modulus(build(BOYD)) == pytest.approx(value, abs=1e-5)
+
+
+def test_metropolis_entry_by_entry():
+    W = metropolis(BOYD)
+    for i in range(8):
+        for j in range(8):
+            if i != j:
+                degree = max(BOYD.degree(i), BOYD.degree(j))
+                assert W[i, j] == (1 / (1 + degree) if BOYD.has_edge(i, j) else 0)
+
+
+CYCLE = 1 / 3 + 2 / 3 * np.cos(2 * np.pi * np.arange(10) / 10)
+COMPLETE = np.array([1] + [0] * 6)
+HYPERCUBE = np.repeat(1 - 2 * np.arange(5) / 5, [math.comb(4, k) for k in range(5)])
+TORUS = np.add.outer(
+    np.cos(2 * np.pi * np.arange(3) / 3), np.cos(2 * np.pi * np.arange(5) / 5)
+).ravel()
+
+
+@pytest.mark.parametrize("build", [metropolis, max_degree])
+@pytest.mark.parametrize(
+    ("graph", "spectrum"),
+    [
+        (graphs.cycle(10), CYCLE),
+        (graphs.complete(7), COMPLETE),
+        (graphs.hypercube(4), HYPERCUBE),
+        (graphs.torus(3, 5), (1 + 2 * TORUS) / 5),
+    ],
+)
+def test_spectra_of_regular_graphs(build, graph, spectrum):
+    assert np.linalg.eigvalsh(build(graph)) == pytest.approx(np.sort(spectrum), abs=1e-12)
+    lazy_spectrum = np.sort((1 + spectrum) / 2)
+    assert np.linalg.eigvalsh(lazy(build(graph))) == pytest.approx(lazy_spectrum, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", weights.WEIGHTS)
+@given(graph=connected_graphs(), data=st.data())
+@quick
+def test_symmetric_doubly_stochastic_nonnegative_and_keeps_the_average(name, graph, data):
+    W = weights.from_graph(graph, name)
+    n = len(graph)
+    x = np.array(data.draw(st.lists(st.floats(-100, 100), min_size=n, max_size=n)))
+    assert W.dtype == np.float64
+    assert np.array_equal(W, W.T)
+    assert W.sum(axis=1) == pytest.approx(1, abs=1e-14)
+    assert W.min() >= 0
+    assert np.diag(W).min() > 0
+    assert (W @ x).mean() == pytest.approx(x.mean(), abs=1e-11)
+    assert nx.utils.edges_equal(nx.from_numpy_array(W - np.diag(np.diag(W))).edges, graph.edges)
+
+
+@pytest.mark.parametrize("name", weights.WEIGHTS)
+@given(graph=connected_graphs(), data=st.data())
+@quick
+def test_permuting_the_nodes_permutes_the_weights(name, graph, data):
+    order = data.draw(st.permutations(range(len(graph))))
+    permuted = nx.Graph()
+    permuted.add_nodes_from(order)
+    permuted.add_edges_from(graph.edges)
+    expected = weights.from_graph(graph, name)[np.ix_(order, order)]
+    assert weights.from_graph(permuted, name) == pytest.approx(expected, abs=1e-15)
+
+
+def test_rows_follow_the_graphs_own_node_order_and_attributes_are_not_read():
+    graph = nx.Graph([("hub", "b", {"weight": 17.0}), ("hub", "a", {"weight": 0.0})])
+    expected = np.array([[1, 1, 1], [1, 2, 0], [1, 0, 2]]) / 3
+    assert metropolis(graph) == pytest.approx(expected)
+
+
+@given(st.integers(1, 6), st.integers(0, 2**31))
+@quick
+def test_lazy_halves_the_way_to_the_identity(n, seed):
+    W = np.random.default_rng(seed).normal(size=(n, n))
+    x = np.arange(n)
+    assert lazy(W.tolist()) @ x == pytest.approx((x + W @ x) / 2)
+
+
+def test_lazy_refuses_what_is_not_square():
+    with pytest.raises(ValueError, match="2 × 3, not square"):
+        lazy(np.ones((2, 3)))
+
+
+def loop():
+    graph = graphs.path(3)
+    graph.add_edge(1, 1)
+    return graph
+
+
+@pytest.mark.parametrize("build", [metropolis, max_degree])
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (nx.DiGraph([(0, 1)]), r"directed.*use graph.to_undirected\(\)"),
+        (nx.MultiGraph([(0, 1), (0, 1)]), r"multigraph.*nx.Graph\(graph\)"),
+        (nx.Graph(), "no nodes"),
+        (loop(), r"self-loop at node 1.*remove_edges_from\(nx.selfloop_edges\(graph\)\)"),
+    ],
+)
+def test_refuses_other_graphs_with_the_remedy(build, graph, message):
+    with pytest.raises(ValueError, match=message):
+        build(graph)
+
+
+def test_the_remedies_for_refused_graphs_work():
+    repaired = loop()
+    repaired.remove_edges_from(nx.selfloop_edges(repaired))
+    expected = metropolis(graphs.path(3))
+    assert np.array_equal(metropolis(repaired), expected)
+    assert np.array_equal(metropolis(nx.DiGraph([(0, 1), (1, 2)]).to_undirected()), expected)
+    multi = nx.MultiGraph([(0, 1), (0, 1), (1, 2)])
+    assert np.array_equal(metropolis(nx.Graph(multi)), expected)
+
+
+def test_a_matrix_is_no_graph():
+    with pytest.raises(TypeError, match="Graph"):
+        metropolis(np.eye(3))
+
+
+def test_from_graph_defaults_to_metropolis():
+    assert np.array_equal(weights.from_graph(BOYD), metropolis(BOYD))
+
+
+def test_from_graph_names_the_closest_weights():
+    known = "known: metropolis, max_degree, lazy_metropolis$"
+    with pytest.raises(ValueError, match=rf"'metropolys' \(did you mean 'metropolis'\?\); {known}"):
+        weights.from_graph(BOYD, "metropolys")
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_reads_back_npy(tmp_path, dtype):
+    W = np.array([[0, 1], [1, 0]]).astype(dtype)
+    np.save(tmp_path / "W.npy", W)
+    loaded = load_mixing(tmp_path / "W.npy")
+    assert loaded.dtype == np.float64
+    assert np.array_equal(loaded, W)
+
+
+def test_reads_back_csv_to_the_last_digit(tmp_path):
+    W = metropolis(BOYD)
+    np.savetxt(tmp_path / "W.CSV", W, delimiter=",")
+    assert np.array_equal(load_mixing(str(tmp_path / "W.CSV")), W)
+
+
+def test_reads_csv_as_spreadsheets_write_it(tmp_path):
+    (tmp_path / "W.csv").write_bytes(b'\xef\xbb\xbf"0.25", 0.75\r\n1e0,0\r\n\r\n')
+    assert load_mixing(tmp_path / "W.csv").tolist() == [[0.25, 0.75], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "is empty: write one line"),
+        (b"\n\n", "is empty: write one line"),
+        (b"a,b\n1,0\n0,1\n", "row 1 holds no number but 'a,b': delete the header row"),
+        (b"0.5;0.5\n0.5;0.5\n", "row 1 holds no number .*separate numbers by commas"),
+        (b",0,1\n0,1,0\n1,0,1\n", "row 1, column 1 is '', not a number.*header=False, index=False"),
+        (b"1,0\n0,x\n", "row 2, column 2 is 'x', not a number"),
+        (b"1,0\n0,\n", "row 2, column 2 is '', not a number"),
+        (b"1,0\n\n0,1,0\n", "row 3 has 3 numbers where the first row has 2"),
+        (b"1,0,0\n0,1,0\n", "W.csv is 2 × 3, not square"),
+        (b"1,0\n0,nan\n", r"W.csv\[1, 1\] is nan"),
+        (b"\xff\xfe\x00", "is not text"),
+    ],
+)
+def test_refuses_bad_csv_in_one_line(tmp_path, text, message):
+    (tmp_path / "W.csv").write_bytes(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_mixing(tmp_path / "W.csv")
+    assert "\n" not in str(raised.value)
+
+
+def save_zip(path):
+    with path.open("wb") as file:
+        np.savez(file, W=np.eye(2))
+
+
+def save_truncated(path):
+    np.save(path, np.eye(4))
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path: np.save(path, np.array([[1, None]], dtype=object)),
+        lambda path: np.array([[1.0]]).dump(path),
+        lambda path: path.write_bytes(b""),
+        save_zip,
+        save_truncated,
+    ],
+    ids=["object", "pickle", "empty", "zip", "truncated"],
+)
+def test_refuses_npy_that_is_no_plain_array(tmp_path, save):
+    save(tmp_path / "W.npy")
+    remedy = r"pickled arrays are refused: save it with np.save\(path, W.astype\(float\)\)"
+    with pytest.raises(ValueError, match=remedy):
+        load_mixing(tmp_path / "W.npy")
+
+
+def test_refuses_a_complex_npy(tmp_path):
+    np.save(tmp_path / "W.npy", np.eye(2) * 1j)
+    with pytest.raises(TypeError, match=r"W.npy is to be .* real numbers.*complex128"):
+        load_mixing(tmp_path / "W.npy")
+
+
+def test_refuses_other_files(tmp_path):
+    with pytest.raises(ValueError, match=r"from .csv or .npy, not '.mat': save it with np.save"):
+        load_mixing(tmp_path / "W.mat")
+    with pytest.raises(FileNotFoundError, match=r"absent.npy: there is no such file"):
+        load_mixing(tmp_path / "absent.npy")
