@@ -1,21 +1,41 @@
-r"""The empirical neural tangent kernel, Θ(x, x') = J(x) J(x')ᵀ with J = ∂f/∂θ at θ₀.
+r"""The empirical neural tangent kernel, Θ(x, x') = J(x) J(x')ᵀ with J = ∂f/∂θ at θ₀, summed over the leaves of θ.
 
-Computed in blocks of samples, so that no more than two blocks' Jacobians are ever held, and only half of a symmetric
-kernel's blocks.
+A weight matrix that is used once, in one product h = a W of one sample's row a, has ∂f/∂W = a ⊗ δ with δ = ∂f/∂h, so
+that its share of the kernel is a product of two small Grams,
+
+    (a · a') (δ · δ'),
+
+and its Jacobian is never formed. Such weights are found in the network's own jaxpr, for one sample, so that any network
+profits: nothing has to be declared, and every other leaf goes through its Jacobian. Work is done in blocks of samples,
+and only half of a symmetric kernel's blocks.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, DropVar, jaxpr_as_fun
+from jax.extend.core import Literal as Constant
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.precision import in_float64
 
 Apply = Callable[[PyTree, Array], Array]
+
+
+class Factors(NamedTuple):
+    """A block's Jacobian, by leaf of θ: `inputs[l] ⊗ deltas[l]` for weight matrices, `rest[l]` for other leaves.
+
+    Shapes (N, n_l), (N, C, m_l) and (N, C, p_l).
+    """
+
+    inputs: list[Float[Array, "N _"]]
+    deltas: list[Float[Array, "N C _"]]
+    rest: list[Float[Array, "N C _"]]
 
 
 @in_float64
@@ -38,12 +58,12 @@ def empirical_ntk(
     params
         θ₀, any pytree.
     x1, x2
-        Inputs, shapes (N1, ...) and (N2, ...); x2 defaults to x1, and half the work.
+        Inputs, shapes (N1, ...) and (N2, ...); x2 defaults to x1.
     outputs
         "exact": all pairs of outputs, shape (N1·C, N2·C), row n·C + c for output c of sample n.
         "shared": the mean over outputs of the kernel of each, shape (N1, N2).
     memory
-        Bytes that two blocks of Jacobians may take together.
+        Bytes that two blocks of Jacobian factors may take together.
 
     Returns
     -------
@@ -58,42 +78,139 @@ def empirical_ntk(
     if outputs not in ("exact", "shared"):
         raise ValueError(f'outputs must be "exact" or "shared", found {outputs!r}')
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
-    symmetric = x2 is None
-    blocks1 = _blocks(apply, params, x1, memory)
-    blocks2 = blocks1 if x2 is None else _blocks(apply, params, x2, memory)
-    product = jax.jit(partial(_block_product, apply, outputs == "shared"))
+    x1 = jnp.asarray(x1, jnp.float64)
+    factors, bytes_per_sample = _factors(apply, params, x1)
+    factors = jax.jit(factors)
+    product = jax.jit(partial(_product, outputs == "shared"))
 
+    size = max(1, int(memory // (2 * bytes_per_sample)))
+    blocks1 = _blocks(x1, size)
+    blocks2 = blocks1 if x2 is None else _blocks(jnp.asarray(x2, jnp.float64), size)
     grid: list[list[np.ndarray]] = [[] for _ in blocks1]
     for i, xi in enumerate(blocks1):
+        rows = factors(params, xi)
         for j, xj in enumerate(blocks2):
-            mirrored = symmetric and j < i
-            grid[i].append(grid[j][i].T if mirrored else np.asarray(product(params, xi, xj)))
+            if x2 is None and j < i:
+                grid[i].append(grid[j][i].T)
+            else:
+                columns = rows if x2 is None and i == j else factors(params, xj)
+                grid[i].append(np.asarray(product(rows, columns)))
     return np.block(grid)
 
 
-def jacobian(apply: Apply, params: PyTree, x: Array, /) -> list[Float[Array, "N C _"]]:
-    """∂f(x)/∂θ, one array (N, C, parameters) for each leaf of θ."""
-
-    def one(x):
-        return jax.jacrev(lambda p: apply(p, x[None])[0])(params)
-
-    leaves = jax.tree.leaves(jax.vmap(one)(x))
-    return [leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves]
-
-
-def _block_product(apply, shared, params, xi, xj):
-    kernel = 0.0
-    for a, b in zip(jacobian(apply, params, xi), jacobian(apply, params, xj), strict=True):
-        if shared:  # mean over c of J_c J_cᵀ: one product over outputs and parameters together
-            kernel += a.reshape(len(a), -1) @ b.reshape(len(b), -1).T / a.shape[1]
-        else:
-            kernel += a.reshape(-1, a.shape[2]) @ b.reshape(-1, b.shape[2]).T
-    return kernel
+def jacobian(apply: Apply, params: PyTree, x: Array, /) -> Float[Array, "rows P"]:
+    """∂f(x)/∂θ as a matrix, one row for each sample and output; for networks of few parameters."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    leaves = jax.tree.leaves(
+        jax.vmap(jax.jacrev(lambda p, x: apply(p, x[None])[0]), in_axes=(None, 0))(params, x)
+    )
+    rows = [leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves]
+    return jnp.concatenate(rows, axis=2).reshape(-1, size)
 
 
-def _blocks(apply, params, x, memory) -> list[Array]:
-    x = jnp.asarray(x, jnp.float64)
-    outputs = jax.eval_shape(apply, params, x[:1]).shape[1]
-    bytes_per_sample = 8 * outputs * sum(leaf.size for leaf in jax.tree.leaves(params))
-    size = max(1, int(memory // (2 * bytes_per_sample)))
+def _product(shared: bool, one: Factors, two: Factors) -> Array:
+    def gram(a, b):  # (N1, C, m), (N2, C, m) → (N1, C1, N2, C2), or (N1, 1, N2, 1) for the mean over outputs
+        if shared:
+            mean = a.reshape(len(a), -1) @ b.reshape(len(b), -1).T / a.shape[1]
+            return mean[:, None, :, None]
+        flat = a.reshape(-1, a.shape[2]) @ b.reshape(-1, b.shape[2]).T
+        return flat.reshape(*a.shape[:2], *b.shape[:2])
+
+    kernel = sum(gram(a, b) for a, b in zip(one.rest, two.rest, strict=True))
+    for a1, d1, a2, d2 in zip(one.inputs, one.deltas, two.inputs, two.deltas, strict=True):
+        kernel += (a1 @ a2.T)[:, None, :, None] * gram(d1, d2)
+    n1, c1, n2, c2 = kernel.shape
+    return kernel.reshape(n1 * c1, n2 * c2)
+
+
+def _factors(apply: Apply, params: PyTree, x: Array):
+    """The function (params, x) -> Factors for a network and inputs like x, and its bytes per sample."""
+    leaves, structure = jax.tree.flatten(params)
+
+    def output(leaves, x):
+        return apply(jax.tree.unflatten(structure, leaves), x[None])[0]
+
+    closed = jax.make_jaxpr(output)(leaves, x[0])
+    products = _single_products(closed.jaxpr, len(leaves))
+    dense = sorted(products)
+    others = [i for i in range(len(leaves)) if i not in products]
+    equations = [products[i] for i in dense]
+    shapes = [closed.jaxpr.eqns[e].outvars[0].aval.shape for e in equations]
+    count = closed.out_avals[0].shape[0]
+
+    def one(leaves, x):
+        def tapped(rest, taps):
+            values = dict(zip(others, rest, strict=True)) | {i: leaves[i] for i in dense}
+            arguments = [*(values[i] for i in range(len(leaves))), x]
+            return _evaluate(closed, arguments, dict(zip(equations, taps, strict=True)), leaves)
+
+        taps = [jnp.zeros(shape) for shape in shapes]
+        _, pull, inputs = jax.vjp(tapped, [leaves[i] for i in others], taps, has_aux=True)
+        rest, deltas = jax.vmap(pull)(jnp.eye(count))
+        return Factors(
+            [a.reshape(-1) for a in inputs],
+            [d.reshape(count, -1) for d in deltas],
+            [r.reshape(count, -1) for r in rest],
+        )
+
+    entries = count * sum(leaves[i].size for i in others)
+    for i, shape in zip(dense, shapes, strict=True):
+        outputs = math.prod(shape)
+        entries += leaves[i].size // outputs + count * outputs
+    return lambda params, x: jax.vmap(partial(one, jax.tree.leaves(params)))(x), 8 * entries
+
+
+def _single_products(jaxpr, count: int) -> dict[int, int]:
+    """For each of the first `count` arguments that is used once, as the matrix in a vector-matrix product: the equation.
+
+    Anything else about an argument (a second use, a reshape, a product with many rows) leaves it out.
+    """
+    uses: dict = {variable: [] for variable in jaxpr.invars[:count]}
+    for number, equation in enumerate(jaxpr.eqns):
+        for position, variable in enumerate(equation.invars):
+            if not isinstance(variable, Constant) and variable in uses:
+                uses[variable].append((number, position))
+    returned = {v for v in jaxpr.outvars if not isinstance(v, Constant)}
+    found = {}
+    for index, (variable, places) in enumerate(uses.items()):
+        if len(places) != 1 or variable in returned or len(variable.aval.shape) != 2:
+            continue
+        number, position = places[0]
+        equation = jaxpr.eqns[number]
+        if equation.primitive is not jax.lax.dot_general_p:
+            continue
+        contracted, batched = equation.params["dimension_numbers"]
+        vector = equation.invars[1 - position].aval.shape
+        length = math.prod(vector[d] for d in contracted[1 - position])
+        if not batched[0] and len(contracted[position]) == 1 and math.prod(vector) == length:
+            found[index] = number
+    return found
+
+
+def _evaluate(closed, arguments, taps, leaves):
+    """Evaluate a jaxpr with `taps` added to the results of some products; also the vectors that enter those products."""
+    jaxpr = closed.jaxpr
+    environment = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    environment |= dict(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(variable):
+        return variable.val if isinstance(variable, Constant) else environment[variable]
+
+    matrices = set(jaxpr.invars[: len(leaves)])
+    vectors = {}
+    for number, equation in enumerate(jaxpr.eqns):
+        needed = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, Constant)))
+        made = [v for v in equation.outvars if not isinstance(v, DropVar)]
+        alone = jaxpr.replace(constvars=[], invars=needed, outvars=made, eqns=[equation])
+        results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*map(read, needed))
+        if number in taps:
+            one, two = equation.invars
+            vectors[number] = read(two if one in matrices else one)
+            results = [results[0] + taps[number]]
+        environment |= dict(zip(made, results, strict=True))
+    (output,) = map(read, jaxpr.outvars)
+    return output, [vectors[number] for number in taps]
+
+
+def _blocks(x: Array, size: int) -> list[Array]:
     return np.array_split(x, -(-len(x) // size))
