@@ -78,6 +78,7 @@ def agent_curves(
         ax.set_xlabel("round $k$")
         ax.set_ylabel(label)
         ax.margins(x=0.01)
+        _flow_time_above(ax, trajectories[0])
         _mark_unstable(ax, trajectories)
         if legend:
             ax.legend(handles=source_handles([t.source for t in trajectories]))
@@ -110,6 +111,14 @@ def _draw(ax: Axes, trajectory: Trajectory, variable: str) -> None:
         style = style | {"linewidth": style["linewidth"] / 2}
     for agent, curve in enumerate(np.where(np.isfinite(values), values, np.nan).T):
         ax.plot(rounds, curve, **({"color": colours[agent]} | style))
+
+
+def _flow_time_above(ax: Axes, trajectory: Trajectory) -> None:
+    step_size = trajectory.dataset.attrs["step_size"]
+    if not ax.child_axes:
+        above = ax.secondary_xaxis("top", functions=(lambda k: k * step_size, lambda t: t / step_size))
+        above.set_xlabel("flow time $t = \\eta k$", fontsize=8)
+        above.tick_params(labelsize=7)
 
 
 def _mark_unstable(ax: Axes, trajectories: Sequence[Trajectory]) -> None:

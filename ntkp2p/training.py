@@ -29,7 +29,11 @@ class DivergedError(ValueError):
 
 @in_float64
 def train(
-    experiment: Experiment, /, *, progress: Callable[[int, int], None] | None = None
+    experiment: Experiment,
+    /,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    observe: Callable[[int, np.ndarray], None] | None = None,
 ) -> Trajectory:
     """Train every agent's network on its own data, by full-batch gradients.
 
@@ -41,6 +45,8 @@ def train(
         What to train.
     progress
         Called with (round, rounds) at every recorded round.
+    observe
+        Called with the round and all agents' parameters, shape (Q, P), at every recorded round.
 
     Raises
     ------
@@ -55,6 +61,8 @@ def train(
         recorded.append(measured)
         if progress is not None:
             progress(int(now), int(rounds[-1]))
+        if observe is not None:
+            observe(int(now), np.asarray(experiment.algorithm.model(state)))
         lost = np.flatnonzero(~np.isfinite(measured["local_loss"]))
         if len(lost):
             raise DivergedError(
@@ -78,7 +86,8 @@ def _compiled(experiment: Experiment):
     data, algorithm, dtype = experiment.data, experiment.algorithm, jnp.dtype(experiment.precision)
     theta, apply = experiment.initialise().astype(experiment.precision).flat()
     mixing = jnp.asarray(experiment.mixing, dtype)
-    inputs, targets, weights = (_per_agent(a, data).astype(dtype) for a in _samples(data))
+    samples = data.inputs, data.targets, 1 / data.sizes[data.owner]
+    inputs, targets, weights = (jnp.asarray(data.per_agent(a), dtype) for a in samples)
     every, tests = jnp.asarray(data.inputs, dtype), jnp.asarray(data.test_inputs, dtype)
 
     def local_loss(theta, inputs, targets, weights):
@@ -103,14 +112,3 @@ def _compiled(experiment: Experiment):
     start = algorithm.init(jnp.broadcast_to(theta, (data.agents, theta.size)))
     # Constants such as a step size are weakly typed; the state must keep its type from round to round.
     return advance, evaluate, jax.tree.map(jnp.asarray, start)
-
-
-def _samples(data):
-    return data.inputs, data.targets, 1 / data.sizes[data.owner]
-
-
-def _per_agent(array: np.ndarray, data) -> jnp.ndarray:
-    """Rows in agent order → (Q, N_max, ...), short agents padded with zeros, which weigh nothing."""
-    longest = data.sizes.max()
-    blocks = np.split(array, np.cumsum(data.sizes)[:-1])
-    return jnp.stack([np.pad(b, [(0, longest - len(b))] + [(0, 0)] * (b.ndim - 1)) for b in blocks])

@@ -98,6 +98,13 @@ class AgentData:
         labels = self.dataset.labels
         return None if labels is None else labels[np.concatenate(self.indices)]
 
+    def per_agent(self, array: np.ndarray, /) -> np.ndarray:
+        """Rows in the order of `inputs` → (Q, largest N_q, ...), zeros after the rows of smaller agents."""
+        blocks = np.zeros((self.agents, self.sizes.max(), *array.shape[1:]), array.dtype)
+        within = np.arange(self.samples) - np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
+        blocks[self.owner, within] = array
+        return blocks
+
     @property
     def test_inputs(self) -> Float64[np.ndarray, "M ..."]:
         """The test inputs, which belong to no agent."""

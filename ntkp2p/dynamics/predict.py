@@ -74,32 +74,40 @@ def predictions(
     features = experiment.features() if features is None else features
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
     solution = solve(system, experiment.recorded, method=method, rtol=rtol)
-    return {time: _trajectory(experiment, features, solution, time) for time in times}
+    measure = _measure(experiment, features, system)
+    return {
+        time: Trajectory.of(
+            experiment, time, solution.rounds, measure(solution, time), **_verdict(features, solution, time)
+        )
+        for time in times
+    }
 
 
-def _trajectory(
-    experiment: Experiment, features: Features, solution: Solution, time: Time
-) -> Trajectory:
-    data, system = experiment.data, solution.system
-    tests = len(data.test_targets)
-    initial = np.concatenate([features.initial, features.initial_at(data.test_inputs)] if tests else [features.initial])
-    matrix = np.concatenate([features.matrix, features.matrix_at(data.test_inputs)] if tests else [features.matrix])
-    per_time = 8 * data.agents * initial.size
-    step = max(1, CHUNK // per_time)
+def _measure(experiment: Experiment, features: Features, system: LinearSystem):
+    """The function that measures a solution at all its rounds."""
+    data = experiment.data
+    initial, matrix = features.initial, features.matrix
+    if len(tests := data.test_inputs):
+        initial = np.concatenate([initial, features.initial_at(tests)])
+        matrix = np.concatenate([matrix, features.matrix_at(tests)])
+    step = max(1, CHUNK // (8 * data.agents * initial.size))
 
-    chunks = []
-    for first in range(0, len(solution.rounds), step):
-        states = jnp.asarray(solution.states(time, slice(first, first + step)))
+    @jax.jit
+    def measure(states):
         x = jax.vmap(system.model)(states)
         z = x.reshape(*x.shape[:2], features.rank, features.columns)
         outputs = initial + (matrix @ z).reshape(*x.shape[:2], *initial.shape)
         measured = measures.losses(outputs[..., : data.samples, :], data)
-        if tests:
+        if len(tests):
             measured |= measures.test_measures(outputs[..., data.samples :, :], data)
-        measured |= measures.distances(x, jnp.zeros(x.shape[-1]))
-        chunks.append(measured)
-    measured = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    return Trajectory.of(experiment, time, solution.rounds, measured, **_verdict(features, solution, time))
+        return measured | measures.distances(x, jnp.zeros(x.shape[-1]))
+
+    def at_all_rounds(solution: Solution, time: Time) -> dict[str, np.ndarray]:
+        starts = range(0, len(solution.rounds), step)
+        chunks = [measure(solution.states(time, slice(first, first + step))) for first in starts]
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+    return at_all_rounds
 
 
 def _verdict(features: Features, solution: Solution, time: Time) -> dict:

@@ -103,6 +103,7 @@ def linear_system(
     state = algorithm.init(jnp.zeros((data.agents, features.rank * features.columns)))
     initial, unravel = ravel_pytree(state)
 
+    @jax.jit
     def advance(s):
         return ravel_pytree(algorithm.round(unravel(s), world))[0]
 
@@ -114,7 +115,8 @@ def linear_system(
     def apply(s):
         return np.asarray(product(jnp.asarray(s)))
 
-    gram = np.asarray(matrix @ jnp.swapaxes(matrix, 1, 2) / sizes)
+    blocks = np.asarray(matrix)
+    gram = blocks @ blocks.swapaxes(1, 2) / data.sizes[:, None, None]
     curvature = float(np.linalg.eigvalsh(gram).max())
     return LinearSystem(
         apply=apply,
@@ -130,20 +132,17 @@ def linear_system(
 
 def _agent_blocks(features: Features, data: AgentData):
     """S_q and f₀ − y of every agent, padded with rows of zeros to the largest."""
-    rows = len(features.matrix) // data.samples  # C for an exact kernel of C outputs, else 1
-    residual = (features.initial - data.targets).reshape(-1, features.columns)
-    ends = np.cumsum(data.sizes * rows)[:-1]
+    residual = features.initial - data.targets
 
-    def padded(array):
-        blocks = np.split(array, ends)
-        longest = max(map(len, blocks))
-        return jnp.stack([np.pad(b, ((0, longest - len(b)), (0, 0))) for b in blocks])
+    def per_agent(array):  # an exact kernel of C outputs has C rows for a sample
+        blocks = data.per_agent(array.reshape(data.samples, -1, array.shape[-1]))
+        return jnp.asarray(blocks.reshape(data.agents, -1, array.shape[-1]))
 
-    return padded(features.matrix), padded(residual)
+    return per_agent(features.matrix), per_agent(residual.reshape(-1, features.columns))
 
 
 def _must_be_affine(algorithm, advance, offset, linear) -> None:
-    probe = jax.random.normal(jax.random.key(0), offset.shape)
+    probe = np.random.default_rng(0).normal(size=offset.shape)
     expected = offset + linear(probe)
     if not np.allclose(advance(probe), expected, rtol=1e-6, atol=1e-9 * float(jnp.abs(expected).max())):
         raise ValueError(

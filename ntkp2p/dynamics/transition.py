@@ -15,6 +15,7 @@ matrix the loss of orthogonality does no harm: Druskin and Knizhnerman, 1991), a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -57,8 +58,11 @@ class Reduction:
         """Vectors of the full space from their coefficients."""
         return coefficients if self.basis is None else coefficients @ self.basis.T
 
+    @cached_property
     def eigenvalues(self) -> np.ndarray:
         """The eigenvalues of M that the reduction knows: all, or the Ritz values that have converged to 1e-6."""
+        if self.remainder == 0:
+            return np.linalg.eigvals(self.matrix)
         values, vectors = np.linalg.eig(self.matrix)
         residuals = self.remainder * np.abs(vectors[-1])
         return values[residuals <= 1e-6 * np.maximum(np.abs(values), 1e-6)]
@@ -98,11 +102,11 @@ class Solution:
 
     def spectral_radius(self) -> float:
         """The largest modulus among M's known eigenvalues: rounds are unstable above 1."""
-        return float(np.max(np.abs(self.reduction.eigenvalues()), initial=0.0))
+        return float(np.max(np.abs(self.reduction.eigenvalues), initial=0.0))
 
     def spectral_abscissa(self) -> float:
         """The largest real part among A = (M − I)/η's known eigenvalues, per flow time: unstable above 0."""
-        real = np.max(self.reduction.eigenvalues().real, initial=-np.inf)
+        real = np.max(self.reduction.eigenvalues.real, initial=-np.inf)
         return float((real - 1) / self.system.step_size)
 
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from ntkp2p.models.networks import Model
@@ -46,6 +47,9 @@ class Features:
         trace(K − S Sᵀ) / trace(K): what the factor leaves out, 0 for a Jacobian.
     initial_at, matrix_at
         f₀ and S at new inputs.
+    parameters
+        z of shape (r, columns) ↦ θ − θ₀ of shape (P,), by one VJP; None for the mean kernel of several outputs, which is
+        no network's own.
     """
 
     matrix: Float[np.ndarray, "rows rank"]
@@ -54,6 +58,7 @@ class Features:
     error: float
     initial_at: Map
     matrix_at: Map
+    parameters: Map | None
 
     @property
     def rank(self) -> int:
@@ -96,7 +101,8 @@ class Features:
         rows = initial.size // columns
         if outputs == "exact" and sum(leaf.size for leaf in jax.tree.leaves(params)) <= rows:
             matrix_at = _jacobian_map(apply, params)
-            return Features(matrix_at(x), columns, initial, 0.0, outputs_at, matrix_at)
+            parameters = _assemble(params if model.one_output is not None else None)
+            return Features(matrix_at(x), columns, initial, 0.0, outputs_at, matrix_at, parameters)
 
         full = empirical_ntk(apply, params, x, outputs=outputs)
         factor, pivots, error = pivoted_cholesky(full, rtol=rtol)
@@ -109,7 +115,18 @@ class Features:
             columns_at = empirical_ntk(apply, params, new, x[samples], outputs=outputs)[:, chosen]
             return scipy.linalg.solve_triangular(triangle, columns_at.T, lower=True).T
 
-        return Features(factor, columns, initial, error, outputs_at, matrix_at)
+        @in_float64
+        def parameters(z):
+            cotangent = np.zeros((len(samples) * per_sample, columns))
+            cotangent[chosen] = scipy.linalg.solve_triangular(triangle.T, z, lower=False)
+            _, pull = jax.vjp(lambda p: model.apply(p, jnp.asarray(x[samples])), model.params)
+            (change,) = pull(jnp.asarray(cotangent.reshape(len(samples), -1)))
+            return np.asarray(ravel_pytree(change)[0])
+
+        own = outputs == "exact"
+        return Features(
+            factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None
+        )
 
 
 def pivoted_cholesky(
@@ -152,3 +169,17 @@ def _jacobian_map(apply, params) -> Map:
         return np.asarray(jacobian(apply, params, jnp.asarray(new, jnp.float64)))
 
     return matrix_at
+
+
+def _assemble(one_output) -> Map:
+    """z → θ − θ₀ where S is the Jacobian: z itself, or a column of it for every output of a network like this one."""
+
+    @in_float64
+    def parameters(z):
+        if one_output is None:
+            return np.asarray(z[:, 0])
+        _, unravel = ravel_pytree(one_output)
+        columns = [unravel(jnp.asarray(column)) for column in z.T]
+        return np.asarray(ravel_pytree(jax.tree.map(lambda *c: jnp.concatenate(c, axis=-1), *columns))[0])
+
+    return parameters

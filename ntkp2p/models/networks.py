@@ -76,11 +76,13 @@ class Model:
         """P, the number of parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
+    @in_float64
     def flat(self) -> tuple[Array, Callable[[Array, Array], Array]]:
         """θ₀ as a vector (P,), and apply as a function of such a vector."""
         theta, unravel = ravel_pytree(self.params)
         return theta, lambda theta, x: self.apply(unravel(theta), x)
 
+    @in_float64
     def astype(self, dtype: str, /) -> "Model":
         """The same model with its parameters in `dtype`."""
         return replace(self, params=jax.tree.map(lambda p: p.astype(dtype), self.params))
