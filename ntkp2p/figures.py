@@ -57,7 +57,7 @@ FULL = Setting(
     agents=10,
     samples=200,
     tests=100,
-    rounds=200,
+    rounds=150,
     affine_rounds=400,
     width=1024,
     widths=(64, 128, 256, 512, 1024, 2048, 4096),
@@ -146,14 +146,14 @@ class Study:
         depth: int,
         graph: str = "cycle",
         algorithm: type = DGD,
-        step_size: float = 0.1,
+        step_size: float = 0.4,
         seed: int = 0,
         agents: int | None = None,
         samples: int | None = None,
         classes: int = 2,
         tests: int = 0,
         rounds: int | None = None,
-        weight_std: float = 2**0.5,
+        weight_std: float = 1.0,
     ) -> Experiment:
         """A label-sorted MNIST run; depth 0 is the affine classifier."""
         agents, rounds = agents or self.setting.agents, rounds or self.setting.rounds
@@ -329,9 +329,6 @@ def ten_classes(study: Study, /) -> Drawn:
         classes=10,
         samples=study.setting.class_samples,
         tests=study.setting.tests,
-        # The quieter a random start, the fewer rounds until what ten outputs have learnt shows.
-        weight_std=1.0,
-        step_size=0.4,
         rounds=2 * study.setting.rounds,
     )
     figure, axes = _panels(3)

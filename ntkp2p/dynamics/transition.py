@@ -144,7 +144,7 @@ def solve(
         last = np.eye(len(augmented))[-1]
         return {time: orbit(augmented, last, rounds, time)[:, :-1] for time in ("rounds", "flow")}
 
-    reduction, coefficients, error = _reduce(system, start, evaluate, method, rtol, int(rounds[-1]))
+    reduction, coefficients, error = _reduce(system, start, evaluate, method, rtol, float(rounds[-1]))
     return Solution(
         system=system,
         reduction=reduction,
@@ -171,7 +171,7 @@ class Transition:
     """
 
     system: LinearSystem
-    duration: float
+    duration: float | int
     time: Time = "flow"
 
     def matrix(self) -> Float[np.ndarray, "n n"]:
@@ -189,7 +189,7 @@ class Transition:
         def evaluate(matrix, start):
             return {self.time: (self._of(matrix) @ start)[None]}
 
-        steps = self.duration if self.time == "rounds" else self.duration / self.system.step_size
+        steps = float(self.duration if self.time == "rounds" else self.duration / self.system.step_size)
         reduction, coefficients, _ = _reduce(self.system, state, evaluate, method, rtol, steps)
         return reduction.expand(coefficients[self.time])[0]
 
@@ -200,7 +200,9 @@ class Transition:
         return scipy.linalg.expm(self.duration * generator)
 
 
-def transition(system: LinearSystem, t: float, t0: float = 0, /, *, time: Time = "flow") -> Transition:
+def transition(
+    system: LinearSystem, t: float | int, t0: float | int = 0, /, *, time: Time = "flow"
+) -> Transition:
     """Φ(t, t₀) of a system, for t ≥ t₀ in flow time or in whole rounds.
 
     Raises

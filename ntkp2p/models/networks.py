@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ntkp2p._names import lookup
 from ntkp2p.precision import in_float64
@@ -280,7 +280,8 @@ def _normal_layers(key, fan_ins, fan_outs) -> list[dict[str, Array]]:
     return [layer(*args) for args in zip(keys, fan_ins, fan_outs, strict=True)]
 
 
-def _patches(x: Float[Array, "N h w c"]) -> Float[Array, "N h w 9*c"]:
+def _patches(x):
+    """(N, h, w, c) → (N, h, w, 9c): every pixel's 3 × 3 neighbourhood."""
     # A convolution as shifted copies and one matrix product: batched gradients of it stay small, in any precision.
     h, w = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

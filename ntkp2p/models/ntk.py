@@ -13,7 +13,7 @@ and only half of a symmetric kernel's blocks.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def empirical_ntk(
     x2: np.ndarray | None = None,
     /,
     *,
-    outputs: Literal["exact", "shared"] = "exact",
+    outputs: str = "exact",
     memory: int = 2**31,
 ) -> Float[np.ndarray, "rows1 rows2"]:
     """The tangent kernel between two sets of inputs.

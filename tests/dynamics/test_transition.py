@@ -1,0 +1,172 @@
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from ntkp2p.dynamics import LinearSystem, solve, transition
+from ntkp2p.precision import in_float64
+
+RNG = np.random.default_rng(0)
+
+
+def system(matrix, *, symmetric=False, step_size=0.5):
+    matrix = np.asarray(matrix, float)
+    n = len(matrix)
+    return LinearSystem(
+        apply=lambda s: matrix @ s,
+        offset=np.random.default_rng(1).normal(size=n),
+        initial=np.random.default_rng(2).normal(size=n),
+        model=lambda s: s[None],
+        step_size=step_size,
+        symmetric=symmetric,
+        curvature=float("nan"),
+        stable_step_size=float("nan"),
+    )
+
+
+def with_spectrum(values, *, symmetric=True, seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = np.linalg.qr(rng.normal(size=(len(values), len(values))))[0]
+    if not symmetric:
+        vectors = vectors @ np.diag(np.geomspace(1, 30, len(values))) @ np.linalg.qr(rng.normal(size=vectors.shape))[0]
+    return vectors @ np.diag(values) @ np.linalg.inv(vectors)
+
+
+def symmetrised(m):
+    return (m + m.T) / 2
+
+
+#: name → (M, declared symmetric)
+SYSTEMS = {
+    "symmetric": (symmetrised(with_spectrum(np.linspace(-0.3, 0.999, 40))), True),
+    "nonsymmetric": (with_spectrum(np.linspace(-0.3, 0.999, 40), symmetric=False), False),
+    "non-normal": (0.8 * np.eye(40) + 0.5 * np.eye(40, k=1), False),
+    "rotating": (scipy.linalg.block_diag(*[0.98 * np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in np.linspace(0.1, 3, 20)]), False),
+    "unstable": (with_spectrum(np.linspace(-0.3, 1.02, 40), symmetric=False), False),
+    "eigenvalue one": (symmetrised(with_spectrum(np.r_[np.ones(3), np.linspace(-0.5, 0.9, 37)])), True),
+}
+ROUNDS = np.array([0, 1, 2, 7, 7, 40, 300])
+
+
+def simulated(s, rounds):
+    states, state = [], s.initial.copy()
+    for k in range(rounds[-1] + 1):
+        states += [state] * int(np.sum(rounds == k))
+        state = s.apply(state) + s.offset
+    return np.array(states)
+
+
+def flow_by_scipy(s, rounds):
+    a, b = (s.matrix() - np.eye(s.size)) / s.step_size, s.offset / s.step_size
+    augmented = np.block([[a, b[:, None]], [np.zeros((1, s.size + 1))]])
+    start = np.append(s.initial, 1)
+    return np.array([(scipy.linalg.expm(augmented * s.step_size * k) @ start)[:-1] for k in rounds])
+
+
+def relative(found, expected):
+    scale = np.maximum.accumulate(np.linalg.norm(expected, axis=1))
+    return (np.linalg.norm(found - expected, axis=1) / scale).max()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("method", ["dense", "krylov"])
+def test_rounds_are_the_recursion_and_flow_is_scipys(name, method):
+    matrix, symmetric = SYSTEMS[name]
+    s = system(matrix, symmetric=symmetric)
+    solution = solve(s, ROUNDS, method=method, rtol=1e-10)
+    assert solution.method == method
+    assert solution.converged
+    assert relative(solution.states("rounds"), simulated(s, ROUNDS)) < 1e-8
+    assert relative(solution.states("flow"), flow_by_scipy(s, ROUNDS)) < 1e-8
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("rtol", [1e-3, 1e-6, 1e-9])
+def test_the_error_estimate_bounds_the_error(name, rtol, monkeypatch):
+    matrix, symmetric = SYSTEMS[name]
+    # Several copies with a spread make a system large enough for a basis to be a real reduction.
+    matrix = scipy.linalg.block_diag(*[matrix * shift for shift in np.linspace(0.9, 1, 6)])
+    s = system(matrix, symmetric=symmetric)
+    rounds = np.array([1, 10, 60])
+    solution = solve(s, rounds, method="krylov", rtol=rtol)
+    assert solution.error <= rtol
+    for time, exact in (("rounds", simulated(s, rounds)), ("flow", flow_by_scipy(s, rounds))):
+        deviation, found = exact - s.initial, solution.states(time) - s.initial
+        # scipy's and the recursion's own rounding come on top of the estimate.
+        assert relative(found, deviation) <= solution.error + 1e-12
+
+
+@in_float64
+def test_flow_is_diffrax():
+    s = system(SYSTEMS["nonsymmetric"][0])
+    a, b = jnp.asarray((s.matrix() - np.eye(40)) / s.step_size), jnp.asarray(s.offset / s.step_size)
+    solved = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: a @ y + b),
+        diffrax.Dopri8(),
+        0.0,
+        20.0,
+        0.01,
+        jnp.asarray(s.initial),
+        saveat=diffrax.SaveAt(ts=jnp.array([0.5, 5.0, 20.0])),
+        stepsize_controller=diffrax.PIDController(rtol=1e-11, atol=1e-12),
+        max_steps=100_000,
+    )
+    assert relative(solve(s, [1, 10, 40]).states("flow"), np.asarray(solved.ys)) < 1e-8
+
+
+@pytest.mark.parametrize("time", ["flow", "rounds"])
+@pytest.mark.parametrize("method", ["dense", "krylov"])
+def test_semigroup(time, method):
+    s = system(SYSTEMS["nonsymmetric"][0])
+    whole, first, second = (transition(s, *ends, time=time) for ends in ((9, 2), (5, 2), (9, 5)))
+    start = s.initial
+    halves = second.apply(first.apply(start, method=method), method=method)
+    np.testing.assert_allclose(halves, whole.apply(start, method=method), rtol=0, atol=1e-8 * np.linalg.norm(halves))
+    np.testing.assert_allclose(second.matrix() @ first.matrix(), whole.matrix(), atol=1e-10)
+    np.testing.assert_allclose(whole @ start, whole.matrix() @ start, rtol=0, atol=1e-10 * np.linalg.norm(start))
+
+
+def test_transition_matrices_are_the_definitions():
+    s = system(SYSTEMS["rotating"][0], step_size=0.25)
+    a = (s.matrix() - np.eye(40)) / 0.25
+    np.testing.assert_allclose(transition(s, 1.7, 0.3).matrix(), scipy.linalg.expm(1.4 * a), atol=1e-12)
+    np.testing.assert_allclose(
+        transition(s, 6, time="rounds").matrix(), np.linalg.matrix_power(s.matrix(), 6), atol=1e-12
+    )
+
+
+def test_a_basis_that_may_not_grow_says_so(monkeypatch):
+    monkeypatch.setattr("ntkp2p.dynamics.transition.KRYLOV_SIZE", 30)
+    hard = system(np.diag(np.linspace(-1, 1, 500)), symmetric=True)
+    solution = solve(hard, [400], method="krylov")
+    assert not solution.converged
+    assert solution.error > 1e-8
+
+
+def test_resting_system_rests():
+    s = system(np.eye(3) / 2)
+    still = LinearSystem(**{**vars(s), "offset": s.initial / 2})
+    for method in ("dense", "krylov"):
+        np.testing.assert_allclose(solve(still, [0, 9], method=method).states("flow"), [s.initial] * 2, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: solve(s, [3, 1]), "ascending whole numbers"),
+        (lambda s: solve(s, [0.5]), "ascending whole numbers"),
+        (lambda s: solve(s, []), "ascending whole numbers"),
+        (lambda s: transition(s, 1, 2), "runs forward"),
+        (lambda s: transition(s, 1.5, time="rounds"), "whole numbers"),
+    ],
+)
+def test_bad_times_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(system(np.eye(2)))
+
+
+def test_numbers_do_not_depend_on_the_flags():
+    assert not jax.config.jax_enable_x64  # the process that runs these tests keeps JAX's default
+    assert solve(system(np.eye(3) / 3), [5]).states("rounds").dtype == np.float64

@@ -1,0 +1,88 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntkp2p import models
+from ntkp2p.models import Features, empirical_ntk
+from ntkp2p.models.features import pivoted_cholesky
+from ntkp2p.precision import in_float64
+
+RNG = np.random.default_rng(0)
+X, NEW = RNG.normal(size=(12, 5)), RNG.normal(size=(4, 5))
+
+CASES = {
+    "affine, Jacobian": (models.affine(), 3, "exact"),
+    "affine, Cholesky": (models.affine(), 3, "exact"),
+    "mlp": (models.mlp(width=16, depth=1), 1, "exact"),
+    "mlp, coupled outputs": (models.mlp(width=16, depth=1), 3, "exact"),
+    "mlp, shared": (models.mlp(width=16, depth=1), 3, "shared"),
+}
+
+
+def case(name):
+    network, outputs, kernel = CASES[name]
+    x = X[:4] if name == "affine, Cholesky" else X
+    model = models.prepare(network, x, outputs)
+    return model, x, kernel, Features.of(model, x, kernel=kernel)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_features_are_a_factor_of_the_kernel_at_old_and_new_inputs(name):
+    model, x, kernel, features = case(name)
+    s, s_new = features.matrix, features.matrix_at(NEW)
+    if kernel == "exact" and features.columns > 1:
+        s, s_new = (np.kron(m, np.eye(features.columns)) for m in (s, s_new))
+    k = empirical_ntk(model.apply, model.params, x, outputs=kernel)
+    k_new = empirical_ntk(model.apply, model.params, NEW, x, outputs=kernel)
+    np.testing.assert_allclose(s @ s.T, k, atol=1e-12 * k.max())
+    # New inputs need S⁻ᵀ, and lose what the kernel's condition number takes.
+    np.testing.assert_allclose(s_new @ s.T, k_new, atol=1e-13 * k.max() * np.linalg.cond(k))
+    np.testing.assert_allclose(features.matrix_at(x), features.matrix, atol=1e-10 * np.abs(features.matrix).max())
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if "shared" not in n])
+@in_float64
+def test_coordinates_are_parameters(name):
+    """θ − θ₀ of given coordinates has their norm, and moves the linear model's outputs by S z."""
+    model, x, _, features = case(name)
+    z = RNG.normal(size=(features.rank, features.columns))
+    change = features.parameters(z)
+    assert np.linalg.norm(change) == pytest.approx(np.linalg.norm(z), rel=1e-8)
+    theta, apply = model.flat()
+    step = 1e-6
+    moved = (apply(theta + step * change, jnp.asarray(x)) - apply(theta - step * change, jnp.asarray(x))) / (2 * step)
+    outputs = (features.matrix @ z).reshape(moved.shape)
+    np.testing.assert_allclose(moved, outputs, atol=1e-6 * np.abs(outputs).max())
+
+
+def test_the_smaller_matrix_is_chosen():
+    assert case("affine, Jacobian")[3].rank == 6  # [X, 1]: five inputs and a bias
+    assert case("affine, Cholesky")[3].rank == 4  # as many as there are samples
+    assert case("mlp, coupled outputs")[3].matrix.shape[0] == 36
+    assert case("mlp, shared")[3].matrix.shape[0] == 12
+
+
+def test_a_mean_kernel_belongs_to_no_parameters():
+    assert case("mlp, shared")[3].parameters is None
+
+
+@pytest.mark.parametrize("rtol", [1e-1, 1e-3, 1e-6])
+def test_cholesky_reveals_the_rank_and_bounds_its_error(rtol):
+    vectors = np.linalg.qr(RNG.normal(size=(30, 30)))[0]
+    kernel = (vectors * 10.0 ** -np.arange(30)) @ vectors.T
+    factor, pivots, error = pivoted_cholesky((kernel + kernel.T) / 2, rtol=rtol)
+    assert factor.shape[1] < 15
+    left_out = np.linalg.svd(kernel - factor @ factor.T, compute_uv=False).sum()
+    assert left_out / np.trace(kernel) == pytest.approx(error, rel=1e-6, abs=1e-15)
+    assert np.allclose(np.triu(factor[pivots], 1), 0)
+
+
+def test_repeated_samples_cost_no_features():
+    model = models.prepare(models.mlp(width=16, depth=1), X, 1)
+    assert Features.of(model, np.concatenate([X, X])).rank == 12
+
+
+@pytest.mark.parametrize(("kernel", "message"), [(np.full((2, 2), np.nan), "not finite"), (np.zeros((2, 2)), "zero")])
+def test_impossible_kernels_are_refused(kernel, message):
+    with pytest.raises(ValueError, match=message):
+        pivoted_cholesky(kernel)

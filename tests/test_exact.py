@@ -1,0 +1,100 @@
+"""The central test: an affine model is its own linearisation, so what was trained equals what was predicted."""
+
+import numpy as np
+import pytest
+
+from ntkp2p import ATC, CTA, DGD, Experiment, graphs, metropolis, models, predict, predictions, train
+
+AGENTS = 10
+MIXINGS = {
+    "cycle": metropolis(graphs.cycle(AGENTS)),
+    "star": metropolis(graphs.star(AGENTS)),
+    "complete": metropolis(graphs.complete(AGENTS)),
+    "random": np.random.default_rng(0).dirichlet(np.ones(AGENTS), size=AGENTS),
+}
+
+
+@pytest.mark.parametrize("classes", [(0, 1), tuple(range(10))], ids=["binary", "ten classes"])
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize("algorithm", [DGD, CTA, ATC])
+def test_trained_affine_is_predicted_rounds(algorithm, mixing, classes, digits):
+    experiment = Experiment(
+        model=models.affine(),
+        data=digits(agents=AGENTS, samples=60, classes=classes),
+        mixing=MIXINGS[mixing],
+        algorithm=algorithm(step_size=0.2),
+        rounds=150,
+        record=12,
+    )
+    trained, predicted = train(experiment), predict(experiment)
+    assert predicted.dataset.attrs["error_estimate"] < 1e-8
+    for name in ("local_loss", "global_loss", "test_loss", "parameter_distance"):
+        np.testing.assert_allclose(predicted.dataset[name], trained.dataset[name], rtol=1e-10, err_msg=name)
+    # Agents in agreement differ by rounding, which is no relative accuracy.
+    scale = float(trained.parameter_distance.max())
+    np.testing.assert_allclose(
+        predicted.consensus_distance, trained.consensus_distance, rtol=1e-10, atol=1e-12 * scale
+    )
+    np.testing.assert_array_equal(predicted.test_accuracy, trained.test_accuracy)
+
+
+@pytest.mark.parametrize("split", [{"by": "iid"}, {"by": "dirichlet", "alpha": 0.5}, {"by": "skew", "skew": 0.5}], ids=str)
+@pytest.mark.parametrize("samples", [60, 200], ids=["Cholesky features", "Jacobian features"])
+def test_whatever_the_split_and_the_features(split, samples, digits):
+    experiment = Experiment(
+        model=models.affine(),
+        data=digits(agents=5, samples=samples, **split),
+        mixing=metropolis(graphs.path(5)),
+        algorithm=DGD(step_size=0.2),
+        rounds=100,
+        record=8,
+    )
+    np.testing.assert_allclose(predict(experiment).local_loss, train(experiment).local_loss, rtol=1e-10)
+
+
+def test_parameters_are_rebuilt(digits):
+    from ntkp2p import linear_system, solve
+
+    experiment = Experiment(
+        model=models.affine(),
+        data=digits(classes=(0, 1, 2)),
+        mixing=metropolis(graphs.cycle(4)),
+        algorithm=ATC(step_size=0.2),
+        rounds=50,
+        record=2,
+    )
+    seen = {}
+    train(experiment, observe=lambda k, x: seen.update({k: x}))
+    features = experiment.features()
+    system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+    z = solve(system, [50]).states("rounds").reshape(4, features.rank, features.columns)
+    rebuilt = seen[0] + np.stack([features.parameters(z_q) for z_q in z])
+    np.testing.assert_allclose(rebuilt, seen[50], atol=1e-10 * np.abs(seen[50]).max())
+
+
+def test_dense_and_krylov_agree(digits):
+    experiment = Experiment(
+        model=models.mlp(width=64, depth=1),
+        data=digits(),
+        mixing=metropolis(graphs.cycle(4)),
+        algorithm=CTA(step_size=0.1),
+        rounds=200,
+    )
+    dense, krylov = (predictions(experiment, method=m) for m in ("dense", "krylov"))
+    for time in ("rounds", "flow"):
+        np.testing.assert_allclose(krylov[time].local_loss, dense[time].local_loss, rtol=1e-7)
+
+
+def test_recorded_rounds_do_not_depend_on_what_else_is_recorded(digits):
+    def run(record):
+        return Experiment(
+            model=models.affine(),
+            data=digits(),
+            mixing=metropolis(graphs.cycle(4)),
+            algorithm=DGD(step_size=0.2),
+            rounds=30,
+            record=record,
+        )
+
+    few, many = (train(run(r)).local_loss.sel(round=[0, 10, 30]) for r in ([10], 31))
+    np.testing.assert_allclose(few, many, rtol=1e-12)
