@@ -13,7 +13,7 @@ matrix the loss of orthogonality does no harm: Druskin and Knizhnerman, 1991), a
 (Saad, "Analysis of some Krylov subspace approximations to the matrix exponential operator", 1992).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from ntkp2p.dynamics.system import LinearSystem
 
@@ -112,7 +113,7 @@ class Solution:
 
 def solve(
     system: LinearSystem,
-    rounds: Sequence[int] | np.ndarray,
+    rounds: ArrayLike,
     /,
     *,
     method: Method = "auto",
@@ -140,9 +141,13 @@ def solve(
     start = system.apply(system.initial) + system.offset - system.initial
 
     def evaluate(matrix, start):
-        augmented = np.block([[matrix, start[:, None]], [np.zeros((1, len(start))), np.ones((1, 1))]])
-        last = np.eye(len(augmented))[-1]
-        return {time: orbit(augmented, last, rounds, time)[:, :-1] for time in ("rounds", "flow")}
+        scale = np.linalg.norm(start) or 1.0
+        column, last = start[:, None] / scale, np.eye(1, len(start) + 1, len(start))
+        augmented = np.block([[np.block([matrix, column])], [last]])
+        orbits = {time: orbit(augmented, scale * last[0], rounds, time) for time in ("rounds", "flow")}
+        return {time: states[:, :-1] for time, (states, _) in orbits.items()}, max(
+            growth for _, growth in orbits.values()
+        )
 
     reduction, coefficients, error = _reduce(system, start, evaluate, method, rtol, float(rounds[-1]))
     return Solution(
@@ -187,7 +192,7 @@ class Transition:
         """Φ s, by the method of `solve`."""
 
         def evaluate(matrix, start):
-            return {self.time: (self._of(matrix) @ start)[None]}
+            return {self.time: (self._of(matrix) @ start)[None]}, 1.0
 
         steps = float(self.duration if self.time == "rounds" else self.duration / self.system.step_size)
         reduction, coefficients, _ = _reduce(self.system, state, evaluate, method, rtol, steps)
@@ -219,52 +224,73 @@ def transition(
 
 def orbit(
     matrix: Float[np.ndarray, "m m"], start: Float[np.ndarray, " m"], rounds: np.ndarray, time: Time, /
-) -> Float[np.ndarray, "times m"]:
-    """M^k s, or its flow exp(M − I)^k s, at ascending rounds k, by repeated squaring of one round's map."""
-    powers = [matrix if time == "rounds" else scipy.linalg.expm(matrix - np.eye(len(matrix)))]
+) -> tuple[Float[np.ndarray, "times m"], float]:
+    """M^k s, or its flow exp(M − I)^k s, at ascending rounds k, by repeated squaring of one round's map.
+
+    Returns
+    -------
+    states
+        At the given rounds.
+    growth
+        max ‖(M/ρ)^k‖ over the powers that were formed, ρ = max(1, spectral radius): by so much may a rounding error in
+        M be amplified. About 1 for a normal matrix; the transient growth of a non-normal one.
+    """
+    one = matrix if time == "rounds" else scipy.linalg.expm(matrix - np.eye(len(matrix)))
+    radius = max(1.0, np.abs(np.linalg.eigvals(one)).max())
+    powers, growth = [one], _norm(one / radius)
     state, reached, states = start, 0, []
     with np.errstate(over="ignore", invalid="ignore"):  # an unstable system overflows: flagged, not an error
         for k in rounds:
             for bit, digit in enumerate(reversed(f"{k - reached:b}")):
                 if bit == len(powers):
                     powers.append(powers[-1] @ powers[-1])
+                    norm = _norm(powers[-1] / radius ** float(2**bit))
+                    growth = max(growth, norm) if np.isfinite(norm) else growth
                 if digit == "1":
                     state = powers[bit] @ state
             reached = k
             states.append(state)
-    return np.array(states)
+    return np.array(states), float(growth)
+
+
+def _norm(matrix: np.ndarray) -> float:
+    """An upper bound of the spectral norm."""
+    return float(np.sqrt(np.linalg.norm(matrix, 1) * np.linalg.norm(matrix, np.inf)))
 
 
 def _reduce(
     system: LinearSystem,
     start: np.ndarray,
-    evaluate: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
+    evaluate: Callable[[np.ndarray, np.ndarray], tuple[dict[str, np.ndarray], float]],
     method: Method,
     rtol: float,
     rounds: float,
 ) -> tuple[Reduction, dict[str, np.ndarray], float]:
-    """A reduction of the system for `start`, the coefficients that `evaluate` finds in it, and their error."""
+    """A reduction of the system for `start`, the coefficients that `evaluate` finds in it, and their error.
+
+    `evaluate` also tells by how much rounding errors are amplified.
+    """
     if method not in ("auto", "dense", "krylov"):
         raise ValueError(f'method must be "auto", "dense" or "krylov", found {method!r}')
     rounding = float(np.finfo(float).eps) * (system.size + rounds)  # of `rounds` products with M, at ‖M‖ about 1
     if method == "dense" or (method == "auto" and system.size <= DENSE_SIZE):
         reduction = Reduction(None, system.matrix(), start)
-        return reduction, evaluate(reduction.matrix, start), rounding
+        coefficients, growth = evaluate(reduction.matrix, start)
+        return reduction, coefficients, rounding * growth
 
     growing = _krylov(system.apply, start, system.symmetric)
     smaller = None
     while True:
         reduction = next(growing)
-        coefficients = evaluate(reduction.matrix, reduction.start)
+        coefficients, growth = evaluate(reduction.matrix, reduction.start)
         if reduction.remainder == 0:
-            return reduction, coefficients, rounding
-        if smaller is None:
-            error = float("inf")
-        else:
-            changes = [_distance(smaller[time], coefficients[time]) for time in coefficients]
-            error = max(rounding, *changes)
-        if error <= rtol or len(reduction.matrix) >= KRYLOV_SIZE:
-            return reduction, coefficients, error
+            return reduction, coefficients, rounding * growth
+        floor = rounding * growth  # below which no larger basis helps
+        change = float("inf")
+        if smaller is not None:
+            change = max(_distance(smaller[time], coefficients[time]) for time in coefficients)
+        if change <= max(rtol, floor) or len(reduction.matrix) >= KRYLOV_SIZE:
+            return reduction, coefficients, max(change, floor)
         smaller = coefficients
 
 

@@ -1,3 +1,5 @@
+import sys
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -42,7 +44,7 @@ def symmetrised(m):
 SYSTEMS = {
     "symmetric": (symmetrised(with_spectrum(np.linspace(-0.3, 0.999, 40))), True),
     "nonsymmetric": (with_spectrum(np.linspace(-0.3, 0.999, 40), symmetric=False), False),
-    "non-normal": (0.8 * np.eye(40) + 0.5 * np.eye(40, k=1), False),
+    "non-normal": (0.8 * np.eye(40) + 0.25 * np.eye(40, k=1), False),
     "rotating": (scipy.linalg.block_diag(*[0.98 * np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in np.linspace(0.1, 3, 20)]), False),
     "unstable": (with_spectrum(np.linspace(-0.3, 1.02, 40), symmetric=False), False),
     "eigenvalue one": (symmetrised(with_spectrum(np.r_[np.ones(3), np.linspace(-0.5, 0.9, 37)])), True),
@@ -75,7 +77,7 @@ def relative(found, expected):
 def test_rounds_are_the_recursion_and_flow_is_scipys(name, method):
     matrix, symmetric = SYSTEMS[name]
     s = system(matrix, symmetric=symmetric)
-    solution = solve(s, ROUNDS, method=method, rtol=1e-10)
+    solution = solve(s, ROUNDS, method=method, rtol=1e-8)
     assert solution.method == method
     assert solution.converged
     assert relative(solution.states("rounds"), simulated(s, ROUNDS)) < 1e-8
@@ -84,7 +86,7 @@ def test_rounds_are_the_recursion_and_flow_is_scipys(name, method):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("rtol", [1e-3, 1e-6, 1e-9])
-def test_the_error_estimate_bounds_the_error(name, rtol, monkeypatch):
+def test_the_error_estimate_bounds_the_error(name, rtol):
     matrix, symmetric = SYSTEMS[name]
     # Several copies with a spread make a system large enough for a basis to be a real reduction.
     matrix = scipy.linalg.block_diag(*[matrix * shift for shift in np.linspace(0.9, 1, 6)])
@@ -96,6 +98,15 @@ def test_the_error_estimate_bounds_the_error(name, rtol, monkeypatch):
         deviation, found = exact - s.initial, solution.states(time) - s.initial
         # scipy's and the recursion's own rounding come on top of the estimate.
         assert relative(found, deviation) <= solution.error + 1e-12
+
+
+@pytest.mark.parametrize("method", ["dense", "krylov"])
+def test_amplified_rounding_is_owned_up_to(method):
+    # ‖M^k‖ passes 1e13 before it falls: float64 has nothing left to promise, and the result says so.
+    s = system(0.8 * np.eye(40) + 0.5 * np.eye(40, k=1))
+    solution = solve(s, ROUNDS, method=method)
+    assert not solution.converged
+    assert solution.error > relative(solution.states("rounds"), simulated(s, ROUNDS))
 
 
 @in_float64
@@ -138,7 +149,7 @@ def test_transition_matrices_are_the_definitions():
 
 
 def test_a_basis_that_may_not_grow_says_so(monkeypatch):
-    monkeypatch.setattr("ntkp2p.dynamics.transition.KRYLOV_SIZE", 30)
+    monkeypatch.setattr(sys.modules["ntkp2p.dynamics.transition"], "KRYLOV_SIZE", 30)
     hard = system(np.diag(np.linspace(-1, 1, 500)), symmetric=True)
     solution = solve(hard, [400], method="krylov")
     assert not solution.converged
