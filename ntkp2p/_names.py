@@ -34,8 +34,9 @@ def lookup(table: Mapping[str, Value], name: object, kind: str) -> Value:
     """
     if isinstance(name, str) and name in table:
         return table[name]
-    close = difflib.get_close_matches(str(name), table, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    lower = {key.lower(): key for key in table}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    hint = f" (did you mean {lower[close[0]]!r}?)" if close else ""
     # A CSV file may have hundreds of columns; the message stays one line.
     known = ", ".join(islice(table, 20)) + (", …" if len(table) > 20 else "")
     raise ValueError(f"unknown {kind} {name!r}{hint}; known: {known}")

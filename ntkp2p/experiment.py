@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import tomllib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,7 @@ class Experiment:
             "model": repr(model) if not isinstance(model, tuple) else "(init, apply)",
             "data": self.data.name,
             "split": self.data.by,
+            "mixing": f"{self.agents} agents, crc32 {zlib.crc32(self.mixing.tobytes()):08x}",
             "algorithm": type(self.algorithm).__name__,
             "step_size": float(self.algorithm.step_size),
             "seed": int(self.seed),

@@ -22,7 +22,7 @@ def predict(
     experiment: Experiment,
     /,
     *,
-    time: Time = "rounds",
+    time: str = "rounds",
     features: Features | None = None,
     method: Method = "auto",
     rtol: float = 1e-8,
@@ -62,11 +62,11 @@ def predictions(
     experiment: Experiment,
     /,
     *,
-    times: Sequence[Time] = ("rounds", "flow"),
+    times: Sequence[str] = ("rounds", "flow"),
     features: Features | None = None,
     method: Method = "auto",
     rtol: float = 1e-8,
-) -> dict[Time, Trajectory]:
+) -> dict[str, Trajectory]:
     """`predict` for several notions of time, all from one basis."""
     for time in times:
         if time not in ("rounds", "flow"):
@@ -102,7 +102,7 @@ def _measure(experiment: Experiment, features: Features, system: LinearSystem):
             measured |= measures.test_measures(outputs[..., data.samples :, :], data)
         return measured | measures.distances(x, jnp.zeros(x.shape[-1]))
 
-    def at_all_rounds(solution: Solution, time: Time) -> dict[str, np.ndarray]:
+    def at_all_rounds(solution: Solution, time: str) -> dict[str, np.ndarray]:
         starts = range(0, len(solution.rounds), step)
         chunks = [measure(solution.states(time, slice(first, first + step))) for first in starts]
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -110,7 +110,7 @@ def _measure(experiment: Experiment, features: Features, system: LinearSystem):
     return at_all_rounds
 
 
-def _verdict(features: Features, solution: Solution, time: Time) -> dict:
+def _verdict(features: Features, solution: Solution, time: str) -> dict:
     radius, abscissa = solution.spectral_radius(), solution.spectral_abscissa()
     rounding = 1e-9  # of an eigenvalue at 1, as a rank-deficient Jacobian has
     unstable = radius > 1 + rounding if time == "rounds" else abscissa * solution.system.step_size > rounding

@@ -97,7 +97,7 @@ class Solution:
     error: float
     converged: bool
 
-    def states(self, time: Time, at: slice = slice(None), /) -> Float[np.ndarray, "times n"]:
+    def states(self, time: str, at: slice = slice(None), /) -> Float[np.ndarray, "times n"]:
         """The states at some of the rounds."""
         return self.system.initial + self.reduction.expand(self.coefficients[time][at])
 

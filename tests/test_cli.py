@@ -1,0 +1,220 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ntkp2p import cli
+
+TOML = """
+rounds = 20
+record = 5
+
+[model]
+name = "affine"
+
+[data]
+name = "digits"
+samples = 40
+test_samples = 10
+
+[split]
+agents = 4
+by = "label"
+
+[mixing]
+graph = "cycle"
+
+[algorithm]
+name = "DGD"
+step_size = 0.2
+"""
+
+
+@pytest.fixture()
+def run(capsys):
+    """`run(*arguments)` → exit code, standard output, standard error of the program in this process."""
+
+    def program(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            cli.main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return exit.value.code or 0, captured.out, captured.err
+
+    return program
+
+
+@pytest.fixture()
+def experiment(tmp_path):
+    """`experiment(old=new, ...)` writes the TOML above with replacements."""
+
+    def write(*replacements):
+        text = TOML
+        for old, new in replacements:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "experiment.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def fails(result, *fragments):
+    """Exit code 2 and one line on stderr that names the mistake and the remedy."""
+    code, _, err = result
+    assert code == 2, err
+    assert err.startswith("ntkp2p: ")
+    assert err.count("\n") == 1
+    for fragment in fragments:
+        assert fragment in err
+
+
+def test_compare_writes_what_it_says(run, experiment, tmp_path):
+    code, out, err = run("compare", experiment(), "--out", tmp_path / "new" / "folder")
+    assert (code, err) == (0, "")
+    assert "linearisation" in out
+    folder = tmp_path / "new" / "folder"
+    dataset = xr.load_dataset(folder / "comparison.nc", engine="h5netcdf")
+    assert list(dataset["source"].values) == ["trained", "rounds", "flow"]
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    np.testing.assert_allclose(dataset["local_loss"][0], dataset["local_loss"][1], rtol=1e-10)
+
+
+def test_predict_and_train_write_what_they_say(run, experiment, tmp_path):
+    assert run("predict", experiment(), "--out", tmp_path)[0] == 0
+    assert run("train", experiment(), "--out", tmp_path)[0] == 0
+    files = {p.name for p in tmp_path.iterdir()}
+    assert {"predicted_rounds.nc", "predicted_flow.nc", "predicted.png", "trained.nc", "trained.png"} <= files
+    assert not [f for f in files if f.startswith(".")]  # no temporary file is left
+
+
+def test_check_reports_on_files_and_graphs(run, tmp_path):
+    np.savetxt(tmp_path / "W.csv", np.full((3, 3), 1 / 3), delimiter=",")
+    for arguments in (["--graph", "complete:3"], [tmp_path / "W.csv"]):
+        code, out, _ = run("check", *arguments)
+        assert code == 0
+        assert "3 × 3" in out
+        assert "works" in out
+
+
+def test_weights_from_a_file_beside_the_experiment(run, experiment, tmp_path):
+    np.save(tmp_path / "W.npy", np.full((4, 4), 0.25))
+    assert run("predict", experiment(('graph = "cycle"', 'file = "W.npy"')), "--out", tmp_path)[0] == 0
+
+
+# One test for each mistake that a user is likely to make.
+
+
+def test_mixing_that_is_not_square(run, tmp_path):
+    (tmp_path / "W.csv").write_text("0.5,0.5,0\n0,0.5,0.5\n")
+    fails(run("check", tmp_path / "W.csv"), "square")
+
+
+@pytest.mark.parametrize(
+    ("W", "fragments"),
+    [
+        (np.array([[0.5, 0.4], [0.5, 0.5]]), ["row 0", "sums to 0.9", "sum"]),
+        (np.full((3, 3), 1 / 3), ["3 × 3", "2 agents"]),
+        (np.eye(2), ["connect"]),
+    ],
+    ids=["row sums", "size", "connection"],
+)
+def test_mixing_that_does_not_fit(run, experiment, tmp_path, W, fragments):
+    np.save(tmp_path / "W.npy", W)
+    path = experiment(('graph = "cycle"', 'file = "W.npy"'), ("agents = 4", "agents = 2"))
+    fails(run("predict", path, "--out", tmp_path), *fragments)
+
+
+def test_fewer_samples_than_agents(run, experiment, tmp_path):
+    path = experiment(("samples = 40\n", "samples = 3\n"))
+    fails(run("predict", path, "--out", tmp_path), "3 samples", "4 agents")
+
+
+def test_unknown_graph(run, experiment, tmp_path):
+    fails(run("check", "--graph", "cycel:5"), "unknown graph 'cycel'", "did you mean 'cycle'")
+    path = experiment(('"cycle"', '"ring"'))
+    fails(run("predict", path, "--out", tmp_path), "unknown graph 'ring'", "known:")
+
+
+def test_nan_in_the_data(run, experiment, tmp_path):
+    inputs = np.ones((40, 3))
+    inputs[17, 1] = np.nan
+    np.savez(tmp_path / "data.npz", inputs=inputs, labels=np.arange(40) % 2)
+    path = experiment(('name = "digits"\nsamples = 40\ntest_samples = 10', 'name = "npz"\nfile = "data.npz"'))
+    fails(run("predict", path, "--out", tmp_path), "NaN", "17")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fragments"),
+    [
+        ("step_size", "stepsize", ["unknown key in [algorithm] 'stepsize'", "did you mean 'step_size'"]),
+        ("rounds = 20", "round = 20", ["unknown key 'round'", "did you mean 'rounds'"]),
+        ("samples = 40\n", "sample = 40\n", ["[data]", "sample", "did you mean 'samples'"]),
+        ("[split]\nagents", "[split]\nagent", ["unknown key in [split] 'agent'"]),
+        ('graph = "cycle"', 'grpah = "cycle"', ["unknown key in [mixing] 'grpah'"]),
+        ("step_size = 0.2", "", ["[algorithm] needs step_size"]),
+        ("rounds = 20", "", ["rounds is missing"]),
+        ("[mixing]\n", "[[mixing]]\n", ["mixing must be a table"]),
+        ("rounds = 20", "rounds = ", ["is not TOML"]),
+        ("rounds = 20", "rounds = 2.5", ["rounds must be a whole number"]),
+        ("step_size = 0.2", "step_size = -1", ["step_size must be a finite positive number"]),
+        ('name = "DGD"', 'name = "dgd"', ["unknown algorithm 'dgd'", "did you mean"]),
+    ],
+)
+def test_misspelt_toml(run, experiment, tmp_path, old, new, fragments):
+    fails(run("predict", experiment((old, new)), "--out", tmp_path), "experiment.toml", *fragments)
+
+
+def test_pickle_in_npy(run, tmp_path):
+    np.save(tmp_path / "W.npy", np.array([[1, None]], dtype=object), allow_pickle=True)
+    fails(run("check", tmp_path / "W.npy"), "pickle", "np.save")
+
+
+def test_unwritable_folder(run, experiment, tmp_path):
+    (tmp_path / "file").write_text("")
+    fails(run("predict", experiment(), "--out", tmp_path / "file" / "folder"), "cannot write to", "--out")
+
+
+def test_step_size_that_diverges(run, experiment, tmp_path):
+    path = experiment(("step_size = 0.2", "step_size = 1e9"), ("rounds = 20", "rounds = 200"))
+    fails(run("train", path, "--out", tmp_path), "training diverges", "agent", "use a smaller step size")
+    assert not np.isfinite(xr.load_dataset(tmp_path / "trained.nc", engine="h5netcdf")["local_loss"][-1]).all()
+    # Predicted it is flagged and plotted, not an error; and so is the comparison.
+    for command in ("predict", "compare"):
+        code, _, err = run(command, path, "--out", tmp_path)
+        assert code == 0
+        assert "the rounds are unstable: spectral radius" in err
+        assert "stable below step_size" in err
+    assert (tmp_path / "predicted.png").exists()
+    assert (tmp_path / "comparison.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["check"], ["--graph"]),
+        (["check", "missing.csv"], ["missing.csv", "no such file"]),
+        (["predict", "missing.toml"], ["missing.toml does not exist"]),
+        (["predcit"], ["predcit"]),
+        (["predict"], ["EXPERIMENT"]),
+        (["figures", "--only", "figure3"], ["unknown figure 'figure3'", "did you mean"]),
+        (["check", "--graph", "cycle:5", "--weights", "metropolitan"], ["did you mean 'metropolis'"]),
+    ],
+)
+def test_commands_that_cannot_be_run(run, arguments, fragments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fails(run(*arguments), *fragments)
+
+
+def test_the_installed_program():
+    def program(*arguments):
+        return subprocess.run([sys.executable, "-m", "ntkp2p", *arguments], capture_output=True, text=True)
+
+    version = program("--version")
+    assert version.returncode == 0
+    assert version.stdout.strip()
+    wrong = program("check", "--graph", "cycle:2")
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr

@@ -1,0 +1,100 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ntkp2p import ATC, DGD, Experiment, data, graphs, metropolis, models, predict
+
+
+@pytest.fixture()
+def experiment(digits):
+    return Experiment(
+        model=models.affine(),
+        data=digits(),
+        mixing=metropolis(graphs.cycle(4)),
+        algorithm=DGD(step_size=0.2),
+        rounds=20,
+    )
+
+
+def test_python_and_toml_describe_the_same_run(experiment, tmp_path):
+    (tmp_path / "run.toml").write_text(
+        """
+        rounds = 20
+        record = [3, 5]
+        seed = 4
+        model = {name = "mlp", width = 16, depth = 1}
+        data = {name = "digits", classes = [0, 1], samples = 40, test_samples = 20}
+        split = {agents = 4, by = "dirichlet", alpha = 0.5, seed = 2}
+        mixing = {graph = "grid:2,2", weights = "lazy_metropolis"}
+        algorithm = {name = "ATC", step_size = 0.1}
+        """
+    )
+    written = Experiment(
+        model=models.mlp(width=16, depth=1),
+        data=data.load("digits", classes=(0, 1), samples=40, test_samples=20).split(
+            agents=4, by="dirichlet", alpha=0.5, seed=2
+        ),
+        mixing=(np.eye(4) + metropolis(graphs.grid(2, 2))) / 2,
+        algorithm=ATC(step_size=0.1),
+        rounds=20,
+        record=[3, 5],
+        seed=4,
+    )
+    read = Experiment.from_toml(tmp_path / "run.toml")
+    assert list(read.recorded) == [0, 3, 5, 20]
+    np.testing.assert_array_equal(predict(read).local_loss, predict(written).local_loss)
+
+
+def test_seeds_make_different_networks(experiment):
+    other = dataclasses.replace(experiment, seed=1)
+    assert not np.allclose(predict(experiment).local_loss[0], predict(other).local_loss[0])
+
+
+@pytest.mark.parametrize(
+    ("rounds", "record", "expected"),
+    [(4, 50, [0, 1, 2, 3, 4]), (100, 3, [0, 50, 100]), (10, [7, 2, 7], [0, 2, 7, 10]), (1, 2, [0, 1])],
+)
+def test_recorded_rounds(experiment, rounds, record, expected):
+    assert list(dataclasses.replace(experiment, rounds=rounds, record=record).recorded) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rounds": 0}, ValueError, "rounds must be a whole number ≥ 1"),
+        ({"seed": -1}, ValueError, "seed must be a whole number ≥ 0"),
+        ({"record": 1}, ValueError, "record must be at least 2"),
+        ({"record": [21]}, ValueError, "round 21 of a run of 20"),
+        ({"record": [-1]}, ValueError, "rounds ≥ 0"),
+        ({"kernel": "mean"}, ValueError, "unknown kernel 'mean'"),
+        ({"precision": "float16"}, ValueError, "unknown precision"),
+        ({"mixing": np.eye(4)}, ValueError, "connect"),
+        ({"mixing": np.ones((3, 3)) / 3}, ValueError, "4 agents"),
+    ],
+)
+def test_bad_fields_are_refused(experiment, change, error, message):
+    with pytest.raises(error, match=message):
+        dataclasses.replace(experiment, **change)
+
+
+def test_predict_refuses_an_unknown_time(experiment):
+    with pytest.raises(ValueError, match='time must be "rounds" or "flow"'):
+        predict(experiment, time="seconds")
+
+
+def test_shared_kernel_is_an_approximation_that_can_be_had(digits):
+    from ntkp2p import train
+
+    run = Experiment(
+        model=models.mlp(width=512, depth=1),
+        data=digits(classes=(0, 1, 2)),
+        mixing=metropolis(graphs.cycle(4)),
+        algorithm=DGD(step_size=0.1),
+        rounds=60,
+        record=6,
+    )
+    shared = dataclasses.replace(run, kernel="shared")
+    trained = train(run).global_loss
+    errors = [np.abs(predict(e).global_loss - trained).max() / trained[0].mean() for e in (run, shared)]
+    assert errors[0] < errors[1] < 0.05

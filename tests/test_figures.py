@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib import image
+
+from ntkp2p import figures
+
+
+@pytest.mark.parametrize("name", ["figure1", "ten_classes"])
+def test_a_figure_is_drawn_and_its_runs_are_written(name, tmp_path):
+    seen = []
+    table = figures.draw(tmp_path, quick=True, only=name, progress=lambda *step: seen.append(step))
+    assert {p.name for p in tmp_path.iterdir()} == {f"{name}.png", f"{name}.nc"}
+    picture = image.imread(tmp_path / f"{name}.png")
+    assert min(picture.shape[:2]) > 300
+    assert picture[..., :3].std() > 0.02  # something is drawn on it
+    run = xr.load_dataset(tmp_path / f"{name}.nc", engine="h5netcdf")
+    assert list(run["source"].values) == ["trained", "rounds", "flow"]
+    worst = np.abs(run["local_loss"][0] - run["local_loss"][1]).max() / run["local_loss"][1, 0].mean()
+    assert table["linearisation"].iloc[0] == pytest.approx(float(worst), rel=1e-6, abs=1e-12)
+    assert seen[-1][1] == seen[-1][2] == run["round"][-1]
+
+
+def test_an_unknown_figure_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown figure 'figure3'.*did you mean"):
+        figures.draw(tmp_path, only="figure3")
+
+
+def test_quick_and_full_are_the_same_figures():
+    assert set(figures.FIGURES) == {"figure1", "figure2", "algorithms", "width", "parameters", "ten_classes"}
+    assert figures.FULL.width >= 1024
+    assert (min(figures.FULL.widths), max(figures.FULL.widths)) == (64, 4096)
