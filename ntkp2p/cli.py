@@ -50,9 +50,7 @@ def figures(*, quick: bool = False, only: str | None = None, out: Out = Path("fi
 
 
 @app.command
-def check(
-    matrix: Path | None = None, /, *, graph: str | None = None, weights: str = "metropolis"
-) -> None:
+def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: str = "metropolis") -> None:
     """Report on a mixing matrix: stochasticity, connection, spectrum, and whether it will work.
 
     Parameters
@@ -167,8 +165,9 @@ def _writable(folder: Path) -> Path:
 
 
 def _save_figure(figure, path: Path) -> None:
-    from ntkp2p.plotting import STYLE
     import matplotlib.pyplot as plt
+
+    from ntkp2p.plotting import STYLE
 
     with plt.rc_context(STYLE):
         figure.savefig(path)

@@ -74,7 +74,7 @@ class Comparison:
         import pandas as pd
 
         first = next(iter(self.trajectories.values())).dataset
-        return pd.DataFrame({name: self.errors(name) for name in first.data_vars}).T
+        return pd.DataFrame({str(name): self.errors(str(name)) for name in first.data_vars}).T
 
     def plot(self, *variables: str) -> Figure:
         """One panel a variable, by default the local and the global loss; returns the figure."""

@@ -195,9 +195,7 @@ def _take(fields: dict[str, Any], table: str, key: str) -> Any:
 def _checked(function: Callable, fields: Mapping[str, Any], table: str) -> dict[str, Any]:
     """The fields, if they are all parameters of the function and none of its required ones is missing."""
     parameters = {
-        name: p
-        for name, p in inspect.signature(function).parameters.items()
-        if name not in ("dataset", "self")
+        name: p for name, p in inspect.signature(function).parameters.items() if name not in ("dataset", "self")
     }
     for key in fields:
         lookup(parameters, key, f"key in [{table}]")

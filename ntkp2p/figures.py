@@ -134,9 +134,7 @@ class Study:
         self.run: Callable[..., Comparison] = cache(self._run)
 
     def _data(self, agents: int, samples: int, classes: int, tests: int) -> AgentData:
-        source = datasets.load(
-            "mnist", classes=tuple(range(classes)), samples=samples, test_samples=tests
-        )
+        source = datasets.load("mnist", classes=tuple(range(classes)), samples=samples, test_samples=tests)
         return source.split(agents=agents, by="label")
 
     def experiment(
@@ -186,9 +184,7 @@ class Study:
         )
         end = time.perf_counter()
         result = compare(trained, *predicted.values())
-        self.rows.append(
-            {"run": name} | result.errors() | {"predict [s]": middle - start, "train [s]": end - middle}
-        )
+        self.rows.append({"run": name} | result.errors() | {"predict [s]": middle - start, "train [s]": end - middle})
         return result
 
 
@@ -229,18 +225,14 @@ def figure2(study: Study, /) -> Drawn:
         agent_curves(list(result.trajectories.values()), ax=ax, legend=ax is axes[0])
         ax.set_title(f"{graph} graph")
     _same_limits(axes)
-    figure.suptitle(
-        f"Two hidden layers of {study.setting.width}, DGD: loss of each of {study.setting.agents} agents"
-    )
+    figure.suptitle(f"Two hidden layers of {study.setting.width}, DGD: loss of each of {study.setting.agents} agents")
     return figure, {f"_{graph}": result.dataset for graph, result in results.items()}
 
 
 def algorithms(study: Study, /) -> Drawn:
     """DGD, CTA and ATC side by side on the cycle."""
     results = {a.__name__: _network(study, algorithm=a) for a in (DGD, CTA, ATC)}
-    figure, axes = plt.subplots(
-        2, 3, figsize=(10.5, 6.2), layout="constrained", sharex=True, sharey="row"
-    )
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6.2), layout="constrained", sharex=True, sharey="row")
     for column, (name, result) in zip(axes.T, results.items(), strict=True):
         trajectories = list(result.trajectories.values())
         for ax, variable in zip(column, ("local_loss", "consensus_distance"), strict=True):
@@ -273,11 +265,15 @@ def width(study: Study, /) -> Drawn:
         slope, intercept = np.polyfit(np.log(np.tile(widths, setting.seeds)), np.log(errors[name].values.ravel()), 1)
         ax.loglog(widths, errors[name].values.T, marker, color=colour, alpha=0.8, markersize=4)
         label = f"{label}: slope {slope:.2f}"
-        ax.loglog(widths, np.exp(intercept) * widths**slope, line, color=colour, marker=marker, markevery=[0], label=label)
+        ax.loglog(
+            widths, np.exp(intercept) * widths**slope, line, color=colour, marker=marker, markevery=[0], label=label
+        )
         errors.attrs[f"slope_{name}"] = float(slope)
         study.rows.append({"run": f"width, fitted slope of {name}: {slope:.3f}"})
     reference = float(np.exp(np.log(errors["parameters"]).mean())) * 1.6
-    ax.loglog(widths, reference * (widths / np.exp(np.log(widths).mean())) ** -0.5, "k:", label="slope −0.5, the bound's")
+    ax.loglog(
+        widths, reference * (widths / np.exp(np.log(widths).mean())) ** -0.5, "k:", label="slope −0.5, the bound's"
+    )
     ax.set_xticks(widths, [str(w) for w in widths])
     ax.minorticks_off()
     ax.set_xlabel("width of the hidden layer")
@@ -288,17 +284,17 @@ def width(study: Study, /) -> Drawn:
 
 
 def _width_errors(study: Study, units: int, seed: int) -> tuple[float, float]:
-    """The worst local loss' error relative to the initial loss, and ‖θ − θ_predicted‖ / ‖θ_predicted − θ₀‖ at the end."""
-    settings = {"width": units, "depth": 1, "seed": seed, "agents": 4, "samples": 80}
-    horizon = {"rounds": study.setting.width_rounds}
+    """The worst local loss' error relative to the initial loss; at the end, ‖θ − θ_predicted‖ / ‖θ_predicted − θ₀‖."""
+    settings: dict[str, Any] = {"width": units, "depth": 1, "seed": seed, "agents": 4, "samples": 80}
+    rounds = study.setting.width_rounds
     final = {}
     result = study.run(
         f"width {units}, one hidden layer, seed {seed}",
         observe=lambda k, x: final.update(trained=x),
+        rounds=rounds,
         **settings,
-        **horizon,
     )
-    experiment, features = study.experiment(**settings, **horizon), study.features(**settings)
+    experiment, features = study.experiment(rounds=rounds, **settings), study.features(**settings)
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
     z = solve(system, experiment.recorded[-1:]).states("rounds").reshape(experiment.agents, -1, 1)
     assert features.parameters is not None
@@ -314,9 +310,7 @@ def parameters(study: Study, /) -> Drawn:
     figure, axes = _panels(2)
     for ax, variable in zip(axes, ("parameter_distance", "consensus_distance"), strict=True):
         agent_curves(list(result.trajectories.values()), variable, ax=ax, legend=ax is axes[0])
-    figure.suptitle(
-        f"Parameters of each agent: two hidden layers of {study.setting.width}, cycle graph, DGD"
-    )
+    figure.suptitle(f"Parameters of each agent: two hidden layers of {study.setting.width}, cycle graph, DGD")
     return figure, {"": result.dataset}
 
 
@@ -334,9 +328,7 @@ def ten_classes(study: Study, /) -> Drawn:
     figure, axes = _panels(3)
     for ax, variable in zip(axes, ("local_loss", "global_loss", "test_accuracy"), strict=True):
         agent_curves(list(result.trajectories.values()), variable, ax=ax, legend=ax is axes[0])
-    figure.suptitle(
-        f"Ten-class MNIST, one class each: one hidden layer of {study.setting.width}, cycle graph, DGD"
-    )
+    figure.suptitle(f"Ten-class MNIST, one class each: one hidden layer of {study.setting.width}, cycle graph, DGD")
     return figure, {"": result.dataset}
 
 
@@ -361,9 +353,7 @@ def _network(study: Study, *, graph: str = "cycle", algorithm: type = DGD) -> Co
 
 
 def _panels(count: int) -> tuple[Figure, Any]:
-    figure, axes = plt.subplots(
-        1, count, figsize=(max(4.6, 3.5 * count), 3.5), layout="constrained", squeeze=False
-    )
+    figure, axes = plt.subplots(1, count, figsize=(max(4.6, 3.5 * count), 3.5), layout="constrained", squeeze=False)
     return figure, axes[0]
 
 
@@ -372,5 +362,3 @@ def _same_limits(axes: Iterable[Any]) -> None:
     limits = np.array([ax.get_ylim() for ax in axes])
     for ax in axes:
         ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
-
-

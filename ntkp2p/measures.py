@@ -39,10 +39,8 @@ def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, /) -> 
     errors = jnp.sum((outputs - jnp.asarray(data.test_targets, outputs.dtype)) ** 2, axis=-1) / 2
     measured = {"test_loss": jnp.mean(errors, axis=-1)}
     if data.classes is not None:
-        if outputs.shape[-1] == 1:  # targets −1 and +1
-            predicted = (outputs[..., 0] > 0).astype(int)
-        else:
-            predicted = jnp.argmax(outputs, axis=-1)
+        signs = outputs.shape[-1] == 1  # targets −1 and +1
+        predicted = (outputs[..., 0] > 0).astype(int) if signs else jnp.argmax(outputs, axis=-1)
         measured["test_accuracy"] = jnp.mean(predicted == data.test_labels, axis=-1, dtype=outputs.dtype)
     return measured
 

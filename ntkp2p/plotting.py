@@ -1,7 +1,7 @@
 """Plots of trajectories and comparisons: every agent's curve, predicted and trained told apart without colour."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +16,7 @@ from ntkp2p.trajectory import Trajectory
 if TYPE_CHECKING:
     from ntkp2p.compare import Comparison
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -28,7 +28,7 @@ STYLE = {
 }
 
 #: How a source is drawn. Trained curves are broad and coloured by agent, predictions thin, dark, and on top.
-LINES = {
+LINES: dict[str, dict[str, Any]] = {
     "trained": {"linewidth": 3.2, "alpha": 0.55, "solid_capstyle": "round", "zorder": 1},
     "rounds": {"linewidth": 0.9, "color": "black", "linestyle": (0, (4, 2)), "zorder": 3},
     "flow": {"linewidth": 0.9, "color": "#b03030", "linestyle": (0, (1, 1.5)), "zorder": 2},
@@ -67,7 +67,7 @@ def agent_curves(
     """
     label = lookup(VARIABLES, variable, "variable")
     for trajectory in trajectories:
-        lookup(trajectory.dataset.data_vars, variable, "variable of this run")
+        lookup(dict.fromkeys(map(str, trajectory.dataset.data_vars)), variable, "variable of this run")
     with plt.rc_context(STYLE):
         if ax is None:
             ax = plt.subplots(figsize=(5, 3.4), layout="constrained")[1]
@@ -98,9 +98,8 @@ def comparison(comparison: "Comparison", variables: Sequence[str], /) -> Figure:
 
 def source_handles(sources: Sequence[str], /) -> list[Line2D]:
     """Legend entries of the sources, one each, whatever the number of agents."""
-    return [
-        Line2D([], [], **({"color": "0.4"} | LINES[source]), label=LABELS[source]) for source in sources
-    ]
+    styles: list[dict[str, Any]] = [{"color": "0.4"} | LINES[source] for source in sources]
+    return [Line2D([], [], label=LABELS[source], **style) for source, style in zip(sources, styles, strict=True)]
 
 
 def _draw(ax: Axes, trajectory: Trajectory, variable: str) -> None:
@@ -124,6 +123,4 @@ def _flow_time_above(ax: Axes, trajectory: Trajectory) -> None:
 def _mark_unstable(ax: Axes, trajectories: Sequence[Trajectory]) -> None:
     unstable = [LABELS[t.source] for t in trajectories if not t.stable]
     if unstable:
-        ax.text(
-            0.03, 0.97, "unstable: " + "; ".join(unstable), transform=ax.transAxes, va="top", color="#b03030"
-        )
+        ax.text(0.03, 0.97, "unstable: " + "; ".join(unstable), transform=ax.transAxes, va="top", color="#b03030")

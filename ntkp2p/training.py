@@ -77,9 +77,7 @@ def train(
 def _trajectory(experiment: Experiment, recorded: list[dict], **attributes) -> Trajectory:
     measured = {name: np.stack([m[name] for m in recorded]) for name in recorded[0]}
     rounds = experiment.recorded[: len(recorded)]
-    return Trajectory.of(
-        experiment, "trained", rounds, measured, precision=experiment.precision, **attributes
-    )
+    return Trajectory.of(experiment, "trained", rounds, measured, precision=experiment.precision, **attributes)
 
 
 def _compiled(experiment: Experiment):

@@ -32,7 +32,7 @@ step_size = 0.2
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(capsys):
     """`run(*arguments)` → exit code, standard output, standard error of the program in this process."""
 
@@ -45,7 +45,7 @@ def run(capsys):
     return program
 
 
-@pytest.fixture()
+@pytest.fixture
 def experiment(tmp_path):
     """`experiment(old=new, ...)` writes the TOML above with replacements."""
 

@@ -32,13 +32,13 @@ def test_trained_affine_is_predicted_rounds(algorithm, mixing, classes, digits):
         np.testing.assert_allclose(predicted.dataset[name], trained.dataset[name], rtol=1e-10, err_msg=name)
     # Agents in agreement differ by rounding, which is no relative accuracy.
     scale = float(trained.parameter_distance.max())
-    np.testing.assert_allclose(
-        predicted.consensus_distance, trained.consensus_distance, rtol=1e-10, atol=1e-12 * scale
-    )
+    np.testing.assert_allclose(predicted.consensus_distance, trained.consensus_distance, rtol=1e-10, atol=1e-12 * scale)
     np.testing.assert_array_equal(predicted.test_accuracy, trained.test_accuracy)
 
 
-@pytest.mark.parametrize("split", [{"by": "iid"}, {"by": "dirichlet", "alpha": 0.5}, {"by": "skew", "skew": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "split", [{"by": "iid"}, {"by": "dirichlet", "alpha": 0.5}, {"by": "skew", "skew": 0.5}], ids=str
+)
 @pytest.mark.parametrize("samples", [60, 200], ids=["Cholesky features", "Jacobian features"])
 def test_whatever_the_split_and_the_features(split, samples, digits):
     experiment = Experiment(

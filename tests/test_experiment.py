@@ -6,7 +6,7 @@ import pytest
 from ntkp2p import ATC, DGD, Experiment, data, graphs, metropolis, models, predict
 
 
-@pytest.fixture()
+@pytest.fixture
 def experiment(digits):
     return Experiment(
         model=models.affine(),

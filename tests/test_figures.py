@@ -22,7 +22,7 @@ def test_a_figure_is_drawn_and_its_runs_are_written(name, tmp_path):
 
 
 def test_an_unknown_figure_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown figure 'figure3'.*did you mean"):
+    with pytest.raises(ValueError, match=r"unknown figure 'figure3'.*did you mean"):
         figures.draw(tmp_path, only="figure3")
 
 

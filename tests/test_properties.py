@@ -85,7 +85,7 @@ def test_a_permutation_of_agents_permutes_the_states(seed, agents, algorithm):
 @CASE
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), ALGORITHMS)
 def test_the_mean_moves_by_the_mean_gradient_only(seed, agents, algorithm):
-    """Any doubly stochastic W keeps the average: without gradients it stands still, with them it takes their mean step."""
+    """Any doubly stochastic W keeps the average, which then takes the mean of the gradients' steps."""
     rng = np.random.default_rng(seed)
     data, features = agents_and_features(rng, agents)
     system = linear_system(algorithm(step_size=0.1), doubly_stochastic(rng, agents), features, data)

@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
 
-from ntkp2p import DGD, DivergedError, Experiment, Trajectory, compare, graphs, metropolis, models, predict, predictions, train
+from ntkp2p import (
+    DGD,
+    DivergedError,
+    Experiment,
+    Trajectory,
+    compare,
+    graphs,
+    metropolis,
+    models,
+    predict,
+    predictions,
+    train,
+)
 from ntkp2p.measures import VARIABLES
 from ntkp2p.precision import in_float64
 
@@ -92,14 +104,17 @@ def test_plot_returns_labelled_axes(trajectories):
     assert len(ax.lines) == 4
     assert "loss" in ax.get_ylabel()
     assert "round" in ax.get_xlabel()
-    with pytest.raises(ValueError, match="unknown variable 'local_los'.*did you mean"):
+    with pytest.raises(ValueError, match=r"unknown variable 'local_los'.*did you mean"):
         trajectories["rounds"].plot("local_los")
 
 
 def test_fifty_agents_have_no_legend_of_fifty(digits):
     run = Experiment(
-        model=models.affine(), data=digits(agents=50, samples=100), mixing=metropolis(graphs.cycle(50)),
-        algorithm=DGD(step_size=0.1), rounds=5,
+        model=models.affine(),
+        data=digits(agents=50, samples=100),
+        mixing=metropolis(graphs.cycle(50)),
+        algorithm=DGD(step_size=0.1),
+        rounds=5,
     )
     ax = predict(run).plot("consensus_distance")
     assert len(ax.lines) == 50
@@ -133,7 +148,7 @@ def test_only_one_experiment_is_compared(experiment, trajectories):
 
     with pytest.raises(ValueError, match="different sources"):
         compare(trajectories["trained"], trajectories["trained"])
-    with pytest.raises(ValueError, match="different sources.*found rounds"):
+    with pytest.raises(ValueError, match=r"different sources.*found rounds"):
         compare(trajectories["rounds"])
     other = predict(dataclasses.replace(experiment, algorithm=DGD(step_size=0.1)))
     with pytest.raises(ValueError, match=r"not runs of one experiment: step_size is 0.25"):

@@ -2,10 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
+import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 
@@ -47,15 +49,16 @@ class Algorithm(eqx.Module):
     step_size: Any
 
     #: What the rows and columns of the mixing matrix must sum to: "row", "column" or "doubly" (stochastic).
-    stochastic: ClassVar[str] = "row"
+    stochastic: ClassVar[Literal["row", "column", "doubly"]] = "row"
 
     def __check_init__(self):
-        if isinstance(self.step_size, str | bool) or (
-            np.isscalar(self.step_size)
-            and not (np.isrealobj(self.step_size) and np.isfinite(self.step_size) and self.step_size > 0)
-        ):
+        value = self.step_size
+        if isinstance(value, Tracer):  # differentiated: it was checked as a number
+            return
+        number = isinstance(value, int | float | np.number | jax.Array) and not isinstance(value, bool)
+        if not (number and np.isrealobj(value) and np.isfinite(value) and float(value) > 0):
             raise ValueError(
-                f"step_size must be a finite positive number, found {self.step_size!r}: "
+                f"step_size must be a finite positive number, found {value!r}: "
                 f"for instance {type(self).__name__}(step_size=0.1)"
             )
 

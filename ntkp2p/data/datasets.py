@@ -163,9 +163,7 @@ class Dataset:
         )
 
     def _repr_html_(self) -> str:
-        title = f"<b>{escape(self.name)}</b>: inputs {self.input_shape}, " + _plural(
-            self.outputs, "output"
-        )
+        title = f"<b>{escape(self.name)}</b>: inputs {self.input_shape}, " + _plural(self.outputs, "output")
         if self.labels is None or self.test_labels is None or self.classes is None:
             return f"{title}, {self.samples} training + {len(self.test_inputs)} test samples"
         kinds = len(self.classes)
@@ -373,9 +371,7 @@ def npz(*, file: str | PathLike[str]) -> Dataset:
     for name in ["inputs", goal, *(["test_inputs", f"test_{goal}"] if tested else [])]:
         if name not in arrays:
             either = " or 'labels'" if name == "targets" else ""
-            raise ValueError(
-                f"{path.name} holds no array {name!r}{either} (found: {found}): add it"
-            )
+            raise ValueError(f"{path.name} holds no array {name!r}{either} (found: {found}): add it")
 
     test_inputs = arrays.get("test_inputs", np.empty((0, *arrays["inputs"].shape[1:])))
     if goal == "labels":
@@ -469,8 +465,7 @@ def _idx_pair(folder: Path, half: str) -> tuple[UInt8[np.ndarray, "n h w"], UInt
     labels = _read_idx(_idx_file(folder, f"{half}-labels", 1), dimensions=1)
     if len(images) != len(labels):
         raise ValueError(
-            f"{folder} holds {len(images)} {half} images but {len(labels)} labels: "
-            "take both files from one source"
+            f"{folder} holds {len(images)} {half} images but {len(labels)} labels: take both files from one source"
         )
     return images, labels
 
@@ -497,9 +492,7 @@ def _read_idx(path: Path, *, dimensions: int) -> UInt8[np.ndarray, "..."]:
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
     values = np.frombuffer(content, np.uint8, offset=start)
     if values.size != math.prod(shape):
-        raise ValueError(
-            f"{path} holds {values.size} values where its header says {shape}: copy it again"
-        )
+        raise ValueError(f"{path} holds {values.size} values where its header says {shape}: copy it again")
     return values.reshape(shape)
 
 
@@ -551,9 +544,7 @@ def _image_dataset(
     )
 
 
-def _chosen_classes(
-    name: str, classes: Iterable[int] | int | None, labels: np.ndarray
-) -> tuple[int, ...]:
+def _chosen_classes(name: str, classes: Iterable[int] | int | None, labels: np.ndarray) -> tuple[int, ...]:
     present = np.unique(labels).tolist()
     chosen = present if classes is None else list(classes) if isinstance(classes, Iterable) else []
     absent = [c for c in chosen if c not in present]
@@ -564,17 +555,13 @@ def _chosen_classes(
     return tuple(int(c) for c in chosen)
 
 
-def _shuffled_groups(
-    labels: np.ndarray, classes: tuple[int, ...], rng: np.random.Generator
-) -> list[np.ndarray]:
+def _shuffled_groups(labels: np.ndarray, classes: tuple[int, ...], rng: np.random.Generator) -> list[np.ndarray]:
     """The rows of each class, shuffled."""
     order = rng.permutation(labels.size)
     return [order[labels[order] == c] for c in classes]
 
 
-def _check_enough(
-    name: str, half: str, groups: list[np.ndarray], classes: tuple[int, ...], need: int, asked: str
-):
+def _check_enough(name: str, half: str, groups: list[np.ndarray], classes: tuple[int, ...], need: int, asked: str):
     have = sum(group.size for group in groups)
     if need > have:
         raise ValueError(
@@ -594,9 +581,7 @@ def _even_shares(total: int, capacity: np.ndarray) -> Int64[np.ndarray, "k"]:
     return shares
 
 
-def _mixed(
-    groups: list[np.ndarray], rng: np.random.Generator
-) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+def _mixed(groups: list[np.ndarray], rng: np.random.Generator) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
     """Rows of all groups in random order, and the group of each."""
     rows = np.concatenate(groups)
     owner = np.repeat(np.arange(len(groups)), [group.size for group in groups])
@@ -621,9 +606,7 @@ def _classification(
     if len(classes) < 2:
         raise ValueError(f"{name} has only the classes {classes}: at least two are needed")
     position = {c: k for k, c in enumerate(classes)}
-    indices, test_indices = (
-        np.array([position[c] for c in half.tolist()], np.int64) for half in (labels, test_labels)
-    )
+    indices, test_indices = (np.array([position[c] for c in half.tolist()], np.int64) for half in (labels, test_labels))
     return Dataset(
         name=name,
         inputs=inputs,
@@ -693,9 +676,7 @@ def _test_rows(rows: int, test_samples: Count, seed: Count, name: str) -> np.nda
     count = whole(test_samples, "test_samples", least=0)
     rng = np.random.default_rng(whole(seed, "seed", least=0))
     if count and count >= rows:
-        raise ValueError(
-            f"{name} has {rows} samples; {count} for testing were asked: leave some for training"
-        )
+        raise ValueError(f"{name} has {rows} samples; {count} for testing were asked: leave some for training")
     return np.isin(np.arange(rows), rng.permutation(rows)[:count])
 
 
@@ -745,8 +726,7 @@ def _like(training: np.ndarray, values: Any, what: str) -> Float64[np.ndarray, "
         return np.empty((0, *training.shape[1:]))
     if array.shape[1:] != training.shape[1:]:
         raise ValueError(
-            f"test_{what} have shape {array.shape} but {what} have {training.shape}: "
-            "all but the first size must agree"
+            f"test_{what} have shape {array.shape} but {what} have {training.shape}: all but the first size must agree"
         )
     return array
 
@@ -756,8 +736,7 @@ def _check_finite(values: np.ndarray, what: str):
     if bad.size:
         kind = "NaN" if np.isnan(values[bad[0]]).any() else "infinity"
         raise ValueError(
-            f"{what} contain {kind} at sample {bad[0]} (first of {bad.size}): "
-            "remove or impute those samples"
+            f"{what} contain {kind} at sample {bad[0]} (first of {bad.size}): remove or impute those samples"
         )
 
 

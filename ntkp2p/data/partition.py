@@ -224,8 +224,7 @@ def split(
     agents = whole(agents, "agents", least=1)
     if dataset.samples < agents:
         raise ValueError(
-            f"{dataset.samples} samples cannot be dealt to {agents} agents: "
-            "take fewer agents or more samples"
+            f"{dataset.samples} samples cannot be dealt to {agents} agents: take fewer agents or more samples"
         )
     deal = lookup(PARTITIONS, by, "partition")
     takes = inspect.signature(deal).parameters
@@ -239,9 +238,7 @@ def split(
             options[name] = value
     rng = np.random.default_rng(whole(seed, "seed", least=0))
     described = ", ".join([by, *(f"{name}={value}" for name, value in options.items())])
-    return AgentData(
-        dataset=dataset, indices=tuple(deal(dataset, agents, rng, **options)), by=described
-    )
+    return AgentData(dataset=dataset, indices=tuple(deal(dataset, agents, rng, **options)), by=described)
 
 
 def _iid(dataset: Dataset, agents: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -252,15 +249,12 @@ def _label(dataset: Dataset, agents: int, rng: np.random.Generator) -> list[np.n
     return np.array_split(_sorted(dataset, rng.permutation(dataset.samples)), agents)
 
 
-def _dirichlet(
-    dataset: Dataset, agents: int, rng: np.random.Generator, *, alpha: int | float
-) -> list[np.ndarray]:
+def _dirichlet(dataset: Dataset, agents: int, rng: np.random.Generator, *, alpha: int | float) -> list[np.ndarray]:
     if not (isinstance(alpha, Real) and 0 < alpha < math.inf):
         raise ValueError(f"alpha must be a positive finite number, not {alpha!r}")
     if dataset.labels is None:
         raise ValueError(
-            f"by='dirichlet' needs classes and {dataset.name} has none (regression): "
-            "use by='skew' or by='label'"
+            f"by='dirichlet' needs classes and {dataset.name} has none (regression): use by='skew' or by='label'"
         )
     for _ in range(100):
         owner = np.empty(dataset.samples, np.int64)
@@ -277,9 +271,7 @@ def _dirichlet(
     )
 
 
-def _skew(
-    dataset: Dataset, agents: int, rng: np.random.Generator, *, skew: int | float
-) -> list[np.ndarray]:
+def _skew(dataset: Dataset, agents: int, rng: np.random.Generator, *, skew: int | float) -> list[np.ndarray]:
     if not (isinstance(skew, Real) and 0 <= skew <= 1):
         raise ValueError(f"skew must be a number from 0 to 1, not {skew!r}")
     shuffled = rng.permutation(dataset.samples)
@@ -317,7 +309,6 @@ def _row_numbers(agent: int, rows: object) -> Int64[np.ndarray, "_"]:
         raise ValueError(f"agent {agent} has no samples: give it some or leave it out")
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
-            f"agent {agent}'s rows must be whole numbers in one dimension, "
-            f"not {array.dtype} of shape {array.shape}"
+            f"agent {agent}'s rows must be whole numbers in one dimension, not {array.dtype} of shape {array.shape}"
         )
     return array.astype(np.int64)

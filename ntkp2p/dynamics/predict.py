@@ -8,7 +8,7 @@ import numpy as np
 
 from ntkp2p import measures
 from ntkp2p.dynamics.system import LinearSystem, linear_system
-from ntkp2p.dynamics.transition import Method, Solution, Time, solve
+from ntkp2p.dynamics.transition import Method, Solution, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
@@ -52,9 +52,7 @@ def predict(
     ValueError
         If the algorithm's rounds are not affine, or the time is neither "rounds" nor "flow".
     """
-    return predictions(
-        experiment, times=(time,), features=features, method=method, rtol=rtol
-    )[time]
+    return predictions(experiment, times=(time,), features=features, method=method, rtol=rtol)[time]
 
 
 @in_float64

@@ -70,9 +70,7 @@ class LinearSystem:
 
 
 @in_float64
-def linear_system(
-    algorithm: Algorithm, mixing: np.ndarray, features: Features, data: AgentData, /
-) -> LinearSystem:
+def linear_system(algorithm: Algorithm, mixing: np.ndarray, features: Features, data: AgentData, /) -> LinearSystem:
     """The system that an algorithm makes of linear models in features.
 
     Parameters

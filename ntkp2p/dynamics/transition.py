@@ -107,7 +107,7 @@ class Solution:
 
     def spectral_abscissa(self) -> float:
         """The largest real part among A = (M − I)/η's known eigenvalues, per flow time: unstable above 0."""
-        real = np.max(self.reduction.eigenvalues.real, initial=-np.inf)
+        real = np.max(np.real(self.reduction.eigenvalues), initial=-np.inf)
         return float((real - 1) / self.system.step_size)
 
 
@@ -205,9 +205,7 @@ class Transition:
         return scipy.linalg.expm(self.duration * generator)
 
 
-def transition(
-    system: LinearSystem, t: float | int, t0: float | int = 0, /, *, time: Time = "flow"
-) -> Transition:
+def transition(system: LinearSystem, t: float | int, t0: float | int = 0, /, *, time: Time = "flow") -> Transition:
     """Φ(t, t₀) of a system, for t ≥ t₀ in flow time or in whole rounds.
 
     Raises

@@ -48,8 +48,8 @@ class Features:
     initial_at, matrix_at
         f₀ and S at new inputs.
     parameters
-        z of shape (r, columns) ↦ θ − θ₀ of shape (P,), by one VJP; None for the mean kernel of several outputs, which is
-        no network's own.
+        z of shape (r, columns) ↦ θ − θ₀ of shape (P,), by one VJP; None for the mean kernel of several outputs,
+        which is no network's own.
     """
 
     matrix: Float[np.ndarray, "rows rank"]
@@ -100,9 +100,9 @@ class Features:
 
         rows = initial.size // columns
         if outputs == "exact" and sum(leaf.size for leaf in jax.tree.leaves(params)) <= rows:
-            matrix_at = _jacobian_map(apply, params)
-            parameters = _assemble(params if model.one_output is not None else None)
-            return Features(matrix_at(x), columns, initial, 0.0, outputs_at, matrix_at, parameters)
+            jacobian_at = _jacobian_map(apply, params)
+            assemble = _assemble(params if model.one_output is not None else None)
+            return Features(jacobian_at(x), columns, initial, 0.0, outputs_at, jacobian_at, assemble)
 
         full = empirical_ntk(apply, params, x, outputs=outputs)
         factor, pivots, error = pivoted_cholesky(full, rtol=rtol)
@@ -124,9 +124,7 @@ class Features:
             return np.asarray(ravel_pytree(change)[0])
 
         own = outputs == "exact"
-        return Features(
-            factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None
-        )
+        return Features(factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None)
 
 
 def pivoted_cholesky(
@@ -155,7 +153,8 @@ def pivoted_cholesky(
         raise ValueError("the kernel is zero: the outputs do not depend on the parameters")
     n = len(kernel)
     tolerance = (n * np.finfo(float).eps if rtol is None else rtol) * diagonal.max()
-    lower, permutation, rank, _ = scipy.linalg.lapack.dpstrf(kernel, lower=1, tol=tolerance)
+    (dpstrf,) = scipy.linalg.get_lapack_funcs(("pstrf",), (kernel,))
+    lower, permutation, rank, _ = dpstrf(kernel, lower=1, tol=tolerance)
     order = permutation - 1
     factor = np.empty((n, rank))
     factor[order] = np.tril(lower)[:, :rank]

@@ -88,9 +88,7 @@ class Model:
         return replace(self, params=jax.tree.map(lambda p: p.astype(dtype), self.params))
 
 
-def affine(
-    *, outputs: int | None = None, weight_std: float = 1.0, bias_std: float = 1.0
-) -> Network:
+def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: float = 1.0) -> Network:
     """The affine classifier f(x) = σ_w W x / √d + σ_b b: the model whose linearisation is exact.
 
     Parameters
@@ -210,34 +208,35 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
     ValueError
         If its outputs are not of shape (N, C), or its parameters are not real numbers.
     """
-    key, x = jax.random.key(seed), jnp.asarray(x[:2], float)
+    key, batch = jax.random.key(seed), jnp.asarray(x[:2], float)
     one_output = None
     if isinstance(network, Network):
-        apply, params = network.apply, network.init(key, x, network.outputs or outputs)
+        apply, params = network.apply, network.init(key, batch, network.outputs or outputs)
         if network.outputs_share_kernel:
-            one_output = network.init(key, x, 1)
+            one_output = network.init(key, batch, 1)
     else:
         init, apply = _pair(network)
-        params = init(key, x)
+        params = init(key, batch)
     leaves = jax.tree.leaves(params)
     if not leaves or not all(jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) for leaf in leaves):
         raise ValueError(
             "every parameter must be a real floating-point array: keep counters and statistics out of `init`"
         )
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
-    found = jax.eval_shape(apply, params, x).shape
-    if found != (len(x), outputs):
+    found = jax.eval_shape(apply, params, batch).shape
+    if found != (len(batch), outputs):
         raise ValueError(
-            f"the network maps {len(x)} inputs to outputs of shape {found}, the data have targets of shape "
-            f"({len(x)}, {outputs}): give it {outputs} output(s), shape (N, {outputs})"
+            f"the network maps {len(batch)} inputs to outputs of shape {found}, the data have targets of shape "
+            f"({len(batch)}, {outputs}): give it {outputs} output(s), shape (N, {outputs})"
         )
     return Model(apply, params, one_output)
 
 
 def _pair(network: Any) -> tuple[Callable, Callable]:
-    if isinstance(network, tuple) and len(network) == 2 and all(map(callable, network)):
-        return network
-    if callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None)):
+    if isinstance(network, tuple):
+        if len(network) == 2 and all(map(callable, network)):
+            return network
+    elif callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None)):
         return network.init, network.apply
     raise TypeError(
         f"a model is one of ntkp2p.models, a pair (init, apply) or an object with both, found "

@@ -78,13 +78,13 @@ def empirical_ntk(
     if outputs not in ("exact", "shared"):
         raise ValueError(f'outputs must be "exact" or "shared", found {outputs!r}')
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
-    x1 = jnp.asarray(x1, jnp.float64)
-    factors, bytes_per_sample = _factors(apply, params, x1)
+    rows1 = jnp.asarray(x1, jnp.float64)
+    factors, bytes_per_sample = _factors(apply, params, rows1)
     factors = jax.jit(factors)
     product = jax.jit(partial(_product, outputs == "shared"))
 
     size = max(1, int(memory // (2 * bytes_per_sample)))
-    blocks1 = _blocks(x1, size)
+    blocks1 = _blocks(rows1, size)
     blocks2 = blocks1 if x2 is None else _blocks(jnp.asarray(x2, jnp.float64), size)
     grid: list[list[np.ndarray]] = [[] for _ in blocks1]
     for i, xi in enumerate(blocks1):
@@ -101,9 +101,7 @@ def empirical_ntk(
 def jacobian(apply: Apply, params: PyTree, x: Array, /) -> Float[Array, "rows P"]:
     """∂f(x)/∂θ as a matrix, one row for each sample and output; for networks of few parameters."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    leaves = jax.tree.leaves(
-        jax.vmap(jax.jacrev(lambda p, x: apply(p, x[None])[0]), in_axes=(None, 0))(params, x)
-    )
+    leaves = jax.tree.leaves(jax.vmap(jax.jacrev(lambda p, x: apply(p, x[None])[0]), in_axes=(None, 0))(params, x))
     rows = [leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves]
     return jnp.concatenate(rows, axis=2).reshape(-1, size)
 
@@ -116,7 +114,9 @@ def _product(shared: bool, one: Factors, two: Factors) -> Array:
         flat = a.reshape(-1, a.shape[2]) @ b.reshape(-1, b.shape[2]).T
         return flat.reshape(*a.shape[:2], *b.shape[:2])
 
-    kernel = sum(gram(a, b) for a, b in zip(one.rest, two.rest, strict=True))
+    kernel = jnp.zeros(())
+    for a, b in zip(one.rest, two.rest, strict=True):
+        kernel += gram(a, b)
     for a1, d1, a2, d2 in zip(one.inputs, one.deltas, two.inputs, two.deltas, strict=True):
         kernel += (a1 @ a2.T)[:, None, :, None] * gram(d1, d2)
     n1, c1, n2, c2 = kernel.shape
@@ -161,7 +161,7 @@ def _factors(apply: Apply, params: PyTree, x: Array):
 
 
 def _single_products(jaxpr, count: int) -> dict[int, int]:
-    """For each of the first `count` arguments that is used once, as the matrix in a vector-matrix product: the equation.
+    """For each of the first `count` arguments that is used once, as the matrix of one vector: that equation.
 
     Anything else about an argument (a second use, a reshape, a product with many rows) leaves it out.
     """
@@ -188,7 +188,7 @@ def _single_products(jaxpr, count: int) -> dict[int, int]:
 
 
 def _evaluate(closed, arguments, taps, leaves):
-    """Evaluate a jaxpr with `taps` added to the results of some products; also the vectors that enter those products."""
+    """Evaluate a jaxpr with `taps` added to the results of some products; also the vectors that enter these."""
     jaxpr = closed.jaxpr
     environment = dict(zip(jaxpr.constvars, closed.consts, strict=True))
     environment |= dict(zip(jaxpr.invars, arguments, strict=True))
@@ -213,4 +213,4 @@ def _evaluate(closed, arguments, taps, leaves):
 
 
 def _blocks(x: Array, size: int) -> list[Array]:
-    return np.array_split(x, -(-len(x) // size))
+    return jnp.array_split(x, -(-len(x) // size))

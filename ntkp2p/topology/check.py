@@ -45,15 +45,11 @@ def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q
         If W is ragged, empty, not square, or has an entry that is not finite.
     """
     if isinstance(W, nx.Graph):
-        raise TypeError(
-            f"{name} is a graph, not a matrix: give its links weights, metropolis(graph)"
-        )
+        raise TypeError(f"{name} is a graph, not a matrix: give its links weights, metropolis(graph)")
     try:
         matrix = np.asarray(W)
     except ValueError:
-        raise ValueError(
-            f"{name} has rows of unequal length: give every row one number per agent"
-        ) from None
+        raise ValueError(f"{name} has rows of unequal length: give every row one number per agent") from None
     if matrix.dtype.kind not in "buif":
         raise TypeError(
             f"{name} is to be a square array of real numbers, got {type(W).__name__} "
@@ -66,9 +62,7 @@ def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q
     bad = np.argwhere(~np.isfinite(matrix))
     if len(bad):
         row, column = bad[0]
-        raise ValueError(
-            f"{name}[{row}, {column}] is {matrix[row, column]}: every weight is to be finite"
-        )
+        raise ValueError(f"{name}[{row}, {column}] is {matrix[row, column]}: every weight is to be finite")
     return matrix
 
 
@@ -233,8 +227,7 @@ class MixingReport:
             for label, value in [*_rows(self), ("verdict", self.verdict)]
         )
         return (
-            f"<table><caption>Mixing matrix, {self.size} × {self.size}, for DGD, CTA and ATC"
-            f"</caption>{cells}</table>"
+            f"<table><caption>Mixing matrix, {self.size} × {self.size}, for DGD, CTA and ATC</caption>{cells}</table>"
         )
 
 
@@ -319,8 +312,7 @@ def _connection_fault(components: list[list[int]]) -> str | None:
     first, second = components[0][0], components[1][0]
     return (
         f"falls into {len(components)} components, {_shortened(components)}, so it is not "
-        f"connected: add an edge {first}–{second}, both ways"
-        + (", and so on" if len(components) > 2 else "")
+        f"connected: add an edge {first}–{second}, both ways" + (", and so on" if len(components) > 2 else "")
     )
 
 
@@ -415,9 +407,7 @@ def _without_one(eigenvalues: Inexact[np.ndarray, " Q"]) -> np.ndarray:
     return np.delete(eigenvalues, abs(eigenvalues - 1).argmin())
 
 
-def _perron_left(
-    W: Float[np.ndarray, "Q Q"], eigenvalues: Inexact[np.ndarray, " Q"]
-) -> Float[np.ndarray, " Q"] | None:
+def _perron_left(W: Float[np.ndarray, "Q Q"], eigenvalues: Inexact[np.ndarray, " Q"]) -> Float[np.ndarray, " Q"] | None:
     """Solve (I − Wᵀ) π = 0 with Σ π_q = 1, for a W with row sums one on a connected graph."""
     repeated = abs(_without_one(eigenvalues) - 1).min(initial=np.inf) <= _EIGENVALUE_TOLERANCE
     if repeated and W.min() < 0:  # nonnegative weights cannot repeat it, they can only come close
@@ -457,8 +447,5 @@ def _rows(report: MixingReport) -> list[tuple[str, str]]:
 
 def _shortened(components: list[list[int]], most: int = 4) -> str:
     """{0, 1, 2} {3, 4} …, with the middle of long lists left out."""
-    shown = [
-        "{" + ", ".join(map(str, c[:most])) + (", …" if len(c) > most else "") + "}"
-        for c in components[:most]
-    ]
+    shown = ["{" + ", ".join(map(str, c[:most])) + (", …" if len(c) > most else "") + "}" for c in components[:most]]
     return " ".join(shown) + (" …" if len(components) > most else "")

@@ -63,10 +63,7 @@ def torus(rows: int, columns: int) -> nx.Graph:
 def hypercube(dimension: int) -> nx.Graph:
     """Hypercube of 2^dimension agents: i and j are linked when they differ in one binary digit."""
     if dimension < 1:
-        raise ValueError(
-            f"hypercube(dimension) needs dimension >= 1, got {dimension}: "
-            "use path(1) for a single agent"
-        )
+        raise ValueError(f"hypercube(dimension) needs dimension >= 1, got {dimension}: use path(1) for a single agent")
     return _numbered(nx.hypercube_graph(dimension))
 
 
@@ -175,9 +172,7 @@ def from_spec(spec: str, /) -> nx.Graph:
     return build(**values)
 
 
-def _assigned(
-    words: list[str], parameters: Mapping[str, inspect.Parameter]
-) -> Iterator[tuple[str, str]]:
+def _assigned(words: list[str], parameters: Mapping[str, inspect.Parameter]) -> Iterator[tuple[str, str]]:
     """Pair each word of a spec with its parameter: by position, or by name where it has an =."""
     positions = iter(_required(parameters))
     for word in words:
@@ -219,7 +214,6 @@ def _connected(graph: nx.Graph, call: str, *, larger: str) -> nx.Graph:
     components = nx.number_connected_components(graph)
     if components > 1:
         raise ValueError(
-            f"{call} came out disconnected, in {components} components: "
-            f"take another seed or a larger {larger}"
+            f"{call} came out disconnected, in {components} components: take another seed or a larger {larger}"
         )
     return graph

@@ -185,8 +185,7 @@ def _adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
         raise TypeError(f"weights are built from a networkx Graph, got {type(graph).__name__}")
     if graph.is_directed():
         raise ValueError(
-            "the graph is directed, and these weights are for links that go both ways: "
-            "use graph.to_undirected()"
+            "the graph is directed, and these weights are for links that go both ways: use graph.to_undirected()"
         )
     if graph.is_multigraph():
         raise ValueError("the graph is a multigraph: merge its parallel edges with nx.Graph(graph)")

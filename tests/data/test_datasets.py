@@ -37,9 +37,7 @@ def idx_folder(tmp_path, request):
 # Images
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "has"), [("mnist", (28, 28, 1), 500), ("digits", (8, 8, 1), 178)]
-)
+@pytest.mark.parametrize(("name", "shape", "has"), [("mnist", (28, 28, 1), 500), ("digits", (8, 8, 1), 178)])
 def test_packaged_images(name, shape, has):
     data = load(name, classes=(3, 5), samples=101, test_samples=50, seed=1)
     assert data.name == name
@@ -212,9 +210,7 @@ def test_idx_refuses_too_many_of_either_half(idx_folder):
 def test_every_data_set_is_documented():
     documented = load.__doc__ or ""
     for name, function in DATASETS.items():
-        line = next(
-            line for line in documented.splitlines() if line.strip().startswith(f"``{name}")
-        )
+        line = next(line for line in documented.splitlines() if line.strip().startswith(f"``{name}"))
         for option in inspect.signature(function).parameters.values():
             assert f" {option.name}{'*' if option.default is option.empty else ''}" in line
 
@@ -259,8 +255,7 @@ def test_regression():
 
 def test_regression_noise_and_seed():
     quiet, noisy, other = (
-        load("regression", samples=4000, noise=noise, seed=seed)
-        for noise, seed in ((0.0, 0), (0.5, 0), (0.0, 1))
+        load("regression", samples=4000, noise=noise, seed=seed) for noise, seed in ((0.0, 0), (0.5, 0), (0.0, 1))
     )
     assert np.array_equal(quiet.inputs, noisy.inputs)
     assert abs((noisy.targets - quiet.targets).std() - 0.5) < 0.02
@@ -353,9 +348,7 @@ def test_npz_regression(archive):
     assert np.array_equal(data.inputs, inputs)
     assert data.targets.tolist() == [[0], [1], [2], [3]]
     assert data.test_inputs.shape == (0, 3, 2)
-    file = archive(
-        inputs=inputs, targets=np.eye(4), test_inputs=inputs[:2], test_targets=-np.eye(4)[:2]
-    )
+    file = archive(inputs=inputs, targets=np.eye(4), test_inputs=inputs[:2], test_targets=-np.eye(4)[:2])
     data = load("npz", file=file)
     assert np.array_equal(data.targets, np.eye(4))
     assert np.array_equal(data.test_inputs, inputs[:2])
@@ -480,8 +473,7 @@ def test_dataset_refuses(changes, match):
 def test_dataset_shows_itself():
     data = load("mnist", samples=30, test_samples=8)
     assert repr(data) == (
-        "Dataset('mnist': 30 training + 8 test samples, inputs (28, 28, 1), 1 output, "
-        "classes (0, 1))"
+        "Dataset('mnist': 30 training + 8 test samples, inputs (28, 28, 1), 1 output, classes (0, 1))"
     )
     html = data._repr_html_()
     assert "<td>training</td><td>15</td><td>15</td><td>30</td>" in html

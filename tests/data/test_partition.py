@@ -136,8 +136,7 @@ def test_full_skew_is_label(labels, seed):
 def test_skew_interpolates():
     dataset = classification(np.arange(4000) % 4)
     purity = [
-        table(split(dataset, 4, by="skew", skew=skew)).max(axis=1).mean() / 1000
-        for skew in (0, 0.25, 0.5, 0.75, 1)
+        table(split(dataset, 4, by="skew", skew=skew)).max(axis=1).mean() / 1000 for skew in (0, 0.25, 0.5, 0.75, 1)
     ]
     # A share s of one class and (1 − s)/4 of every class.
     assert np.allclose(purity, [0.25, 0.4375, 0.625, 0.8125, 1.0], atol=0.04)
@@ -156,10 +155,7 @@ def test_no_skew_has_the_distribution_of_iid():
 
 def test_skew_sorts_a_share_of_a_regression():
     dataset = load("regression", samples=400)
-    spread = [
-        np.std([y.mean() for y in np.split(dataset.split(4, by="skew", skew=s).targets, 4)])
-        for s in (0, 0.5, 1)
-    ]
+    spread = [np.std([y.mean() for y in np.split(dataset.split(4, by="skew", skew=s).targets, 4)]) for s in (0, 0.5, 1)]
     assert spread[0] < 0.5 * spread[1] < 0.5 * spread[2]
 
 
@@ -261,9 +257,7 @@ def test_a_partition_of_ones_own_is_checked(indices, match):
 
 def test_agent_data_shows_itself():
     data = eight.split(2, by="skew", skew=1)
-    assert repr(data) == (
-        "AgentData('made': 8 samples, 2 agents with 4 each, dealt by skew, skew=1)"
-    )
+    assert repr(data) == ("AgentData('made': 8 samples, 2 agents with 4 each, dealt by skew, skew=1)")
     html = data._repr_html_()
     assert "<th>class 10</th><th>class 11</th><th>all</th>" in html
     assert "<td>0</td><td>4</td><td>0</td><td>4</td>" in html

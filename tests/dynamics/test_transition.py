@@ -45,7 +45,12 @@ SYSTEMS = {
     "symmetric": (symmetrised(with_spectrum(np.linspace(-0.3, 0.999, 40))), True),
     "nonsymmetric": (with_spectrum(np.linspace(-0.3, 0.999, 40), symmetric=False), False),
     "non-normal": (0.8 * np.eye(40) + 0.25 * np.eye(40, k=1), False),
-    "rotating": (scipy.linalg.block_diag(*[0.98 * np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in np.linspace(0.1, 3, 20)]), False),
+    "rotating": (
+        scipy.linalg.block_diag(
+            *[0.98 * np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in np.linspace(0.1, 3, 20)]
+        ),
+        False,
+    ),
     "unstable": (with_spectrum(np.linspace(-0.3, 1.02, 40), symmetric=False), False),
     "eigenvalue one": (symmetrised(with_spectrum(np.r_[np.ones(3), np.linspace(-0.5, 0.9, 37)])), True),
 }

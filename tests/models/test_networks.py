@@ -38,9 +38,7 @@ def test_cnn_is_jax_own_convolution():
     model = models.prepare(models.cnn(channels=3, depth=1, weight_std=1.0, bias_std=0.0), IMAGES, 2)
     layer, readout = model.params
     kernel = layer["weight"].reshape(3, 3, 2, 3)
-    convolved = jax.lax.conv_general_dilated(
-        IMAGES, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    convolved = jax.lax.conv_general_dilated(IMAGES, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     h = jax.nn.relu(convolved / np.sqrt(18)).reshape(6, -1)
     expected = h @ readout["weight"] / np.sqrt(60)
     np.testing.assert_allclose(model.apply(model.params, IMAGES), expected, rtol=1e-10, atol=1e-12)
@@ -56,8 +54,7 @@ def test_variance_at_the_start_is_the_infinite_width_kernel(activation, stax_nam
     expected = float(kernel(jnp.asarray(x), None, "nngp")[0, 0])
     network = models.mlp(width=256, depth=1, activation=activation, weight_std=1.4)
     draws = [
-        float(m.apply(m.params, x)[0, 0])
-        for m in (models.prepare(network, x, 1, seed=seed) for seed in range(400))
+        float(m.apply(m.params, x)[0, 0]) for m in (models.prepare(network, x, 1, seed=seed) for seed in range(400))
     ]
     # The sample variance of n normal draws deviates by √(2/n) of itself; four such deviations.
     assert np.var(draws) == pytest.approx(expected, rel=4 * np.sqrt(2 / 400))

@@ -36,9 +36,7 @@ NETWORKS = {
     # Uses of a weight that are no single product of one row, which must not be mistaken for one:
     "tied": pair(lambda p, x: jnp.tanh(jnp.tanh(x @ p["w"]) @ p["w"]) @ p["v"], w=(32, 32), v=(32, 3)),
     "twice": pair(lambda p, x: (x @ p["w"]) * jnp.sum(p["w"] ** 2), w=(32, 3)),
-    "tokens": pair(
-        lambda p, x: jnp.sum(jnp.tanh(x.reshape(len(x), 8, 4) @ p["w"]), 1) @ p["v"], w=(4, 6), v=(6, 3)
-    ),
+    "tokens": pair(lambda p, x: jnp.sum(jnp.tanh(x.reshape(len(x), 8, 4) @ p["w"]), 1) @ p["v"], w=(4, 6), v=(6, 3)),
     "scaled": pair(lambda p, x: jnp.tanh(x @ (2 * p["w"])) @ p["v"], w=(32, 5), v=(5, 3)),
     "jitted": pair(jax.jit(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]), w=(32, 5), v=(5, 3)),
     "transposed": pair(lambda p, x: jnp.tanh(p["w"] @ x.T).T @ p["v"], w=(5, 32), v=(5, 3)),

@@ -130,9 +130,7 @@ def test_refuses_bad_sums_and_connections(W, stochastic, message):
 
 
 def test_refuses_another_size_than_the_agents():
-    with pytest.raises(
-        ValueError, match="3 × 3 but the data are split over 10 agents: build it on"
-    ):
+    with pytest.raises(ValueError, match="3 × 3 but the data are split over 10 agents: build it on"):
         validate_mixing(ROW, agents=10)
 
 

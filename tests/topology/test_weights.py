@@ -47,9 +47,7 @@ def test_metropolis_entry_by_entry():
 CYCLE = 1 / 3 + 2 / 3 * np.cos(2 * np.pi * np.arange(10) / 10)
 COMPLETE = np.array([1] + [0] * 6)
 HYPERCUBE = np.repeat(1 - 2 * np.arange(5) / 5, [math.comb(4, k) for k in range(5)])
-TORUS = np.add.outer(
-    np.cos(2 * np.pi * np.arange(3) / 3), np.cos(2 * np.pi * np.arange(5) / 5)
-).ravel()
+TORUS = np.add.outer(np.cos(2 * np.pi * np.arange(3) / 3), np.cos(2 * np.pi * np.arange(5) / 5)).ravel()
 
 
 @pytest.mark.parametrize("build", [metropolis, max_degree])
