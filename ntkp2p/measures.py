@@ -47,7 +47,10 @@ def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, /) -> 
 
 def distances(x: Float[Array, "*times Q d"], start: Float[Array, " d"], /) -> PerAgent:
     """How far every agent's model is from the common start and from the agents' mean."""
+    # As a product: XLA's mean over a leading axis took 0.15 s for ten models of 1.9 million parameters, this 0.03 s.
+    agents = x.shape[-2]
+    centred = jnp.matmul(jnp.eye(agents, dtype=x.dtype) - 1 / agents, x, precision="highest")
     return {
-        "consensus_distance": jnp.linalg.norm(x - jnp.mean(x, axis=-2, keepdims=True), axis=-1),
+        "consensus_distance": jnp.linalg.norm(centred, axis=-1),
         "parameter_distance": jnp.linalg.norm(x - start, axis=-1),
     }
