@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        _say("interrupted; what was finished is written")
+        _say("interrupted")
         sys.exit(130)
 
 
@@ -176,6 +176,8 @@ def _save_figure(figure, path: Path) -> None:
 
 def _flag(predicted: Trajectory) -> None:
     facts = predicted.dataset.attrs
+    if not facts["converged"]:
+        _say(f"the solver's error estimate is {facts['error_estimate']:.1e}, not the accuracy asked for")
     if predicted.stable:
         return
     bound = facts["stable_step_size"]

@@ -7,7 +7,7 @@ import os
 import tomllib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,8 +79,8 @@ class Experiment:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < (name == "rounds"):
                 raise ValueError(f"{name} must be a whole number ≥ {int(name == 'rounds')}, found {value!r}")
-        lookup({"exact": 1, "shared": 1}, self.kernel, "kernel")
-        lookup({"float64": 1, "float32": 1}, self.precision, "precision")
+        lookup(dict.fromkeys(("exact", "shared")), self.kernel, "kernel")
+        lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
         mixing = validate_mixing(self.mixing, agents=self.agents, stochastic=self.algorithm.stochastic)
         object.__setattr__(self, "mixing", mixing)
         object.__setattr__(self, "recorded", _recorded(self.record, int(self.rounds)))
@@ -144,14 +144,14 @@ class Experiment:
     def from_dict(cls, tables: Mapping[str, Any], /, *, folder: Path = Path()) -> Experiment:
         """The experiment that a TOML file's tables describe; see `from_toml`."""
         tables = dict(tables)
-        known = {"model": 1, "data": 1, "split": 1, "mixing": 1, "algorithm": 1}
-        plain = {"rounds": 1, "record": 1, "kernel": 1, "precision": 1, "seed": 1}
+        names = ("model", "data", "split", "mixing", "algorithm")
+        plain = [f.name for f in fields(cls) if f.init and f.name not in names]
         for key in tables:
-            lookup(known | plain, key, "key")
-        for key in [*known, "rounds"]:
+            lookup(dict.fromkeys([*names, *plain]), key, "key")
+        for key in [*names, "rounds"]:
             if key not in tables:
-                raise ValueError(f"{key} is missing: add {'a table [' + key + ']' if key in known else key + ' = 300'}")
-        for key in known:
+                raise ValueError(f"{key} is missing: add {'a table [' + key + ']' if key in names else key + ' = 300'}")
+        for key in names:
             if not isinstance(tables[key], Mapping):
                 raise ValueError(f"{key} must be a table: write [{key}] above its fields")
 
@@ -180,53 +180,53 @@ def _recorded(record: int | Sequence[int], rounds: int) -> np.ndarray:
     return np.unique(np.concatenate([[0], chosen, [rounds]]))
 
 
-def _named(table: Mapping[str, Callable], fields: Mapping[str, Any], kind: str) -> Any:
-    fields = dict(fields)
-    build = lookup(table, _take(fields, kind, "name"), kind)
-    return build(**_checked(build, fields, kind))
+def _named(table: Mapping[str, Callable], entries: Mapping[str, Any], kind: str) -> Any:
+    entries = dict(entries)
+    build = lookup(table, _take(entries, kind, "name"), kind)
+    return build(**_checked(build, entries, kind))
 
 
-def _take(fields: dict[str, Any], table: str, key: str) -> Any:
-    if key not in fields:
+def _take(entries: dict[str, Any], table: str, key: str) -> Any:
+    if key not in entries:
         raise ValueError(f"[{table}] needs {key} = ...")
-    return fields.pop(key)
+    return entries.pop(key)
 
 
-def _checked(function: Callable, fields: Mapping[str, Any], table: str) -> dict[str, Any]:
-    """The fields, if they are all parameters of the function and none of its required ones is missing."""
+def _checked(function: Callable, entries: Mapping[str, Any], table: str) -> dict[str, Any]:
+    """The entries, if they are all parameters of the function and none of its required ones is missing."""
     parameters = {
         name: p for name, p in inspect.signature(function).parameters.items() if name not in ("dataset", "self")
     }
-    for key in fields:
+    for key in entries:
         lookup(parameters, key, f"key in [{table}]")
     for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in fields:
+        if parameter.default is parameter.empty and name not in entries:
             raise ValueError(f"[{table}] needs {name} = ...")
-    return dict(fields)
+    return dict(entries)
 
 
-def _call(load: Callable, table: str, fields: Mapping[str, Any], name: str) -> Any:
+def _call(load: Callable, table: str, entries: Mapping[str, Any], name: str) -> Any:
     try:
-        return load(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        return load(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
     except (ValueError, TypeError) as error:
         raise type(error)(f"[{table}] {error}") from error
 
 
-def _with_paths(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    paths = {key: str(folder / fields[key]) for key in ("file", "folder") if key in fields}
-    return {**fields, **paths}
+def _with_paths(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    paths = {key: str(folder / entries[key]) for key in ("file", "folder") if key in entries}
+    return {**entries, **paths}
 
 
-def _mixing(fields: dict[str, Any], agents: int) -> np.ndarray:
-    for key in fields:
-        lookup({"file": 1, "graph": 1, "weights": 1}, key, "key in [mixing]")
-    if ("file" in fields) == ("graph" in fields):
+def _mixing(entries: dict[str, Any], agents: int) -> np.ndarray:
+    for key in entries:
+        lookup(dict.fromkeys(("file", "graph", "weights")), key, "key in [mixing]")
+    if ("file" in entries) == ("graph" in entries):
         raise ValueError('[mixing] needs either graph = "cycle" or file = "W.csv"')
-    if "file" in fields:
-        if "weights" in fields:
+    if "file" in entries:
+        if "weights" in entries:
             raise ValueError("[mixing] with a file takes no weights: the file holds them")
-        return load_mixing(fields["file"])
-    spec = fields["graph"]
+        return load_mixing(entries["file"])
+    spec = entries["graph"]
     # A graph that is named without a size has as many nodes as there are agents.
     graph = from_spec(spec if ":" in str(spec) else f"{spec}:{agents}")
-    return from_graph(graph, fields.get("weights", "metropolis"))
+    return from_graph(graph, entries.get("weights", "metropolis"))

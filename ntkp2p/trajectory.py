@@ -103,6 +103,7 @@ class Trajectory:
     def __repr__(self) -> str:
         d = self.dataset
         state = "" if self.stable else ", unstable"
+        state += "" if d.attrs.get("converged", True) else ", solver not converged"
         final = float(d["global_loss"][-1].mean()) if "global_loss" in d else np.nan
         return (
             f"Trajectory({self.source}: {d.attrs.get('algorithm')}, {d.sizes['agent']} agents, "
