@@ -50,7 +50,7 @@ def figures(*, quick: bool = False, only: str | None = None, out: Out = Path("fi
 
 
 @app.command
-def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: str = "metropolis") -> None:
+def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: str | None = None) -> None:
     """Report on a mixing matrix: stochasticity, connection, spectrum, and whether it will work.
 
     Parameters
@@ -60,7 +60,7 @@ def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: s
     graph
         In place of a file: a graph such as cycle:10 or grid:4,5.
     weights
-        The graph's weights: metropolis, max_degree or lazy_metropolis.
+        The graph's weights: metropolis (the default), max_degree or lazy_metropolis.
     """
     from ntkp2p.topology import check_mixing, load_mixing
     from ntkp2p.topology.graphs import from_spec
@@ -68,7 +68,9 @@ def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: s
 
     if (matrix is None) == (graph is None):
         raise ValueError("check takes either a file or --graph: ntkp2p check W.csv, or ntkp2p check --graph cycle:10")
-    W = load_mixing(matrix) if matrix is not None else from_graph(from_spec(str(graph)), weights)
+    if matrix is not None and weights is not None:
+        raise ValueError(f"--weights goes with --graph: {matrix} holds its own weights, leave it out")
+    W = load_mixing(matrix) if matrix is not None else from_graph(from_spec(str(graph)), weights or "metropolis")
     print(check_mixing(W))
 
 
@@ -137,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments, exit_on_error=False, print_error=False)
     except (CycloptsError, ValueError, TypeError, OSError) as error:
         _say(str(error))
+        sys.exit(2)
+    except MemoryError:
+        _say("out of memory: take fewer agents, samples or outputs")
         sys.exit(2)
     except KeyboardInterrupt:
         _say("interrupted")

@@ -77,8 +77,10 @@ class Experiment:
             )
         for name in ("rounds", "seed"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < (name == "rounds"):
-                raise ValueError(f"{name} must be a whole number ≥ {int(name == 'rounds')}, found {value!r}")
+            least = int(name == "rounds")
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not whole or not least <= value < 2**31:
+                raise ValueError(f"{name} must be a whole number ≥ {least} and below 2³¹, found {value!r}")
         lookup(dict.fromkeys(("exact", "shared")), self.kernel, "kernel")
         lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
         mixing = validate_mixing(self.mixing, agents=self.agents, stochastic=self.algorithm.stochastic)
@@ -172,7 +174,10 @@ def _recorded(record: int | Sequence[int], rounds: int) -> np.ndarray:
         if record < 2:
             raise ValueError(f"record must be at least 2 (the start and the end), found {record}")
         return np.unique(np.linspace(0, rounds, min(int(record), rounds + 1)).round().astype(int))
-    chosen = np.asarray(record)
+    try:
+        chosen = np.asarray(record)
+    except ValueError:  # ragged
+        chosen = np.empty(0)
     if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iu" or chosen.min() < 0:
         raise ValueError(f"record must be a number of rounds or a list of rounds ≥ 0, found {record!r}")
     if chosen.max() > rounds:
@@ -213,6 +218,9 @@ def _call(load: Callable, table: str, entries: Mapping[str, Any], name: str) -> 
 
 
 def _with_paths(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    for key in ("file", "folder"):
+        if not isinstance(entries.get(key, ""), str):
+            raise ValueError(f"{key} must be a path in quotes, found {entries[key]!r}")
     paths = {key: str(folder / entries[key]) for key in ("file", "folder") if key in entries}
     return {**entries, **paths}
 

@@ -33,6 +33,8 @@ LINES: dict[str, dict[str, Any]] = {
     "rounds": {"linewidth": 0.9, "color": "black", "linestyle": (0, (4, 2)), "zorder": 3},
     "flow": {"linewidth": 0.9, "color": "#b03030", "linestyle": (0, (1, 1.5)), "zorder": 2},
 }
+#: By how much a curve may grow over its start before it is cut off.
+OFF_THE_CHART = 1e6
 LABELS = {"trained": "trained", "rounds": "predicted, rounds", "flow": "predicted, flow"}
 
 
@@ -71,8 +73,10 @@ def agent_curves(
     with plt.rc_context(STYLE):
         if ax is None:
             ax = plt.subplots(figsize=(5, 3.4), layout="constrained")[1]
+        # A diverging run leaves the picture, and not the floating-point numbers of the plotting library.
+        ceiling = OFF_THE_CHART * max(_first_size(t.dataset[variable].values) for t in trajectories)
         for trajectory in trajectories:
-            _draw(ax, trajectory, variable)
+            _draw(ax, trajectory, variable, ceiling)
         if variable.endswith("loss") if log is None else log:
             ax.set_yscale("log")
         ax.set_xlabel("round $k$")
@@ -102,13 +106,19 @@ def source_handles(sources: Sequence[str], /) -> list[Line2D]:
     return [Line2D([], [], label=LABELS[source], **style) for source, style in zip(sources, styles, strict=True)]
 
 
-def _draw(ax: Axes, trajectory: Trajectory, variable: str) -> None:
+def _first_size(values: np.ndarray) -> float:
+    """The size of a measure where it first is not zero: at the start, or a round later for a distance."""
+    sizes = np.max(np.nan_to_num(np.abs(values), posinf=0.0), axis=1)
+    return float(sizes[np.argmax(sizes > 0)]) or 1.0
+
+
+def _draw(ax: Axes, trajectory: Trajectory, variable: str, ceiling: float) -> None:
     values, rounds = trajectory.dataset[variable].values, trajectory.dataset["round"].values
     colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, values.shape[1]))
     style = LINES[trajectory.source]
     if values.shape[1] > 20:
         style = style | {"linewidth": style["linewidth"] / 2}
-    for agent, curve in enumerate(np.where(np.isfinite(values), values, np.nan).T):
+    for agent, curve in enumerate(np.where(np.abs(values) <= ceiling, values, np.nan).T):
         ax.plot(rounds, curve, **({"color": colours[agent]} | style))
 
 

@@ -160,6 +160,11 @@ def test_nan_in_the_data(run, experiment, tmp_path):
         ("rounds = 20", "rounds = ", ["is not TOML"]),
         ("rounds = 20", "rounds = 2.5", ["rounds must be a whole number"]),
         ("step_size = 0.2", "step_size = -1", ["step_size must be a finite positive number"]),
+        ('name = "affine"', 'name = "affine"\nweight_std = -1.0', ["weight_std must be a finite number"]),
+        ('name = "affine"', 'name = "affine"\noutputs = -1', ["outputs must be a whole number of at least 1"]),
+        ("rounds = 20", "rounds = 100000000000000000000", ["rounds must be a whole number"]),
+        ("record = 5", "record = [[1, 2], [3]]", ["record must be a number of rounds or a list"]),
+        ('graph = "cycle"', "file = 3", ["file must be a path in quotes"]),
         ('name = "DGD"', 'name = "dgd"', ["unknown algorithm 'dgd'", "did you mean"]),
     ],
 )
@@ -177,8 +182,9 @@ def test_unwritable_folder(run, experiment, tmp_path):
     fails(run("predict", experiment(), "--out", tmp_path / "file" / "folder"), "cannot write to", "--out")
 
 
-def test_step_size_that_diverges(run, experiment, tmp_path):
-    path = experiment(("step_size = 0.2", "step_size = 1e9"), ("rounds = 20", "rounds = 200"))
+@pytest.mark.parametrize("step_size", ["1e9", "1e3"])
+def test_step_size_that_diverges(run, experiment, tmp_path, step_size):
+    path = experiment(("step_size = 0.2", f"step_size = {step_size}"), ("rounds = 20", "rounds = 200"))
     fails(run("train", path, "--out", tmp_path), "training diverges", "agent", "use a smaller step size")
     assert not np.isfinite(xr.load_dataset(tmp_path / "trained.nc", engine="h5netcdf")["local_loss"][-1]).all()
     # Predicted it is flagged and plotted, not an error; and so is the comparison.
@@ -197,6 +203,7 @@ def test_step_size_that_diverges(run, experiment, tmp_path):
         (["check"], ["--graph"]),
         (["check", "missing.csv"], ["missing.csv", "no such file"]),
         (["predict", "missing.toml"], ["missing.toml does not exist"]),
+        (["check", "W.csv", "--weights", "metropolis"], ["--weights goes with --graph"]),
         (["predcit"], ["predcit"]),
         (["predict"], ["EXPERIMENT"]),
         (["figures", "--only", "figure3"], ["unknown figure 'figure3'", "did you mean"]),

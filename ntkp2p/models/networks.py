@@ -7,6 +7,7 @@ so that the tangent kernel has a limit as the width grows and one step size serv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import jax
@@ -98,6 +99,7 @@ def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: flo
     weight_std, bias_std
         σ_w and σ_b.
     """
+    _check(weight_std, bias_std, outputs)
     return _dense_network("affine", [], "relu", outputs, weight_std, bias_std)
 
 
@@ -130,7 +132,7 @@ def mlp(
     ValueError
         For an unknown activation or a size below 1.
     """
-    _at_least_one(width=width, depth=depth)
+    _check(weight_std, bias_std, outputs, width=width, depth=depth)
     return _dense_network(
         f"mlp(width={width}, depth={depth}, {activation})",
         [width] * depth,
@@ -159,7 +161,7 @@ def cnn(
     ValueError
         For an unknown activation, a size below 1, or inputs that are not images.
     """
-    _at_least_one(channels=channels, depth=depth)
+    _check(weight_std, bias_std, outputs, channels=channels, depth=depth)
     sigma = lookup(ACTIVATIONS, activation, "activation")
     dense = _dense(weight_std, bias_std)
 
@@ -288,7 +290,10 @@ def _patches(x):
     return jnp.concatenate(shifts, axis=-1)
 
 
-def _at_least_one(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
+def _check(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -> None:
+    for name, size in (sizes if outputs is None else sizes | {"outputs": outputs}).items():
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
+    for name, std in {"weight_std": weight_std, "bias_std": bias_std}.items():
+        if isinstance(std, bool) or not isinstance(std, Real) or not 0 <= std < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0, found {std!r}")

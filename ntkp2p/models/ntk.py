@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, DropVar, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.extend.core import Literal as Constant
 from jaxtyping import Array, Float, PyTree
 
@@ -197,10 +197,12 @@ def _evaluate(closed, arguments, taps, leaves):
         return variable.val if isinstance(variable, Constant) else environment[variable]
 
     matrices = set(jaxpr.invars[: len(leaves)])
+    readers = [jaxpr.outvars, *(equation.invars for equation in jaxpr.eqns)]
+    used = {v for variables in readers for v in variables if not isinstance(v, Constant)}
     vectors = {}
     for number, equation in enumerate(jaxpr.eqns):
         needed = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, Constant)))
-        made = [v for v in equation.outvars if not isinstance(v, DropVar)]
+        made = [v for v in equation.outvars if v in used]
         alone = jaxpr.replace(constvars=[], invars=needed, outvars=made, eqns=[equation])
         results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*map(read, needed))
         if number in taps:
