@@ -85,48 +85,34 @@ def predict(experiment: Toml, /, *, out: Out = Path("results")) -> None:
         trajectory.save(folder / f"predicted_{time}.nc")
     both = compare(*predicted.values())
     _save_figure(both.plot(), folder / "predicted.png")
-    _flag(predicted["rounds"])
+    _flag(run, predicted["rounds"])
     print(both)
 
 
 @app.command
 def train(experiment: Toml, /, *, out: Out = Path("results")) -> None:
     """Train the real networks of a run: trained.nc and trained.png."""
-    from ntkp2p import DivergedError
-    from ntkp2p import train as train_networks
-
     run, folder = _load(experiment), _writable(out)
-
-    def write(trajectory: Trajectory) -> None:
-        trajectory.save(folder / "trained.nc")
-        _save_figure(trajectory.plot().figure, folder / "trained.png")
-
-    with _progress() as progress:
-        try:
-            trained = train_networks(run, progress=lambda done, total: progress("training", done, total))
-        except DivergedError as error:
-            write(error.trajectory)
-            raise
-    write(trained)
+    trained, diverged = _trained(run)
+    trained.save(folder / "trained.nc")
+    _save_figure(trained.plot().figure, folder / "trained.png")
+    if diverged is not None:
+        raise diverged
     print(trained)
 
 
 @app.command
 def compare(experiment: Toml, /, *, out: Out = Path("results")) -> None:
     """Predict and train a run, and set both side by side: comparison.nc, comparison.png and a table of errors."""
-    from ntkp2p import DivergedError, predictions
     from ntkp2p import compare as side_by_side
-    from ntkp2p import train as train_networks
+    from ntkp2p import predictions
 
     run, folder = _load(experiment), _writable(out)
     predicted = predictions(run)
-    _flag(predicted["rounds"])
-    with _progress() as progress:
-        try:
-            trained = train_networks(run, progress=lambda done, total: progress("training", done, total))
-        except DivergedError as error:  # predicted and flagged, so that it is a result and not a mistake
-            _say(str(error))
-            trained = error.trajectory
+    _flag(run, predicted["rounds"])
+    trained, diverged = _trained(run)
+    if diverged is not None:  # predicted and flagged, so that it is a result and not a mistake
+        _say(str(diverged))
     result = side_by_side(trained, *predicted.values())
     result.save(folder)
     _save_figure(result.plot(), folder / "comparison.png")
@@ -158,6 +144,17 @@ def _load(path: Path) -> Experiment:
     return Experiment.from_toml(path)
 
 
+def _trained(run: Experiment) -> tuple[Trajectory, ValueError | None]:
+    """What training recorded, and how it diverged if it did."""
+    from ntkp2p import DivergedError, train
+
+    with _progress() as progress:
+        try:
+            return train(run, progress=lambda done, total: progress("training", done, total)), None
+        except DivergedError as error:
+            return error.trajectory, error
+
+
 def _writable(folder: Path) -> Path:
     """The folder, made and tried out before any work begins."""
     try:
@@ -179,14 +176,19 @@ def _save_figure(figure, path: Path) -> None:
     plt.close(figure)
 
 
-def _flag(predicted: Trajectory) -> None:
+def _flag(run: Experiment, predicted: Trajectory) -> None:
+    import numpy as np
+
     facts = predicted.dataset.attrs
     if not facts["converged"]:
         _say(f"the solver's error estimate is {facts['error_estimate']:.1e}, not the accuracy asked for")
     if predicted.stable:
         return
-    bound = facts["stable_step_size"]
-    remedy = f"stable below step_size = {bound:.4g}" if bound == bound else "use a smaller step size"
+    bound, mixing = facts["stable_step_size"], max(abs(np.linalg.eigvals(run.mixing)))
+    if mixing > 1 + 1e-9:
+        remedy = f"the mixing matrix alone has {mixing:.4g}, which no step size mends: try lazy(W) or metropolis(graph)"
+    else:
+        remedy = f"stable below step_size = {bound:.4g}" if bound == bound else "use a smaller step size"
     _say(f"the rounds are unstable: spectral radius {facts['spectral_radius']:.4g} > 1; {remedy}")
 
 

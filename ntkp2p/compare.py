@@ -129,7 +129,7 @@ def compare(*trajectories: Trajectory) -> Comparison:
         raise ValueError(f"compare takes trajectories from different sources (trained, rounds, flow), found {found}")
     first, *others = trajectories
     for other in others:
-        for name in ("model", "data", "split", "algorithm", "step_size", "seed", "mixing"):
+        for name in ("model", "data", "split", "step_size", "algorithm", "constants", "mixing", "seed", "kernel"):
             a, b = first.dataset.attrs.get(name), other.dataset.attrs.get(name)
             if a != b:
                 raise ValueError(

@@ -105,10 +105,11 @@ class Experiment:
         model = self.model
         return {
             "model": repr(model) if not isinstance(model, tuple) else "(init, apply)",
-            "data": self.data.name,
-            "split": self.data.by,
-            "mixing": f"{self.agents} agents, crc32 {zlib.crc32(self.mixing.tobytes()):08x}",
+            "data": f"{self.data.name}, {_checksum(self.data.inputs, self.data.targets)}",
+            "split": f"{self.data.by}, {_checksum(self.data.owner)}",
+            "mixing": f"{self.agents} agents, {_checksum(self.mixing)}",
             "algorithm": type(self.algorithm).__name__,
+            "constants": repr(self.algorithm),
             "step_size": float(self.algorithm.step_size),
             "seed": int(self.seed),
             "kernel": self.kernel,
@@ -167,6 +168,10 @@ class Experiment:
             algorithm=_named(ALGORITHMS, tables["algorithm"], "algorithm"),
             **{key: tables[key] for key in plain if key in tables},
         )
+
+
+def _checksum(*arrays: np.ndarray) -> str:
+    return f"crc32 {zlib.crc32(b''.join(np.ascontiguousarray(a).tobytes() for a in arrays)):08x}"
 
 
 def _recorded(record: int | Sequence[int], rounds: int) -> np.ndarray:
@@ -235,6 +240,6 @@ def _mixing(entries: dict[str, Any], agents: int) -> np.ndarray:
             raise ValueError("[mixing] with a file takes no weights: the file holds them")
         return load_mixing(entries["file"])
     spec = entries["graph"]
-    # A graph that is named without a size has as many nodes as there are agents.
+    # A graph that is named without a size takes the number of agents for it.
     graph = from_spec(spec if ":" in str(spec) else f"{spec}:{agents}")
     return from_graph(graph, entries.get("weights", "metropolis"))

@@ -22,10 +22,11 @@ from ntkp2p import data as datasets
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import ATC, CTA, DGD
 from ntkp2p.compare import Comparison, compare
-from ntkp2p.dynamics import linear_system, predictions, solve
+from ntkp2p.dynamics import linear_system, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import affine, mlp
 from ntkp2p.plotting import STYLE, agent_curves
+from ntkp2p.prediction import predictions
 from ntkp2p.topology import graphs, metropolis
 from ntkp2p.training import train
 from ntkp2p.trajectory import save_netcdf

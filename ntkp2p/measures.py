@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ntkp2p.data import AgentData
 
-#: name → (label, unit) of every variable that a trajectory can hold.
+#: name → label of every variable that a trajectory can hold.
 VARIABLES = {
     "local_loss": "local loss $L_q(\\theta_q)$",
     "global_loss": "global loss $L(\\theta_q)$",
@@ -27,9 +27,10 @@ def losses(outputs: Float[Array, "*times Q N C"], data: AgentData, /) -> PerAgen
     errors = jnp.sum((outputs - jnp.asarray(data.targets, outputs.dtype)) ** 2, axis=-1) / 2
     # Sample n weighs 1/N_q in the local loss of its owner q, and 1/(Q N_q) in everybody's global loss.
     weight = jnp.asarray(1 / data.sizes[data.owner], outputs.dtype)
-    own = jnp.asarray(data.owner[None, :] == jnp.arange(data.agents)[:, None], outputs.dtype)
+    own = data.owner[None, :] == jnp.arange(data.agents)[:, None]
     return {
-        "local_loss": jnp.einsum("...qn,n,qn->...q", errors, weight, own),
+        # Chosen, not multiplied by zero: what overflows on others' data is not the agent's local loss.
+        "local_loss": jnp.sum(jnp.where(own, errors * weight, 0), axis=-1),
         "global_loss": errors @ weight / data.agents,
     }
 

@@ -11,7 +11,18 @@ import pytest
 
 matplotlib.use("agg")
 # The experiment's fields say what they should be; it is its own messages that are tested there.
-ROOMS = ("algorithms", "data", "dynamics", "models", "topology", "compare", "measures", "training", "trajectory")
+ROOMS = (
+    "algorithms",
+    "data",
+    "dynamics",
+    "models",
+    "topology",
+    "compare",
+    "measures",
+    "prediction",
+    "training",
+    "trajectory",
+)
 jaxtyping.install_import_hook([f"ntkp2p.{room}" for room in ROOMS], "beartype.beartype")
 
 

@@ -56,7 +56,7 @@ class Algorithm(eqx.Module):
         if isinstance(value, Tracer):  # differentiated: it was checked as a number
             return
         number = isinstance(value, int | float | np.number | jax.Array) and not isinstance(value, bool)
-        if not (number and np.isrealobj(value) and np.isfinite(value) and float(value) > 0):
+        if not (number and np.ndim(value) == 0 and np.isrealobj(value) and np.isfinite(value) and float(value) > 0):
             raise ValueError(
                 f"step_size must be a finite positive number, found {value!r}: "
                 f"for instance {type(self).__name__}(step_size=0.1)"

@@ -43,7 +43,10 @@ class DGD(Algorithm):
         # λ_min(M) ≥ λ_min(W) − η λ_max(H) > −1; needs symmetric W (Yuan, Ling and Yin).
         if not self.is_symmetric(mixing):
             return float("nan")
-        return float((1 + np.linalg.eigvalsh(mixing)[0]) / curvature)
+        eigenvalues = np.linalg.eigvalsh(mixing)
+        if eigenvalues[0] <= -1 or eigenvalues[-1] > 1 + 1e-12:
+            return float("nan")  # W alone does not settle: no step size mends that
+        return float((1 + eigenvalues[0]) / curvature)
 
 
 class CTA(Algorithm):

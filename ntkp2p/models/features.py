@@ -5,8 +5,8 @@ that agent q is described by coordinates z_q, and with K = J Jᵀ = S Sᵀ
 
     f(x) = f₀(x) + S(x) z_q,    S(x) = K(x, X) S⁻ᵀ,    ‖θ_q − θ₀‖ = ‖z_q‖  exactly.
 
-S is J itself where it is the smaller matrix, else a pivoted Cholesky factor: it reveals the rank r, needs the pivots'
-columns of K only, S(x) = K(x, X_pivots) L⁻ᵀ, and the trace that it leaves out bounds the error of K
+S is J itself where it is the smaller matrix, else a pivoted Cholesky factor: it reveals the rank r, new inputs need
+the kernel with the pivots only, S(x) = K(x, X_pivots) L⁻ᵀ, and the trace that it leaves out bounds the error of K
 (Harbrecht, Peters and Schneider, 2012).
 
 When the C outputs share one kernel, S has N rows and acts on C columns; the exact kernel of a finite network couples

@@ -5,7 +5,7 @@ so that the tangent kernel has a limit as the width grows and one step size serv
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
@@ -99,8 +99,8 @@ def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: flo
     weight_std, bias_std
         σ_w and σ_b.
     """
-    _check(weight_std, bias_std, outputs)
-    return _dense_network("affine", [], "relu", outputs, weight_std, bias_std)
+    scales = _check(weight_std, bias_std, outputs)
+    return _dense_network(f"affine({scales})", [], "relu", outputs, weight_std, bias_std)
 
 
 def mlp(
@@ -132,9 +132,9 @@ def mlp(
     ValueError
         For an unknown activation or a size below 1.
     """
-    _check(weight_std, bias_std, outputs, width=width, depth=depth)
+    scales = _check(weight_std, bias_std, outputs, width=width, depth=depth)
     return _dense_network(
-        f"mlp(width={width}, depth={depth}, {activation})",
+        f"mlp(width={width}, depth={depth}, {activation}, {scales})",
         [width] * depth,
         activation,
         outputs,
@@ -161,7 +161,7 @@ def cnn(
     ValueError
         For an unknown activation, a size below 1, or inputs that are not images.
     """
-    _check(weight_std, bias_std, outputs, channels=channels, depth=depth)
+    scales = _check(weight_std, bias_std, outputs, channels=channels, depth=depth)
     sigma = lookup(ACTIVATIONS, activation, "activation")
     dense = _dense(weight_std, bias_std)
 
@@ -181,7 +181,7 @@ def cnn(
             x = sigma(dense(layer, _patches(x)))
         return dense(readout, x.reshape(len(x), -1))
 
-    return Network(f"cnn(channels={channels}, depth={depth}, {activation})", init, apply, outputs)
+    return Network(f"cnn(channels={channels}, depth={depth}, {activation}, {scales})", init, apply, outputs)
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {"affine": affine, "mlp": mlp, "cnn": cnn}
@@ -208,17 +208,24 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
     TypeError
         If `network` is none of those.
     ValueError
-        If its outputs are not of shape (N, C), or its parameters are not real numbers.
+        If its outputs are not of shape (N, C) or depend on each other's inputs, or its parameters are not real numbers
+        or come with other state.
     """
     key, batch = jax.random.key(seed), jnp.asarray(x[:2], float)
     one_output = None
     if isinstance(network, Network):
-        apply, params = network.apply, network.init(key, batch, network.outputs or outputs)
+        apply, params = network.apply, network.init(key, batch, outputs if network.outputs is None else network.outputs)
         if network.outputs_share_kernel:
             one_output = network.init(key, batch, 1)
     else:
         init, apply = _pair(network)
         params = init(key, batch)
+    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
+        others = ", ".join(str(name) for name in params if name != "params")
+        raise ValueError(
+            f"the module keeps {others} beside its parameters, which would be trained with them: use layers without "
+            "such state, LayerNorm in place of BatchNorm for instance"
+        )
     leaves = jax.tree.leaves(params)
     if not leaves or not all(jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) for leaf in leaves):
         raise ValueError(
@@ -230,6 +237,13 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
         raise ValueError(
             f"the network maps {len(batch)} inputs to outputs of shape {found}, the data have targets of shape "
             f"({len(batch)}, {outputs}): give it {outputs} output(s), shape (N, {outputs})"
+        )
+    together = np.asarray(apply(params, batch))
+    alone = np.concatenate([np.asarray(apply(params, row[None])) for row in batch])
+    if not np.allclose(together, alone, rtol=1e-3, atol=1e-3 * float(np.abs(alone).max())):
+        raise ValueError(
+            "the network's output for a sample depends on the other samples of its batch, so that it has no tangent "
+            "kernel: replace batch normalisation by layer or group normalisation"
         )
     return Model(apply, params, one_output)
 
@@ -290,10 +304,12 @@ def _patches(x):
     return jnp.concatenate(shifts, axis=-1)
 
 
-def _check(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -> None:
+def _check(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -> str:
+    """Refuse what is not a size or a standard deviation; the scales in words."""
     for name, size in (sizes if outputs is None else sizes | {"outputs": outputs}).items():
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
     for name, std in {"weight_std": weight_std, "bias_std": bias_std}.items():
-        if isinstance(std, bool) or not isinstance(std, Real) or not 0 <= std < math.inf:
+        if isinstance(std, bool) or not isinstance(std, Real) or not 0 <= float(std) < math.inf:
             raise ValueError(f"{name} must be a finite number of at least 0, found {std!r}")
+    return f"σ_w={weight_std:.4g}, σ_b={bias_std:.4g}"

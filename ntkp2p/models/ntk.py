@@ -134,34 +134,42 @@ def _factors(apply: Apply, params: PyTree, x: Array):
     products = _single_products(closed.jaxpr, len(leaves))
     dense = sorted(products)
     others = [i for i in range(len(leaves)) if i not in products]
-    equations = [products[i] for i in dense]
-    shapes = [closed.jaxpr.eqns[e].outvars[0].aval.shape for e in equations]
-    count = closed.out_avals[0].shape[0]
+    taps_at = {products[i].equation: products[i].vector for i in dense}
+    results = [closed.jaxpr.eqns[e].outvars[0].aval for e in taps_at]
+    count, dtype = closed.out_avals[0].shape[0], closed.out_avals[0].dtype
 
     def one(leaves, x):
         def tapped(rest, taps):
             values = dict(zip(others, rest, strict=True)) | {i: leaves[i] for i in dense}
             arguments = [*(values[i] for i in range(len(leaves))), x]
-            return _evaluate(closed, arguments, dict(zip(equations, taps, strict=True)), leaves)
+            return _evaluate(closed, arguments, dict(zip(taps_at, taps, strict=True)), taps_at)
 
-        taps = [jnp.zeros(shape) for shape in shapes]
+        # A network may compute in less than float64; its kernel is then as good as that.
+        taps = [jnp.zeros(result.shape, result.dtype) for result in results]
         _, pull, inputs = jax.vjp(tapped, [leaves[i] for i in others], taps, has_aux=True)
-        rest, deltas = jax.vmap(pull)(jnp.eye(count))
+        rest, deltas = jax.vmap(pull)(jnp.eye(count, dtype=dtype))
         return Factors(
-            [a.reshape(-1) for a in inputs],
-            [d.reshape(count, -1) for d in deltas],
-            [r.reshape(count, -1) for r in rest],
+            [a.reshape(-1).astype(jnp.float64) for a in inputs],
+            [d.reshape(count, -1).astype(jnp.float64) for d in deltas],
+            [r.reshape(count, -1).astype(jnp.float64) for r in rest],
         )
 
     entries = count * sum(leaves[i].size for i in others)
-    for i, shape in zip(dense, shapes, strict=True):
-        outputs = math.prod(shape)
+    for i, result in zip(dense, results, strict=True):
+        outputs = math.prod(result.shape)
         entries += leaves[i].size // outputs + count * outputs
     return lambda params, x: jax.vmap(partial(one, jax.tree.leaves(params)))(x), 8 * entries
 
 
-def _single_products(jaxpr, count: int) -> dict[int, int]:
-    """For each of the first `count` arguments that is used once, as the matrix of one vector: that equation.
+class Product(NamedTuple):
+    """Where a weight matrix is used: the number of the equation, and the position of the vector in it."""
+
+    equation: int
+    vector: int
+
+
+def _single_products(jaxpr, count: int) -> dict[int, Product]:
+    """For each of the first `count` arguments that is used once, as the matrix of one vector: that product.
 
     Anything else about an argument (a second use, a reshape, a product with many rows) leaves it out.
     """
@@ -171,7 +179,7 @@ def _single_products(jaxpr, count: int) -> dict[int, int]:
             if not isinstance(variable, Constant) and variable in uses:
                 uses[variable].append((number, position))
     returned = {v for v in jaxpr.outvars if not isinstance(v, Constant)}
-    found = {}
+    found: dict[int, Product] = {}
     for index, (variable, places) in enumerate(uses.items()):
         if len(places) != 1 or variable in returned or len(variable.aval.shape) != 2:
             continue
@@ -182,12 +190,13 @@ def _single_products(jaxpr, count: int) -> dict[int, int]:
         contracted, batched = equation.params["dimension_numbers"]
         vector = equation.invars[1 - position].aval.shape
         length = math.prod(vector[d] for d in contracted[1 - position])
-        if not batched[0] and len(contracted[position]) == 1 and math.prod(vector) == length:
-            found[index] = number
+        taken = any(product.equation == number for product in found.values())  # by the other factor, a matrix too
+        if not batched[0] and len(contracted[position]) == 1 and math.prod(vector) == length and not taken:
+            found[index] = Product(number, 1 - position)
     return found
 
 
-def _evaluate(closed, arguments, taps, leaves):
+def _evaluate(closed, arguments, taps, positions):
     """Evaluate a jaxpr with `taps` added to the results of some products; also the vectors that enter these."""
     jaxpr = closed.jaxpr
     environment = dict(zip(jaxpr.constvars, closed.consts, strict=True))
@@ -196,7 +205,6 @@ def _evaluate(closed, arguments, taps, leaves):
     def read(variable):
         return variable.val if isinstance(variable, Constant) else environment[variable]
 
-    matrices = set(jaxpr.invars[: len(leaves)])
     readers = [jaxpr.outvars, *(equation.invars for equation in jaxpr.eqns)]
     used = {v for variables in readers for v in variables if not isinstance(v, Constant)}
     vectors = {}
@@ -206,8 +214,7 @@ def _evaluate(closed, arguments, taps, leaves):
         alone = jaxpr.replace(constvars=[], invars=needed, outvars=made, eqns=[equation])
         results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*map(read, needed))
         if number in taps:
-            one, two = equation.invars
-            vectors[number] = read(two if one in matrices else one)
+            vectors[number] = read(equation.invars[positions[number]])
             results = [results[0] + taps[number]]
         environment |= dict(zip(made, results, strict=True))
     (output,) = map(read, jaxpr.outvars)

@@ -98,6 +98,25 @@ def test_bad_networks_are_refused(network, error, message):
         models.prepare(network(), IMAGES, 1)
 
 
+def test_networks_that_couple_samples_are_refused():
+    def centred(p, x):
+        h = x.reshape(len(x), -1) @ p
+        return h - h.mean(axis=0)
+
+    with pytest.raises(ValueError, match="depends on the other samples"):
+        models.prepare((lambda key, x: jnp.ones((40, 1)), centred), IMAGES, 1)
+
+
+def test_batch_statistics_are_no_parameters():
+    class Normalised(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(1)(linen.BatchNorm(use_running_average=True)(x.reshape(len(x), -1)))
+
+    with pytest.raises(ValueError, match="keeps batch_stats beside its parameters"):
+        models.prepare(Normalised(), IMAGES, 1)
+
+
 def test_cnn_needs_images():
     with pytest.raises(ValueError, match="cnn needs images"):
         models.prepare(models.cnn(), IMAGES.reshape(6, -1), 1)

@@ -40,6 +40,9 @@ NETWORKS = {
     "scaled": pair(lambda p, x: jnp.tanh(x @ (2 * p["w"])) @ p["v"], w=(32, 5), v=(5, 3)),
     "jitted": pair(jax.jit(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]), w=(32, 5), v=(5, 3)),
     "transposed": pair(lambda p, x: jnp.tanh(p["w"] @ x.T).T @ p["v"], w=(5, 32), v=(5, 3)),
+    "of a parameter": pair(lambda p, x: jnp.tanh(x @ p["u"]) * (p["v"] @ p["w"]), u=(32, 3), v=(5,), w=(5, 3)),
+    "outer": pair(lambda p, x: x @ (p["a"] @ p["b"]), a=(32, 1), b=(1, 3)),
+    "inner": pair(lambda p, x: jnp.tanh(x @ p["w"]) * (p["a"] @ p["b"]), w=(32, 3), a=(1, 5), b=(5, 1)),
     "unused": pair(lambda p, x: x @ p["w"], w=(32, 3), v=(5, 3)),
 }
 
@@ -79,6 +82,17 @@ def test_weight_matrices_are_found_without_being_declared(name, matrices):
     model = models.prepare(NETWORKS[name], X1, 3)
     factors, _ = _factors(model.apply, model.params, jnp.asarray(X1))
     assert len(factors(model.params, jnp.asarray(X1)).inputs) == matrices
+
+
+@in_float64
+def test_a_network_that_computes_in_float32_has_a_kernel_as_good(neural_tangents):
+    def rounded(p, x):
+        return (x.astype("float32") @ p["w"].astype("float32")).astype("float32")
+
+    init, apply = pair(rounded, w=(32, 3))
+    model = models.prepare((init, apply), X1, 3)
+    x = X1.reshape(7, -1)
+    np.testing.assert_allclose(empirical_ntk(apply, model.params, X1), np.kron(x @ x.T, np.eye(3)), rtol=0, atol=1e-4)
 
 
 def test_affine_outputs_share_one_kernel():

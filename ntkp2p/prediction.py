@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkp2p import measures
+from ntkp2p.dynamics.stability import EDGE, Spectrum, spectrum
 from ntkp2p.dynamics.system import LinearSystem, linear_system
 from ntkp2p.dynamics.transition import Method, Solution, solve
 from ntkp2p.experiment import Experiment
@@ -43,14 +44,16 @@ def predict(
     Returns
     -------
     trajectory
-        With `error_estimate` and `converged` of the solver, `stable`, the `spectral_radius` of the rounds, the
+        With `error_estimate` and `converged` of the solver, `stable`, the `spectral_radius` of the rounds
+        (NaN where the iteration for it did not converge; such a run is not called unstable), the
         `spectral_abscissa` of the flow, and the textbook's `stable_step_size` among its attributes. An unstable run is
         predicted like any other, and flagged.
 
     Raises
     ------
     ValueError
-        If the algorithm's rounds are not affine, or the time is neither "rounds" nor "flow".
+        If the algorithm's rounds are not affine, the time is neither "rounds" nor "flow", or the features are not of
+        this experiment's data.
     """
     return predictions(experiment, times=(time,), features=features, method=method, rtol=rtol)[time]
 
@@ -69,13 +72,16 @@ def predictions(
     for time in times:
         if time not in ("rounds", "flow"):
             raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
-    features = experiment.features() if features is None else features
+    if features is None:
+        features = experiment.features()
+    elif not np.array_equal(features.initial_at(experiment.data.inputs), features.initial):
+        raise ValueError("these features are of other data or another order of them: leave features out")
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
     solution = solve(system, experiment.recorded, method=method, rtol=rtol)
-    measure = _measure(experiment, features, system)
+    measure, extremes = _measure(experiment, features, system), spectrum(system)
     return {
         time: Trajectory.of(
-            experiment, time, solution.rounds, measure(solution, time), **_verdict(features, solution, time)
+            experiment, time, solution.rounds, measure(solution, time), **_verdict(features, solution, extremes, time)
         )
         for time in times
     }
@@ -108,15 +114,13 @@ def _measure(experiment: Experiment, features: Features, system: LinearSystem):
     return at_all_rounds
 
 
-def _verdict(features: Features, solution: Solution, time: str) -> dict:
-    radius, abscissa = solution.spectral_radius(), solution.spectral_abscissa()
-    rounding = 1e-9  # of an eigenvalue at 1, as a rank-deficient Jacobian has
-    unstable = radius > 1 + rounding if time == "rounds" else abscissa * solution.system.step_size > rounding
+def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: str) -> dict:
+    unstable = extremes.radius > 1 + EDGE if time == "rounds" else extremes.abscissa * solution.system.step_size > EDGE
     return {
         "closed_form": True,
         "stable": not unstable,
-        "spectral_radius": radius,
-        "spectral_abscissa": abscissa,
+        "spectral_radius": extremes.radius,
+        "spectral_abscissa": extremes.abscissa,
         "stable_step_size": solution.system.stable_step_size,
         "method": solution.method,
         "states": solution.system.size,
