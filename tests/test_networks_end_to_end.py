@@ -27,9 +27,7 @@ def apply(params, x):
 
 NETWORKS = {
     "cnn": (models.cnn(channels=48, depth=2), 0.05),
-    "erf": (models.mlp(width=512, depth=1, activation="erf"), 0.1),
-    "tanh": (models.mlp(width=512, depth=2, activation="tanh"), 0.1),
-    "gelu": (models.mlp(width=512, depth=1, activation="gelu"), 0.1),
+    "tanh": (models.mlp(width=512, depth=1, activation="tanh"), 0.1),
     "flax": (FlaxNetwork(), 0.002),
     "pair": ((init, apply), 0.2),
 }

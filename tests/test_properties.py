@@ -10,7 +10,7 @@ from ntkp2p.dynamics import solve
 from ntkp2p.models import Features
 
 ALGORITHMS = st.sampled_from([DGD, CTA, ATC])
-CASE = settings(max_examples=12, deadline=None, derandomize=True)
+CASE = settings(max_examples=8, deadline=None, derandomize=True)
 
 
 def agents_and_features(rng, agents, rank=3, each=2):
