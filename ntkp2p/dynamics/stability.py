@@ -34,8 +34,8 @@ class Spectrum(NamedTuple):
 def spectrum(system: LinearSystem, /) -> Spectrum:
     """The spectral radius of the rounds and the spectral abscissa of the flow.
 
-    All eigenvalues of a small system; of a large one its extreme ones to a residual of 1e-3, by implicitly restarted Lanczos or
-    Arnoldi (ARPACK), which never forms M.
+    All eigenvalues of a small system; of a large one its extreme ones to a residual of 1e-3, by implicitly restarted
+    Lanczos or Arnoldi (ARPACK), which never forms M.
     """
     if system.size <= DENSE_SIZE:
         values = np.linalg.eigvals(system.matrix())
