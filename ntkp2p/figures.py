@@ -152,12 +152,11 @@ class Study:
         classes: int = 2,
         tests: int = 0,
         rounds: int | None = None,
-        weight_std: float = 1.0,
     ) -> Experiment:
         """A label-sorted MNIST run; depth 0 is the affine classifier."""
         agents, rounds = agents or self.setting.agents, rounds or self.setting.rounds
         return Experiment(
-            model=mlp(width=width, depth=depth, weight_std=weight_std) if depth else affine(),
+            model=mlp(width=width, depth=depth, weight_std=1.0) if depth else affine(),
             data=self.data(agents, samples or self.setting.samples, classes, tests),
             mixing=metropolis(graphs.GRAPHS[graph](agents)),
             algorithm=algorithm(step_size=step_size),
@@ -272,9 +271,7 @@ def width(study: Study, /) -> Drawn:
         errors.attrs[f"slope_{name}"] = float(slope)
         study.rows.append({"run": f"width, fitted slope of {name}: {slope:.3f}"})
     reference = float(np.exp(np.log(errors["parameters"]).mean())) * 1.6
-    ax.loglog(
-        widths, reference * (widths / np.exp(np.log(widths).mean())) ** -0.5, "k:", label="slope −0.5, the bound's"
-    )
+    ax.loglog(widths, reference * (widths / np.exp(np.log(widths).mean())) ** -0.5, "k:", label="slope −0.5")
     ax.set_xticks(widths, [str(w) for w in widths])
     ax.minorticks_off()
     ax.set_xlabel("width of the hidden layer")

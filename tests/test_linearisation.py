@@ -32,7 +32,8 @@ def test_error_falls_with_width(study):
     errors = np.log([[_width_errors(study, w, seed) for w in widths] for seed in range(2)])
     loss, parameters = np.moveaxis(errors.mean(axis=0), -1, 0)
     slopes = [np.polyfit(np.log(widths), e, 1)[0] for e in (loss, parameters)]
-    # Parameters follow the n^(-1/2) that theory bounds them by; losses fall no slower (Lee et al., 2019), and with
+    # n^(-1/2) is the order that Lee et al. (2019) bound smooth networks by; with ReLU, parameters and losses lie on
+    # either side of it, and with
     # two seeds their slope is known to about 0.3.
     assert -0.7 < slopes[1] < -0.3
     assert -1.1 < slopes[0] < -0.3
