@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+
+from ntkp2p.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,15 +117,9 @@ class Trajectory:
 
 def save_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], /) -> Path:
     """Write a dataset through a temporary file beside the target."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf")
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def load_netcdf(path: str | os.PathLike[str], /) -> xr.Dataset:

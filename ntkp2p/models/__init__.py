@@ -2,13 +2,14 @@
 
 from ntkp2p.models.features import Features
 from ntkp2p.models.networks import NETWORKS, Model, Network, affine, cnn, mlp, prepare
-from ntkp2p.models.ntk import empirical_ntk
+from ntkp2p.models.ntk import TangentKernel, empirical_ntk
 
 __all__ = [
     "NETWORKS",
     "Features",
     "Model",
     "Network",
+    "TangentKernel",
     "affine",
     "cnn",
     "empirical_ntk",

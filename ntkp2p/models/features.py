@@ -15,6 +15,7 @@ the outputs: N·C rows and one column. Either way outputs are `(S @ z).reshape(N
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -22,10 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
 from jaxtyping import Float
 
+from ntkp2p.devices import free_memory
 from ntkp2p.models.networks import Model
-from ntkp2p.models.ntk import empirical_ntk, jacobian
+from ntkp2p.models.ntk import TangentKernel, jacobian
 from ntkp2p.precision import in_float64
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -50,6 +53,9 @@ class Features:
     parameters
         z of shape (r, columns) ↦ θ − θ₀ of shape (P,), by one VJP; None for the mean kernel of several outputs,
         which is no network's own.
+    sharing_error
+        What a kernel that is shared by several outputs leaves out of the exact one, ‖K − K_shared ⊗ I‖ / ‖K‖ on a few
+        of the inputs; None for an exact kernel.
     """
 
     matrix: Float[np.ndarray, "rows rank"]
@@ -59,6 +65,7 @@ class Features:
     initial_at: Map
     matrix_at: Map
     parameters: Map | None
+    sharing_error: float | None = None
 
     @property
     def rank(self) -> int:
@@ -74,6 +81,10 @@ class Features:
         *,
         kernel: Literal["exact", "shared"] = "exact",
         rtol: float | None = None,
+        memory: int | None = None,
+        mesh: Mesh | None = None,
+        cache: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> "Features":
         """The features of a model at θ₀ on the training inputs x of shape (N, ...).
 
@@ -82,8 +93,16 @@ class Features:
         kernel
             "exact", or "shared": the mean over outputs, N × N in place of N·C × N·C.
         rtol
-            The Cholesky factor stops when no remaining pivot exceeds `rtol` times the largest diagonal entry;
-            by default at rounding level, rows · 2.2e-16.
+            The Cholesky factor stops when no remaining pivot exceeds `rtol` times the largest diagonal entry, and only
+            the columns of its pivots are computed: K is never formed. By default K is formed as a whole and factorised
+            to rounding level, rows · 2.2e-16.
+        memory, mesh, cache, progress
+            As for `TangentKernel`.
+
+        Raises
+        ------
+        ValueError
+            If the kernel or its factor does not fit into the memory, or the kernel is zero or not finite.
         """
         initial_at = jax.jit(lambda x: model.apply(model.params, x))
 
@@ -104,16 +123,36 @@ class Features:
             assemble = _assemble(params if model.one_output is not None else None)
             return Features(jacobian_at(x), columns, initial, 0.0, outputs_at, jacobian_at, assemble)
 
-        full = empirical_ntk(apply, params, x, outputs=outputs)
-        factor, pivots, error = pivoted_cholesky(full, rtol=rtol)
+        limit = free_memory() // 2 if memory is None else memory
         per_sample = rows // len(x)
+        if rtol is None:  # room for the factor, beside the kernel
+            limit -= 8 * rows**2
+        options = {"outputs": outputs, "memory": limit, "mesh": mesh, "cache": cache}
+        tangent = TangentKernel(apply, params, x, progress=progress, **options)
+        if rtol is None:
+            full = tangent.matrix()
+            diagonal, columns_of = np.diagonal(full), _columns_of(full, per_sample)
+        else:
+            diagonal, columns_of = tangent.diagonal(), tangent.columns
+        factor, pivots, error = pivoted_cholesky(
+            diagonal,
+            columns_of,
+            per_sample=per_sample,
+            batch=tangent.batch,
+            rtol=rtol,
+            memory=None if rtol is None else limit // 2,
+        )
+        tangent.release()
         samples = np.unique(pivots // per_sample)
         chosen = np.searchsorted(samples, pivots // per_sample) * per_sample + pivots % per_sample
         triangle = factor[pivots]  # lower triangular, by the order of the pivots
+        if len(samples) < len(x):
+            tangent = TangentKernel(apply, params, x[samples], **options)
 
         def matrix_at(new):
-            columns_at = empirical_ntk(apply, params, new, x[samples], outputs=outputs)[:, chosen]
-            return scipy.linalg.solve_triangular(triangle, columns_at.T, lower=True).T
+            columns_at = tangent.against(new)[chosen]
+            tangent.release()
+            return scipy.linalg.solve_triangular(triangle, columns_at, lower=True).T
 
         @in_float64
         def parameters(z):
@@ -123,14 +162,43 @@ class Features:
             (change,) = pull(jnp.asarray(cotangent.reshape(len(samples), -1)))
             return np.asarray(ravel_pytree(change)[0])
 
-        own = outputs == "exact"
-        return Features(factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None)
+        own, sharing = outputs == "exact", None
+        if not own and columns > 1:
+            sharing = _cost_of_sharing(apply, params, x, limit)
+        return Features(
+            factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None, sharing_error=sharing
+        )
 
 
 def pivoted_cholesky(
-    kernel: Float[np.ndarray, "n n"], /, *, rtol: float | None = None
+    diagonal: Float[np.ndarray, " n"],
+    columns: Callable[[np.ndarray], np.ndarray],
+    /,
+    *,
+    per_sample: int = 1,
+    batch: int = 256,
+    rtol: float | None = None,
+    memory: int | None = None,
 ) -> tuple[Float[np.ndarray, "n rank"], np.ndarray, float]:
     """The factor S of K ≈ S Sᵀ by diagonal pivoting, K symmetric positive semidefinite.
+
+    Columns are asked for in batches: those of the samples with the largest remaining diagonal. Of these, as many become
+    pivots as stay within a factor of the largest, and the others wait, so that K is seen through its pivots' columns.
+
+    Parameters
+    ----------
+    diagonal
+        Of K.
+    columns
+        Samples ↦ K[:, their rows]; sample s has the rows s·per_sample and following.
+    per_sample
+        Rows of K that a sample has.
+    batch
+        Samples whose columns are asked for together.
+    rtol
+        No pivot is left above `rtol · max(diagonal)`; by default n · 2.2e-16.
+    memory
+        Bytes that S may take; by default as many as it needs.
 
     Returns
     -------
@@ -144,22 +212,71 @@ def pivoted_cholesky(
     Raises
     ------
     ValueError
-        If the kernel is not finite, or has no positive diagonal entry.
+        If the kernel is not finite, or has no positive diagonal entry, or S does not fit.
     """
-    if not np.isfinite(kernel).all():
+    if not np.isfinite(diagonal).all():
         raise ValueError("the kernel is not finite: look for extreme inputs or weights")
-    diagonal = np.diagonal(kernel)
     if diagonal.max() <= 0:
         raise ValueError("the kernel is zero: the outputs do not depend on the parameters")
-    n = len(kernel)
+    n = len(diagonal)
+    most = n if memory is None else min(n, memory // (8 * n))
     tolerance = (n * np.finfo(float).eps if rtol is None else rtol) * diagonal.max()
-    (dpstrf,) = scipy.linalg.get_lapack_funcs(("pstrf",), (kernel,))
-    lower, permutation, rank, _ = dpstrf(kernel, lower=1, tol=tolerance)
-    order = permutation - 1
-    factor = np.empty((n, rank))
-    factor[order] = np.tril(lower)[:, :rank]
-    left_out = np.clip(diagonal - np.sum(factor**2, axis=1), 0, None).sum() / diagonal.sum()
-    return factor, order[:rank], float(left_out)
+    factor = np.empty((n, most), order="F")  # pages of columns that are never written take no memory
+    remaining, pivots = diagonal.astype(float), np.empty(0, int)
+    while remaining.max() > tolerance:
+        rank = len(pivots)
+        of_samples = remaining.reshape(-1, per_sample).max(axis=1)
+        asked = np.argsort(-of_samples, kind="stable")[: min(batch, np.count_nonzero(of_samples > tolerance))]
+        rows = (asked[:, None] * per_sample + np.arange(per_sample)).reshape(-1)
+        block = columns(asked) - factor[:, :rank] @ factor[rows, :rank].T
+        if not np.isfinite(block).all():
+            raise ValueError("the kernel is not finite: look for extreme inputs or weights")
+        triangle, order = _accepted(block[rows], max(tolerance, KEEP * remaining.max()))
+        new = rows[order]
+        if rank + len(new) > most:
+            raise ValueError(
+                f"the kernel has more than {most} features at this tolerance, and {most} fit into the memory: raise "
+                "rtol (kernel_rtol in an experiment), take fewer samples, or give it more with memory="
+            )
+        part = scipy.linalg.solve_triangular(triangle, block[:, order].T, lower=True).T
+        part[pivots], part[new] = 0, triangle
+        factor[:, rank : rank + len(new)] = part
+        pivots = np.concatenate([pivots, new])
+        remaining = np.clip(remaining - np.sum(part**2, axis=1), 0, None)
+        remaining[pivots] = 0
+    return factor[:, : len(pivots)], pivots, float(remaining.sum() / diagonal.sum())
+
+
+#: Of the columns that were asked for, those become pivots that are at least this share of the largest remaining one.
+KEEP = 0.1
+
+
+def _accepted(small: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pivots of a small matrix that exceed the tolerance, at least one: their triangle and their order."""
+    (dpstrf,) = scipy.linalg.get_lapack_funcs(("pstrf",), (small,))
+    # The largest pivot passes the tolerance but for rounding.
+    lower, permutation, rank, _ = dpstrf(small, lower=1, tol=min(tolerance, small.diagonal().max() / 2))
+    return np.tril(lower)[:rank, :rank], permutation[:rank] - 1
+
+
+def _columns_of(kernel: np.ndarray, per_sample: int):
+    def columns(samples):
+        return kernel.reshape(len(kernel), -1, per_sample)[:, samples].reshape(len(kernel), -1)
+
+    return columns
+
+
+def _cost_of_sharing(apply, params, x, memory) -> float:
+    """‖K_exact − K_shared ⊗ I‖ / ‖K_exact‖ in the Frobenius norm, on a sample of the inputs."""
+    few = np.unique(np.linspace(0, len(x) - 1, SHARING_SAMPLE).astype(int))
+    exact = TangentKernel(apply, params, x[few], memory=memory).matrix()
+    outputs = len(exact) // len(few)
+    shared = np.einsum("ncmc->nm", exact.reshape(len(few), outputs, len(few), outputs)) / outputs
+    return float(np.linalg.norm(exact - np.kron(shared, np.eye(outputs))) / np.linalg.norm(exact))
+
+
+#: Samples on which a shared kernel is set beside the exact one.
+SHARING_SAMPLE = 32
 
 
 def _jacobian_map(apply, params) -> Map:

@@ -1,44 +1,44 @@
 r"""The empirical neural tangent kernel, Θ(x, x') = J(x) J(x')ᵀ with J = ∂f/∂θ at θ₀, summed over the leaves of θ.
 
-A weight matrix that is used once, in one product h = a W of one sample's row a, has ∂f/∂W = a ⊗ δ with δ = ∂f/∂h, so
-that its share of the kernel is a product of two small Grams,
-
-    (a · a') (δ · δ'),
-
-and its Jacobian is never formed. Such weights are found in the network's own jaxpr, for one sample, so that any network
-profits: nothing has to be declared, and every other leaf goes through its Jacobian. Work is done in blocks of samples,
-and only half of a symmetric kernel's blocks.
+`ntkp2p.models.layers` says what a block of samples gives to the kernel; here blocks are multiplied in pairs. Of a
+symmetric kernel one half of the pairs is computed. Every device of the mesh holds a block, a group of blocks is one
+array, and the other factor of the product travels around the ring of devices, so that one device, several, and those of
+several processes run the same program; half a turn is enough where rows and columns are the same samples. Factors are
+kept as long as there is room for them and computed anew where there is not; J is never held for all samples.
 """
 
+import hashlib
+import logging
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.extend.core import Literal as Constant
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
+from ntkp2p import devices
+from ntkp2p.devices import AXIS
+from ntkp2p.models import layers
+from ntkp2p.models.layers import Apply
+from ntkp2p.models.store import Store
 from ntkp2p.precision import in_float64
 
-Apply = Callable[[PyTree, Array], Array]
+Outputs = Literal["exact", "shared"]
+#: Samples of a block: enough for matrix products at full speed, few enough that half of them can be left out.
+BLOCK = {"cpu": 256}
+BLOCK_OF_ACCELERATORS = 2048
+
+log = logging.getLogger(__name__)
 
 
-class Factors(NamedTuple):
-    """A block's Jacobian, by leaf of θ: `inputs[l] ⊗ deltas[l]` for weight matrices, `rest[l]` for other leaves.
-
-    Shapes (N, n_l), (N, C, m_l) and (N, C, p_l).
-    """
-
-    inputs: list[Float[Array, "N _"]]
-    deltas: list[Float[Array, "N C _"]]
-    rest: list[Float[Array, "N C _"]]
-
-
-@in_float64
 def empirical_ntk(
     apply: Apply,
     params: PyTree,
@@ -47,7 +47,11 @@ def empirical_ntk(
     /,
     *,
     outputs: str = "exact",
-    memory: int = 2**31,
+    precision: str = "float64",
+    memory: int | None = None,
+    mesh: Mesh | None = None,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "rows1 rows2"]:
     """The tangent kernel between two sets of inputs.
 
@@ -59,43 +63,31 @@ def empirical_ntk(
         θ₀, any pytree.
     x1, x2
         Inputs, shapes (N1, ...) and (N2, ...); x2 defaults to x1.
-    outputs
-        "exact": all pairs of outputs, shape (N1·C, N2·C), row n·C + c for output c of sample n.
-        "shared": the mean over outputs of the kernel of each, shape (N1, N2).
-    memory
-        Bytes that two blocks of Jacobian factors may take together.
+    outputs, precision, memory, mesh, cache, progress
+        As for `TangentKernel`.
 
     Returns
     -------
     kernel
-        float64.
+        Shape (N1·C, N2·C), row n·C + c for output c of sample n, or (N1, N2) where outputs are "shared".
 
     Raises
     ------
     ValueError
-        If `outputs` is neither.
+        As `TangentKernel`; and if the kernel does not fit into the memory.
     """
-    if outputs not in ("exact", "shared"):
-        raise ValueError(f'outputs must be "exact" or "shared", found {outputs!r}')
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
-    rows1 = jnp.asarray(x1, jnp.float64)
-    factors, bytes_per_sample = _factors(apply, params, rows1)
-    factors = jax.jit(factors)
-    product = jax.jit(partial(_product, outputs == "shared"))
-
-    size = max(1, int(memory // (2 * bytes_per_sample)))
-    blocks1 = _blocks(rows1, size)
-    blocks2 = blocks1 if x2 is None else _blocks(jnp.asarray(x2, jnp.float64), size)
-    grid: list[list[np.ndarray]] = [[] for _ in blocks1]
-    for i, xi in enumerate(blocks1):
-        rows = factors(params, xi)
-        for j, xj in enumerate(blocks2):
-            if x2 is None and j < i:
-                grid[i].append(grid[j][i].T)
-            else:
-                columns = rows if x2 is None and i == j else factors(params, xj)
-                grid[i].append(np.asarray(product(rows, columns)))
-    return np.block(grid)
+    kernel = TangentKernel(
+        apply,
+        params,
+        x1,
+        outputs=outputs,
+        precision=precision,
+        memory=memory,
+        mesh=mesh,
+        cache=cache,
+        progress=progress,
+    )
+    return kernel.matrix() if x2 is None else kernel.against(x2)
 
 
 def jacobian(apply: Apply, params: PyTree, x: Array, /) -> Float[Array, "rows P"]:
@@ -106,120 +98,381 @@ def jacobian(apply: Apply, params: PyTree, x: Array, /) -> Float[Array, "rows P"
     return jnp.concatenate(rows, axis=2).reshape(-1, size)
 
 
-def _product(shared: bool, one: Factors, two: Factors) -> Array:
-    def gram(a, b):  # (N1, C, m), (N2, C, m) → (N1, C1, N2, C2), or (N1, 1, N2, 1) for the mean over outputs
-        if shared:
-            mean = a.reshape(len(a), -1) @ b.reshape(len(b), -1).T / a.shape[1]
-            return mean[:, None, :, None]
-        flat = a.reshape(-1, a.shape[2]) @ b.reshape(-1, b.shape[2]).T
-        return flat.reshape(*a.shape[:2], *b.shape[:2])
+class TangentKernel:
+    """The tangent kernel of a network on a set of inputs, as a whole or by columns.
 
-    kernel = jnp.zeros(())
-    for a, b in zip(one.rest, two.rest, strict=True):
-        kernel += gram(a, b)
-    for a1, d1, a2, d2 in zip(one.inputs, one.deltas, two.inputs, two.deltas, strict=True):
-        kernel += (a1 @ a2.T)[:, None, :, None] * gram(d1, d2)
-    n1, c1, n2, c2 = kernel.shape
-    return kernel.reshape(n1 * c1, n2 * c2)
+    Parameters
+    ----------
+    apply
+        `apply(params, x) -> (N, C)`.
+    params
+        θ₀, any pytree.
+    x
+        Inputs, shape (N, ...).
+    outputs
+        "exact": all pairs of outputs, N·C rows. "shared": the mean over outputs of the kernel of each, N rows.
+    precision
+        The floats in which the network and the kernel are computed and returned: "float64" or "float32".
+    memory
+        Bytes that may be used in all, the kernel included; by default half of what is free.
+    mesh
+        The devices that share the work; by default all.
+    cache
+        A folder that keeps finished blocks, so that a run that was killed goes on where it was.
+    progress
+        Called with (blocks done, blocks in all).
+
+    Raises
+    ------
+    ValueError
+        If `outputs` or `precision` is unknown, or if not even one sample's factors fit into the memory.
+    """
+
+    @in_float64
+    def __init__(
+        self,
+        apply: Apply,
+        params: PyTree,
+        x: np.ndarray,
+        /,
+        *,
+        outputs: str = "exact",
+        precision: str = "float64",
+        memory: int | None = None,
+        mesh: Mesh | None = None,
+        cache: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        if outputs not in ("exact", "shared"):
+            raise ValueError(f'outputs must be "exact" or "shared", found {outputs!r}')
+        if precision not in ("float64", "float32"):
+            raise ValueError(f'precision must be "float64" or "float32", found {precision!r}')
+        self._mesh = devices.all_devices() if mesh is None else mesh
+        self._dtype, self._shared = np.dtype(precision), outputs == "shared"
+        self._leaves = [np.asarray(leaf, precision) for leaf in jax.tree.leaves(params)]
+        self._memory = devices.free_memory() // 2 if memory is None else memory
+        self._cache, self._progress = cache, progress
+        self._x = np.asarray(x, precision)
+        self._programs = self._fitting(apply, jax.tree.structure(params))
+        self._rows = _Side(self._x, self._programs.size, self._mesh)
+        self._placed = [devices.place(leaf, self._mesh) for leaf in self._leaves]
+        self._held: dict[int, Any] = {}
+        self._travel: tuple[int, int, Any] | None = None
+
+    @cached_property
+    def _identity(self) -> str:
+        """What the cache knows this kernel by: parameters, data, network, code, precision and blocks."""
+        plan, settings = self._programs.plan, f"{self._dtype} {self._shared} {self._programs.size}"
+        program = re.sub(r"0x[0-9a-f]+", "", plan.text)  # addresses change from run to run
+        return _digest(_code(), program, settings, *plan.constants, *self._leaves, self._x)
+
+    def _store(self, columns: "_Side") -> Store | None:
+        if self._cache is None:
+            return None
+        other = () if columns is self._rows else (columns.x,)
+        return Store(self._cache, f"ntk-{_digest(self._identity, *other)}")
+
+    @property
+    def rows(self) -> int:
+        """The rows of the kernel: N·C, or N where outputs are shared."""
+        return len(self._x) * self._per_sample
+
+    @property
+    def batch(self) -> int:
+        """How many samples' columns are best asked for together."""
+        return self._programs.size * self._mesh.size
+
+    @property
+    def peak(self) -> int:
+        """Bytes that `matrix` takes at most on this machine, the kernel included."""
+        return self.rows**2 * self._dtype.itemsize + self._working
+
+    @in_float64
+    def matrix(self) -> Float[np.ndarray, "rows rows"]:
+        """The whole kernel, symmetric to the last bit."""
+        return self._between(self._rows)
+
+    @in_float64
+    def against(self, x: np.ndarray, /) -> Float[np.ndarray, "rows other"]:
+        """The kernel between these inputs and others, shape (N·C, M·C)."""
+        other = np.asarray(x, self._dtype)
+        return self._between(_Side(other, self._programs.size, self._mesh))
+
+    def columns(self, samples: np.ndarray, /) -> Float[np.ndarray, "rows chosen"]:
+        """The columns of some samples, all their outputs: `matrix` without the others, never formed."""
+        return self.against(self._x[samples])
+
+    @in_float64
+    def diagonal(self) -> Float[np.ndarray, " rows"]:
+        """The diagonal of the kernel."""
+        groups = [np.asarray(self._programs.diagonal(self._factors(g))) for g in range(self._rows.groups)]
+        return np.concatenate(groups).reshape(-1)[: self.rows]
+
+    def release(self) -> None:
+        """Forget the factors that are kept, which free their memory and are computed anew when needed."""
+        self._held.clear()
+        self._travel = None
+
+    @property
+    def _per_sample(self) -> int:
+        return 1 if self._shared else self._programs.plan.outputs
+
+    @property
+    def _room(self) -> int:
+        """How many groups' factors may be kept, beside the one that travels."""
+        free = self._budget(self.rows * self._programs.size * self._dtype.itemsize) - self._programs.temporary
+        return max(1, int(free // self._programs.bytes) - 1)
+
+    @property
+    def _working(self) -> int:
+        kept = min(self._room, self._rows.groups) + 1
+        here = sum(device.platform == "cpu" for device in self._mesh.local_devices)
+        return here * (kept * self._programs.bytes + self._programs.temporary)
+
+    def _budget(self, result: int) -> int:
+        """Bytes that a device has for the work when the host has to hold that much."""
+        device = self._mesh.local_devices[0]
+        if device.platform != "cpu":
+            return devices.free_memory(device) // 2
+        return (self._memory - result) // len(self._mesh.local_devices)
+
+    def _fitting(self, apply: Apply, structure) -> "_Programs":
+        """The programs for the largest blocks that fit."""
+        samples, width = len(self._x), self._mesh.size
+        size = BLOCK.get(self._mesh.devices.flat[0].platform, BLOCK_OF_ACCELERATORS)
+        shapes = tuple(leaf.shape for leaf in self._leaves)
+        while True:
+            blocks = width * -(-samples // (width * size))
+            size = -(-samples // blocks)
+            key = (structure, shapes, self._x.shape[1:], samples, self._shared, self._dtype, size, self._mesh)
+            try:
+                programs = _programs(apply, *key)
+            except TypeError:  # a network that cannot be hashed is compiled anew each time
+                programs = _programs.__wrapped__(apply, *key)
+            need, free = 2 * programs.bytes + programs.temporary, self._budget(0)
+            if need <= free:
+                return programs
+            if size == 1:
+                raise ValueError(
+                    f"the tangent kernel needs {_bytes(need)} for one sample and {_bytes(free)} may be used: "
+                    "take a smaller network, or give it more with memory="
+                )
+            size = max(1, size // 2)
+
+    def _between(self, columns: "_Side") -> np.ndarray:
+        rows, per = self._rows, self._per_sample
+        shape = rows.samples * per, columns.samples * per
+        result, free = math.prod(shape) * self._dtype.itemsize, self._memory
+        if result + 2 * self._programs.bytes > free:
+            raise ValueError(
+                f"a kernel of {shape[0]} × {shape[1]} takes {_bytes(result)} and {_bytes(free)} may be used: give a "
+                "tolerance, which needs some columns only (kernel_rtol = 1e-6), or take fewer samples or outputs"
+            )
+        log.info(
+            "a tangent kernel of %d × %d: %s, at most %s in all", *shape, _bytes(result), _bytes(result + self._working)
+        )
+        blocks = _Blocks(np.empty(shape, self._dtype), self._programs.size * per, columns is rows)
+        store = self._store(columns)
+        pairs = list(self._pairs(columns))
+        done = blocks.restore(store, [place for pair in pairs for place in pair.places])
+        for number, pair in enumerate(pairs):
+            if not done.issuperset(pair.places):
+                # The one that travels comes first: it may be the one that is kept.
+                travelling = self._travelling(columns, pair)
+                product = self._programs.product(self._factors(pair.row), travelling)
+                blocks.write(np.asarray(product), pair.places, store)
+            if self._progress is not None:
+                self._progress(number + 1, len(pairs))
+        self._travel = None
+        return blocks.kernel
+
+    def _pairs(self, columns: "_Side") -> Iterator["_Pair"]:
+        rows, width, symmetric = self._rows, self._mesh.size, columns is self._rows
+        for first in range(0, rows.groups, self._room):
+            panel = range(first, min(first + self._room, rows.groups))
+            for h in range(first if symmetric else 0, columns.groups):
+                for turn in range(width):
+                    places = [(p, h * width + (p + turn) % width) for p in range(width)]
+                    for g in panel:
+                        if not symmetric or g < h or (g == h and turn <= width // 2):
+                            here = [(g * width + p, column) for p, column in places]
+                            yield _Pair(g, h, turn, symmetric and h in panel, here)
+
+    def _factors(self, group: int):
+        """A group's factors, kept until the room is needed."""
+        if group not in self._held:
+            if len(self._held) >= self._room:
+                self._held.pop(next(iter(self._held)))
+            self._held[group] = self._programs.factors(self._placed, self._rows.group(group))
+        return self._held[group]
+
+    def _travelling(self, columns: "_Side", pair: "_Pair"):
+        """The factors of a group of columns, turned around the ring of devices."""
+        if self._travel is None or self._travel[0] != pair.column or self._travel[1] > pair.turn:
+            self._travel = None
+            kept = pair.keep or (columns is self._rows and pair.column in self._held)
+            group = (
+                self._factors(pair.column) if kept else self._programs.factors(self._placed, columns.group(pair.column))
+            )
+            self._travel = pair.column, 0, group
+        column, turn, group = self._travel
+        for _ in range(turn, pair.turn):
+            group = self._programs.turn(group)
+        self._travel = column, pair.turn, group
+        return group
 
 
-def _factors(apply: Apply, params: PyTree, x: Array):
-    """The function (params, x) -> Factors for a network and inputs like x, and its bytes per sample."""
-    leaves, structure = jax.tree.flatten(params)
+class _Pair(NamedTuple):
+    """What is multiplied: a group of rows with one of columns that has turned so far; and the blocks that it makes."""
 
-    def output(leaves, x):
-        return apply(jax.tree.unflatten(structure, leaves), x[None])[0]
+    row: int
+    column: int
+    turn: int
+    keep: bool
+    places: list[tuple[int, int]]
 
-    closed = jax.make_jaxpr(output)(leaves, x[0])
-    products = _single_products(closed.jaxpr, len(leaves))
-    dense = sorted(products)
-    others = [i for i in range(len(leaves)) if i not in products]
-    taps_at = {products[i].equation: products[i].vector for i in dense}
-    results = [closed.jaxpr.eqns[e].outvars[0].aval for e in taps_at]
-    count, dtype = closed.out_avals[0].shape[0], closed.out_avals[0].dtype
 
-    def one(leaves, x):
-        def tapped(rest, taps):
-            values = dict(zip(others, rest, strict=True)) | {i: leaves[i] for i in dense}
-            arguments = [*(values[i] for i in range(len(leaves))), x]
-            return _evaluate(closed, arguments, dict(zip(taps_at, taps, strict=True)), taps_at)
+class _Side:
+    """Samples in groups of one block a device, the last ones repeated to fill the last group."""
 
-        # A network may compute in less than float64; its kernel is then as good as that.
-        taps = [jnp.zeros(result.shape, result.dtype) for result in results]
-        _, pull, inputs = jax.vjp(tapped, [leaves[i] for i in others], taps, has_aux=True)
-        rest, deltas = jax.vmap(pull)(jnp.eye(count, dtype=dtype))
-        return Factors(
-            [a.reshape(-1).astype(jnp.float64) for a in inputs],
-            [d.reshape(count, -1).astype(jnp.float64) for d in deltas],
-            [r.reshape(count, -1).astype(jnp.float64) for r in rest],
+    def __init__(self, x: np.ndarray, size: int, mesh: Mesh):
+        self.samples, self.x, self._size, self._mesh = len(x), x, size, mesh
+        self.groups = -(-len(x) // (size * mesh.size))
+
+    def group(self, g: int) -> Array:
+        """The inputs of a group, shape (devices, size, ...)."""
+        width = self._mesh.size
+        index = np.minimum(np.arange(g * width * self._size, (g + 1) * width * self._size), self.samples - 1)
+        return devices.place(self.x[index].reshape(width, self._size, *self.x.shape[1:]), self._mesh, AXIS)
+
+
+class _Blocks:
+    """A kernel that fills up block by block; of a symmetric one, each block fills two places."""
+
+    def __init__(self, kernel: np.ndarray, size: int, symmetric: bool):
+        self.kernel, self._size, self._symmetric = kernel, size, symmetric
+
+    def restore(self, store: Store | None, places: list[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Take over the blocks that are in the store, in every process's; returns their places."""
+        if store is None:
+            return set()
+        blocks = (store.get(f"{i}-{j}") for i, j in places)
+        there = [block is not None and self._put(place, block) for place, block in zip(places, blocks, strict=True)]
+        if jax.process_count() > 1:
+            there = multihost_utils.process_allgather(np.array(there)).all(axis=0).tolist()
+        return {place for place, here in zip(places, there, strict=True) if here}
+
+    def write(self, blocks: np.ndarray, places: list[tuple[int, int]], store: Store | None) -> None:
+        """Put the blocks of one product, shape (devices, size, size), into place."""
+        for block, place in zip(blocks, places, strict=True):
+            self._put(place, block)
+            if store is not None:
+                store.put("{}-{}".format(*place), block)
+
+    def _put(self, place: tuple[int, int], block: np.ndarray) -> bool:
+        (i, j), size = place, self._size
+        if block.shape != (size, size):
+            return False
+        rows, columns = slice(i * size, (i + 1) * size), slice(j * size, (j + 1) * size)
+        into = self.kernel[rows, columns]  # the last blocks are cut, those beyond are empty
+        into[:] = block[: into.shape[0], : into.shape[1]]
+        if self._symmetric and i == j:
+            into[:] = np.tril(into) + np.tril(into, -1).T
+        elif self._symmetric:
+            self.kernel[columns, rows] = into.T
+        return True
+
+
+@dataclass(frozen=True)
+class _Programs:
+    """The compiled programs for blocks of one size, and what they take on each device.
+
+    `factors(leaves, x)` for x of shape (devices, size, ...), `product(rows, columns)` of shape (devices, size, size)
+    everywhere, `turn(columns)` by one device around the ring, `diagonal(factors)`.
+    """
+
+    size: int
+    plan: layers.Factorisation
+    factors: Callable
+    product: Callable
+    turn: Callable
+    diagonal: Callable
+    bytes: int
+    temporary: int
+
+
+@lru_cache(maxsize=8)
+def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, mesh) -> _Programs:
+    # Accelerators would multiply float32 in fewer bits.
+    with jax.default_matmul_precision("highest"):
+        leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+        params = jax.tree.unflatten(structure, leaves)
+        plan = layers.factorise(apply, params, jax.ShapeDtypeStruct(sample, dtype), samples=samples, shared=shared)
+        divided, everywhere = (jax.sharding.NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
+
+        def on_each(function):  # for arguments that are divided, without their first axis
+            def local(*arguments):
+                return jax.tree.map(lambda r: r[None], function(*jax.tree.map(lambda a: a[0], arguments)))
+
+            return jax.shard_map(
+                local, mesh=mesh, in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(AXIS), check_vma=False
+            )
+
+        def placed(shapes, sharding):
+            return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+
+        def factors(leaves, x):
+            one = jax.shard_map(
+                lambda leaves, x: jax.tree.map(lambda r: r[None], plan.of(leaves, x[0])),
+                mesh=mesh,
+                in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+                out_specs=PartitionSpec(AXIS),
+                check_vma=False,
+            )
+            return one(leaves, x)
+
+        def turn(f):
+            ring = [((p + 1) % mesh.size, p) for p in range(mesh.size)]
+            return on_each(lambda f: jax.tree.map(lambda a: jax.lax.ppermute(a, AXIS, ring), f))(f)
+
+        leaves = placed(leaves, everywhere)
+        x = jax.ShapeDtypeStruct((mesh.size, size, *sample), dtype, sharding=divided)
+        made = jax.jit(factors, out_shardings=divided).lower(leaves, x).compile()
+        f = placed(jax.eval_shape(factors, leaves, x), divided)
+        product = on_each(partial(layers.product, shared=shared))
+        multiplied = jax.jit(product, out_shardings=everywhere).lower(f, f).compile()
+        diagonal = on_each(partial(layers.diagonal, shared=shared))
+        temporary = max(getattr(p.memory_analysis(), "temp_size_in_bytes", 0) for p in (made, multiplied))
+        return _Programs(
+            size=size,
+            plan=plan,
+            factors=made,
+            product=multiplied,
+            turn=jax.jit(turn, out_shardings=divided),
+            diagonal=jax.jit(diagonal, out_shardings=everywhere),
+            bytes=plan.entries * size * dtype.itemsize,
+            temporary=temporary,
         )
 
-    entries = count * sum(leaves[i].size for i in others)
-    for i, result in zip(dense, results, strict=True):
-        outputs = math.prod(result.shape)
-        entries += leaves[i].size // outputs + count * outputs
-    return lambda params, x: jax.vmap(partial(one, jax.tree.leaves(params)))(x), 8 * entries
+
+def _digest(*parts: Any) -> str:
+    """A name for arrays and texts that differ where any of them does."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        array = np.ascontiguousarray(np.frombuffer(part.encode(), np.uint8) if isinstance(part, str) else part)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
-class Product(NamedTuple):
-    """Where a weight matrix is used: the number of the equation, and the position of the vector in it."""
-
-    equation: int
-    vector: int
+def _code() -> str:
+    """The code that computes kernels."""
+    return "".join(Path(file).read_text(encoding="utf-8") for file in (__file__, layers.__file__))
 
 
-def _single_products(jaxpr, count: int) -> dict[int, Product]:
-    """For each of the first `count` arguments that is used once, as the matrix of one vector: that product.
-
-    Anything else about an argument (a second use, a reshape, a product with many rows) leaves it out.
-    """
-    uses: dict = {variable: [] for variable in jaxpr.invars[:count]}
-    for number, equation in enumerate(jaxpr.eqns):
-        for position, variable in enumerate(equation.invars):
-            if not isinstance(variable, Constant) and variable in uses:
-                uses[variable].append((number, position))
-    returned = {v for v in jaxpr.outvars if not isinstance(v, Constant)}
-    found: dict[int, Product] = {}
-    for index, (variable, places) in enumerate(uses.items()):
-        if len(places) != 1 or variable in returned or len(variable.aval.shape) != 2:
-            continue
-        number, position = places[0]
-        equation = jaxpr.eqns[number]
-        if equation.primitive is not jax.lax.dot_general_p:
-            continue
-        contracted, batched = equation.params["dimension_numbers"]
-        vector = equation.invars[1 - position].aval.shape
-        length = math.prod(vector[d] for d in contracted[1 - position])
-        taken = any(product.equation == number for product in found.values())  # by the other factor, a matrix too
-        if not batched[0] and len(contracted[position]) == 1 and math.prod(vector) == length and not taken:
-            found[index] = Product(number, 1 - position)
-    return found
-
-
-def _evaluate(closed, arguments, taps, positions):
-    """Evaluate a jaxpr with `taps` added to the results of some products; also the vectors that enter these."""
-    jaxpr = closed.jaxpr
-    environment = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-    environment |= dict(zip(jaxpr.invars, arguments, strict=True))
-
-    def read(variable):
-        return variable.val if isinstance(variable, Constant) else environment[variable]
-
-    readers = [jaxpr.outvars, *(equation.invars for equation in jaxpr.eqns)]
-    used = {v for variables in readers for v in variables if not isinstance(v, Constant)}
-    vectors = {}
-    for number, equation in enumerate(jaxpr.eqns):
-        needed = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, Constant)))
-        made = [v for v in equation.outvars if v in used]
-        alone = jaxpr.replace(constvars=[], invars=needed, outvars=made, eqns=[equation])
-        results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*map(read, needed))
-        if number in taps:
-            vectors[number] = read(equation.invars[positions[number]])
-            results = [results[0] + taps[number]]
-        environment |= dict(zip(made, results, strict=True))
-    (output,) = map(read, jaxpr.outvars)
-    return output, [vectors[number] for number in taps]
-
-
-def _blocks(x: Array, size: int) -> list[Array]:
-    return jnp.array_split(x, -(-len(x) // size))
+def _bytes(count: int | float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

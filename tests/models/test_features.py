@@ -66,12 +66,29 @@ def test_a_mean_kernel_belongs_to_no_parameters():
     assert case("mlp, shared")[3].parameters is None
 
 
+def factorise(kernel, asked=None, **options):
+    """The factor of a matrix, its columns handed out and written down."""
+
+    def columns(samples):
+        rows = (samples[:, None] * options.get("per_sample", 1) + np.arange(options.get("per_sample", 1))).reshape(-1)
+        if asked is not None:
+            asked.extend(samples)
+        return kernel[:, rows]
+
+    return pivoted_cholesky(np.diagonal(kernel), columns, **options)
+
+
+@pytest.mark.parametrize(("batch", "per_sample"), [(1, 1), (4, 1), (64, 1), (2, 3)])
 @pytest.mark.parametrize("rtol", [1e-1, 1e-3, 1e-6])
-def test_cholesky_reveals_the_rank_and_bounds_its_error(rtol):
+def test_cholesky_reveals_the_rank_and_bounds_its_error(rtol, batch, per_sample):
     vectors = np.linalg.qr(RNG.normal(size=(30, 30)))[0]
     kernel = (vectors * 10.0 ** -np.arange(30)) @ vectors.T
-    factor, pivots, error = pivoted_cholesky((kernel + kernel.T) / 2, rtol=rtol)
+    kernel, asked = (kernel + kernel.T) / 2, []
+    factor, pivots, error = factorise(kernel, asked, rtol=rtol, batch=batch, per_sample=per_sample)
     assert factor.shape[1] < 15
+    assert (np.diagonal(kernel) - np.sum(factor**2, axis=1)).max() <= rtol * kernel.max() * (1 + 1e-9)
+    if batch == 1 and per_sample == 1:
+        assert len(asked) == factor.shape[1]  # no other column is ever seen
     left_out = np.linalg.svd(kernel - factor @ factor.T, compute_uv=False).sum()
     assert left_out / np.trace(kernel) == pytest.approx(error, rel=1e-6, abs=1e-15)
     assert np.allclose(np.triu(factor[pivots], 1), 0)
@@ -85,4 +102,38 @@ def test_repeated_samples_cost_no_features():
 @pytest.mark.parametrize(("kernel", "message"), [(np.full((2, 2), np.nan), "not finite"), (np.zeros((2, 2)), "zero")])
 def test_impossible_kernels_are_refused(kernel, message):
     with pytest.raises(ValueError, match=message):
-        pivoted_cholesky(kernel)
+        factorise(kernel)
+
+
+def test_a_tolerance_asks_for_few_columns_and_keeps_its_promise(tmp_path):
+    """Many samples near few: the kernel is seen through the columns of a few of them."""
+    x = np.repeat(X, 20, axis=0) + 1e-4 * RNG.normal(size=(240, 5))
+    model = models.prepare(models.mlp(width=32, depth=2), x, 2)
+    kernel = empirical_ntk(model.apply, model.params, x)
+    features = Features.of(model, x, rtol=1e-5, cache=tmp_path)
+    assert features.rank < 100
+    left_out = np.linalg.norm(kernel - features.matrix @ features.matrix.T, "nuc") / np.trace(kernel)
+    assert left_out == pytest.approx(features.error, rel=1e-4)
+    assert left_out < 1e-5
+    np.testing.assert_allclose(features.matrix_at(x[:50]), features.matrix[:100], atol=1e-8 * np.sqrt(kernel.max()))
+    again = Features.of(model, x, rtol=1e-5, cache=tmp_path)
+    assert (again.matrix == features.matrix).all()
+
+
+def test_a_factor_that_does_not_fit_is_refused():
+    model = models.prepare(models.mlp(width=16), X, 1)
+    with pytest.raises(ValueError, match=r"the kernel has more than .* features at this tolerance.*raise rtol"):
+        factorise(empirical_ntk(model.apply, model.params, X), rtol=1e-9, memory=8 * 12 * 3, batch=2)
+    model = models.prepare(models.mlp(width=1024, depth=1), X, 1)
+    with pytest.raises(ValueError, match="give a tolerance"):
+        Features.of(model, np.zeros((2000, 5)), memory=2**26)
+
+
+def test_what_sharing_costs_is_stated():
+    features = case("mlp, shared")[3]
+    model = models.prepare(models.mlp(width=16, depth=1), X, 3)
+    exact = empirical_ntk(model.apply, model.params, X)
+    shared = np.kron(empirical_ntk(model.apply, model.params, X, outputs="shared"), np.eye(3))
+    assert features.sharing_error == pytest.approx(np.linalg.norm(exact - shared) / np.linalg.norm(exact), rel=1e-10)
+    assert 0.01 < features.sharing_error < 1
+    assert case("mlp")[3].sharing_error is None

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from ntkp2p import models
-from ntkp2p.models import empirical_ntk
-from ntkp2p.models.ntk import _factors
+from ntkp2p.models import TangentKernel, empirical_ntk
+from ntkp2p.models.layers import factorise
+from ntkp2p.models.store import Store
 from ntkp2p.precision import in_float64
 
 RNG = np.random.default_rng(0)
@@ -20,6 +21,31 @@ class Convolutional(linen.Module):
         return linen.Dense(3)(linen.gelu(linen.Dense(11)(x)))
 
 
+class Strided(linen.Module):
+    """Strides, dilations, no padding, no bias, and few windows of wide layers."""
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.tanh(linen.Conv(6, (3, 2), strides=(2, 1), padding=((2, 1), (0, 3)), kernel_dilation=(1, 2))(x))
+        x = linen.tanh(linen.ConvTranspose(40, (3, 3), strides=(2, 1), use_bias=False)(x))
+        x = linen.tanh(linen.Conv(40, (3, 3), strides=4)(x))
+        return linen.Dense(3)(x.reshape(len(x), -1))
+
+
+class Grouped(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.tanh(linen.Conv(4, (3, 3), feature_group_count=2)(x))
+        return linen.Dense(3)(linen.LayerNorm()(x).mean(axis=(1, 2)))
+
+
+class Attention(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Dense(6)(x.reshape(len(x), 8, 4))
+        return linen.Dense(3)(linen.MultiHeadDotProductAttention(2)(x).mean(axis=1))
+
+
 def pair(apply, **shapes):
     def init(key, x):
         keys = jax.random.split(key, len(shapes))
@@ -28,64 +54,157 @@ def pair(apply, **shapes):
     return init, lambda p, x: apply(p, x.reshape(len(x), -1))
 
 
+def tokens(x):
+    return x.reshape(len(x), 8, 4)
+
+
+@jax.jit
+def jitted_layer(x, w, b):
+    return jnp.tanh(x @ w / 4 + b)
+
+
+# Each with the leaves found as: weights with small Grams, weights with Jacobians, and leaves that are neither.
 NETWORKS = {
-    "affine": models.affine(),
-    "mlp": models.mlp(width=9, depth=3, activation="erf"),
-    "cnn": models.cnn(channels=3),
-    "flax": Convolutional(),
-    # Uses of a weight that are no single product of one row, which must not be mistaken for one:
-    "tied": pair(lambda p, x: jnp.tanh(jnp.tanh(x @ p["w"]) @ p["w"]) @ p["v"], w=(32, 32), v=(32, 3)),
-    "twice": pair(lambda p, x: (x @ p["w"]) * jnp.sum(p["w"] ** 2), w=(32, 3)),
-    "tokens": pair(lambda p, x: jnp.sum(jnp.tanh(x.reshape(len(x), 8, 4) @ p["w"]), 1) @ p["v"], w=(4, 6), v=(6, 3)),
-    "scaled": pair(lambda p, x: jnp.tanh(x @ (2 * p["w"])) @ p["v"], w=(32, 5), v=(5, 3)),
-    "jitted": pair(jax.jit(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]), w=(32, 5), v=(5, 3)),
-    "transposed": pair(lambda p, x: jnp.tanh(p["w"] @ x.T).T @ p["v"], w=(5, 32), v=(5, 3)),
-    "of a parameter": pair(lambda p, x: jnp.tanh(x @ p["u"]) * (p["v"] @ p["w"]), u=(32, 3), v=(5,), w=(5, 3)),
-    "outer": pair(lambda p, x: x @ (p["a"] @ p["b"]), a=(32, 1), b=(1, 3)),
-    "inner": pair(lambda p, x: jnp.tanh(x @ p["w"]) * (p["a"] @ p["b"]), w=(32, 3), a=(1, 5), b=(5, 1)),
-    "unused": pair(lambda p, x: x @ p["w"], w=(32, 3), v=(5, 3)),
+    "affine": (models.affine(), (1, 0, 0)),
+    "mlp": (models.mlp(width=9, depth=3, activation="erf"), (4, 0, 0)),
+    "cnn": (models.cnn(channels=3), (1, 2, 0)),
+    "flax": (Convolutional(), (2, 1, 0)),
+    "strided": (Strided(), (2, 2, 0)),
+    "grouped": (Grouped(), (1, 0, 4)),
+    "attention": (Attention(), (1, 5, 0)),
+    "of a jit": (pair(jax.jit(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]), w=(32, 5), v=(5, 3)), (2, 0, 0)),
+    "jits inside": (
+        pair(
+            lambda p, x: jitted_layer(jitted_layer(x, p["a"], p["b"]), p["c"], p["d"]),
+            a=(32, 5),
+            b=(5,),
+            c=(5, 3),
+            d=(3,),
+        ),
+        (2, 0, 0),
+    ),
+    "transposed": (pair(lambda p, x: jnp.tanh(p["w"] @ x.T).T @ p["v"].T, w=(5, 32), v=(3, 5)), (2, 0, 0)),
+    "scaled": (
+        pair(lambda p, x: -jnp.tanh(x @ (2 * p["w"]) / 3 + p["b"]) @ p["v"], w=(32, 5), b=(5,), v=(5, 3)),
+        (2, 0, 0),
+    ),
+    "wide tokens": (
+        pair(lambda p, x: jnp.sum(jnp.tanh(tokens(x) @ p["w"] + 3 * p["b"]), 1) @ p["v"], w=(4, 6), b=(6,), v=(6, 3)),
+        (1, 1, 0),
+    ),
+    "few tokens": (
+        pair(lambda p, x: jnp.sum(jnp.tanh(x.reshape(len(x), 2, 16) @ p["w"] + p["b"]), 1)[:, :3], w=(16, 30), b=(30,)),
+        (1, 0, 0),
+    ),
+    # Uses of a leaf that are no layer's, which must not be mistaken for one:
+    "tied": (pair(lambda p, x: jnp.tanh(jnp.tanh(x @ p["w"]) @ p["w"]) @ p["v"], w=(32, 32), v=(32, 3)), (1, 0, 1)),
+    "twice": (pair(lambda p, x: (x @ p["w"]) * jnp.sum(p["w"] ** 2), w=(32, 3)), (0, 0, 1)),
+    "shared bias": (
+        pair(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]) @ p["v"] + p["b"], w=(32, 3), b=(3,), v=(3, 3)),
+        (2, 0, 1),
+    ),
+    "bias of a place": (
+        pair(lambda p, x: jnp.sum(jnp.tanh(tokens(x) @ p["w"] + p["b"][:, None]), 1)[:, :3], w=(4, 8), b=(8,)),
+        (0, 1, 1),
+    ),
+    "bias reversed": (
+        pair(lambda p, x: jnp.tanh(x @ p["w"] + p["b"][::-1]) @ p["v"], w=(32, 5), b=(5,), v=(5, 3)),
+        (2, 0, 1),
+    ),
+    "bias times input": (pair(lambda p, x: x @ p["w"] + p["b"] * x[:, :3], w=(32, 3), b=(3,)), (1, 0, 1)),
+    "rounded": (pair(lambda p, x: x @ p["w"] + jnp.round(p["b"]).astype(int), w=(32, 3), b=(3,)), (1, 0, 1)),
+    "stopped": (pair(lambda p, x: x @ p["w"] + x @ jax.lax.stop_gradient(p["v"]), w=(32, 3), v=(32, 3)), (1, 0, 1)),
+    "squared": (pair(lambda p, x: x @ (p["w"] * p["w"]), w=(32, 3)), (0, 0, 1)),
+    "of a parameter": (
+        pair(lambda p, x: jnp.tanh(x @ p["u"]) * (p["v"] @ p["w"]), u=(32, 3), v=(5,), w=(5, 3)),
+        (1, 1, 1),
+    ),
+    "outer": (pair(lambda p, x: x @ (p["a"] @ p["b"]), a=(32, 1), b=(1, 3)), (0, 1, 1)),
+    "inner": (pair(lambda p, x: jnp.tanh(x @ p["w"]) * (p["a"] @ p["b"]), w=(32, 3), a=(1, 5), b=(5, 1)), (2, 0, 1)),
+    "unused": (pair(lambda p, x: x @ p["w"], w=(32, 3), v=(5, 3)), (1, 0, 1)),
+    "scanned": (
+        pair(lambda p, x: jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["w"])[0][:, :3], w=(2, 32, 32)),
+        (0, 0, 1),
+    ),
 }
 
 
 @in_float64
 def jacobian(model, x):
-    leaves = jax.tree.leaves(jax.jacobian(model.apply)(model.params, jnp.asarray(x)))
+    leaves = jax.tree.leaves(jax.jit(jax.jacobian(model.apply))(model.params, jnp.asarray(x)))
     return np.concatenate([np.asarray(leaf).reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=2)
 
 
-CASES = [(name, 2**31) for name in NETWORKS] + [("mlp", 1), ("flax", 1)]  # 1 byte: a block for every sample
-
-
-@pytest.mark.parametrize(("name", "memory"), CASES)
-def test_equals_the_jacobian_product(name, memory):
-    model = models.prepare(NETWORKS[name], X1, 3)
+@pytest.fixture(scope="module", params=NETWORKS)
+def case(request):
+    network, kinds = NETWORKS[request.param]
+    model = models.prepare(network, X1, 3)
     j1, j2 = jacobian(model, X1), jacobian(model, X2)
     exact = np.einsum("ncp,mdp->ncmd", j1, j1).reshape(21, 21)
     between = np.einsum("ncp,mdp->ncmd", j1, j2).reshape(21, 15)
-    mean = np.einsum("ncp,mcp->nm", j1, j1) / 3
-    tolerance = 1e-10 * np.abs(exact).max()
-    ntk = [
-        empirical_ntk(model.apply, model.params, X1, memory=memory),
-        empirical_ntk(model.apply, model.params, X1, X2, memory=memory),
-        empirical_ntk(model.apply, model.params, X1, outputs="shared", memory=memory),
-    ]
-    for found, expected in zip(ntk, (exact, between, mean), strict=True):
-        assert found.dtype == np.float64
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    return model, kinds, exact, between
 
 
-@pytest.mark.parametrize(
-    ("name", "matrices"), [("affine", 1), ("mlp", 4), ("cnn", 1), ("flax", 2), ("tied", 1), ("twice", 0)]
-)
+def same(found, expected, scale):
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.abs(scale).max())
+
+
+def test_equals_the_jacobian_product(case):
+    model, _, exact, between = case
+    kernel = TangentKernel(model.apply, model.params, X1)
+    same(kernel.matrix(), exact, exact)
+    same(kernel.diagonal(), np.diag(exact), exact)
+    same(kernel.against(X2), between, exact)
+    same(kernel.columns(np.array([2, 5])), exact[:, [6, 7, 8, 15, 16, 17]], exact)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "few tokens", "tied"])
+def test_a_shared_kernel_is_the_mean_over_outputs(name):
+    model = models.prepare(NETWORKS[name][0], X1, 3)
+    j = jacobian(model, X1)
+    mean, scale = np.einsum("ncp,mcp->nm", j, j) / 3, np.einsum("ncp,ncp->", j, j)
+    shared = TangentKernel(model.apply, model.params, X1, outputs="shared")
+    same(shared.matrix(), mean, scale)
+    same(shared.diagonal(), np.diag(mean), scale)
+
+
+def test_layers_are_found_without_being_declared(case):
+    model, kinds, *_ = case
+    with jax.enable_x64(True):
+        x = jax.ShapeDtypeStruct(X1.shape[1:], "float64")
+        assert factorise(model.apply, model.params, x, samples=10**4, shared=False).layers == kinds
+
+
+@pytest.mark.parametrize(("name", "outputs"), [("mlp", "exact"), ("flax", "exact"), ("few tokens", "shared")])
+def test_blocks_of_any_size_make_the_same_kernel(name, outputs):
+    model = models.prepare(NETWORKS[name][0], X1, 3)
+    whole = TangentKernel(model.apply, model.params, X1, outputs=outputs)
+    tight = TangentKernel(model.apply, model.params, X1, outputs=outputs, memory=tight_memory(whole))
+    assert whole.batch == 7
+    assert tight.batch < 4
+    same(tight.matrix(), whole.matrix(), whole.matrix())
+    same(tight.against(X2), whole.against(X2), whole.matrix())
+    assert (tight.matrix() == tight.matrix().T).all()
+
+
+def tight_memory(kernel):
+    """Bytes for the kernel, a block of two or three samples, and little else."""
+    programs = kernel._programs
+    return 8 * 21**2 + programs.temporary + 5 * programs.bytes // 7
+
+
+def test_single_precision():
+    model = models.prepare(models.mlp(width=9, depth=2), X1, 3)
+    double = empirical_ntk(model.apply, model.params, X1)
+    single = empirical_ntk(model.apply, model.params, X1, precision="float32")
+    assert single.dtype == np.float32
+    # Sums of some tens of products, each rounded to 24 bits.
+    np.testing.assert_allclose(single, double, rtol=0, atol=100 * 2**-24 * double.max())
+
+
 @in_float64
-def test_weight_matrices_are_found_without_being_declared(name, matrices):
-    model = models.prepare(NETWORKS[name], X1, 3)
-    factors, _ = _factors(model.apply, model.params, jnp.asarray(X1))
-    assert len(factors(model.params, jnp.asarray(X1)).inputs) == matrices
-
-
-@in_float64
-def test_a_network_that_computes_in_float32_has_a_kernel_as_good(neural_tangents):
+def test_a_network_that_computes_in_float32_has_a_kernel_as_good():
     def rounded(p, x):
         return (x.astype("float32") @ p["w"].astype("float32")).astype("float32")
 
@@ -116,7 +235,65 @@ def test_wide_networks_have_the_infinite_kernel(neural_tangents):
     assert np.abs(np.mean(errors, axis=0)).max() < 0.05 * expected.max()
 
 
-def test_unknown_outputs_are_refused():
+def affine_kernel(**options):
     model = models.prepare(models.affine(), X1, 1)
+    return TangentKernel(model.apply, model.params, X1, **options)
+
+
+def test_what_cannot_be_computed_is_refused():
     with pytest.raises(ValueError, match='"exact" or "shared"'):
-        empirical_ntk(model.apply, model.params, X1, outputs="mean")
+        affine_kernel(outputs="mean")
+    with pytest.raises(ValueError, match='"float64" or "float32"'):
+        affine_kernel(precision="bfloat16")
+    with pytest.raises(ValueError, match="for one sample and 100 B may be used: take a smaller network"):
+        affine_kernel(memory=100)
+
+
+def test_a_kernel_that_does_not_fit_is_refused_before_any_work():
+    done = []
+    kernel = affine_kernel(memory=2**20, progress=lambda *now: done.append(now))
+    columns = np.zeros((2**15, 4, 4, 2))
+    with pytest.raises(ValueError, match=r"7 × 32768 takes 1.84 MB and 1.05 MB may be used: give a tolerance"):
+        kernel.against(columns)
+    assert not done
+    kernel.matrix()
+    assert done == [(1, 1)]
+
+
+def test_finished_blocks_are_kept_and_damaged_ones_are_made_anew(tmp_path, monkeypatch):
+    model = models.prepare(models.mlp(width=9), X1, 3)
+    fresh = TangentKernel(model.apply, model.params, X1)
+    memory, expected = tight_memory(fresh), fresh.matrix()
+    made = []
+    put = Store.put
+    monkeypatch.setattr(Store, "put", lambda *a: made.append(a) or put(*a))
+
+    def run(params=model.params, x=X1, **options):
+        made.clear()
+        return TangentKernel(model.apply, params, x, memory=memory, cache=tmp_path, **options).matrix()
+
+    def kill(done, _):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=kill)
+    assert len(made) == 3
+    first = run()
+    blocks = len(made) + 3
+    same(first, expected, expected)
+    assert (run() == first).all()
+    assert not made
+
+    files = sorted(tmp_path.glob("*/*"))
+    assert len(files) == blocks
+    content = bytearray(files[0].read_bytes())
+    content[len(content) // 2] ^= 1
+    files[0].write_bytes(content)
+    files[1].write_bytes(files[1].read_bytes()[:-40])
+    assert (run() == first).all()
+    assert len(made) == 2
+    run(params=jax.tree.map(lambda p: 2 * np.asarray(p), model.params))
+    assert len(made) == blocks
+    run(x=X1 + 1)
+    assert len(made) == blocks
