@@ -206,7 +206,7 @@ def case_lines(case: dict) -> list[list[str]]:
     lines = []
     for route in ("ours", LIMIT, *RIVALS):
         rows = [row for row in case["rows"] if row["route"] == route]
-        fastest = seconds_of(case, route) or (rows[0] if rows else {"note": "did not run: no kernel of ours"})
+        fastest = seconds_of(case, route) or (rows[0] if rows else {"note": "did not run: our own kernel did not come"})
         others = [form_note(row) for row in rows if row is not fastest]
         note = "; ".join(filter(None, [fastest.get("note"), form_name(case, fastest), *others, first_call(fastest)]))
         difference = fastest.get("difference")
