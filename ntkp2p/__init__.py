@@ -1,6 +1,6 @@
 """ntkp2p: peer-to-peer training of wide neural networks, predicted in closed form and proved beside real training."""
 
-from ntkp2p import data, models
+from ntkp2p import data, devices, models
 from ntkp2p.algorithms import ATC, CTA, DGD, Algorithm, World
 from ntkp2p.compare import Comparison, compare
 from ntkp2p.dynamics import linear_system, solve, transition
@@ -25,6 +25,7 @@ __all__ = [
     "check_mixing",
     "compare",
     "data",
+    "devices",
     "graphs",
     "lazy",
     "linear_system",

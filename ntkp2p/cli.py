@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,16 @@ app = App(
 
 Out = Annotated[Path, Parameter(help="The folder that gets the results; made if it does not exist.")]
 Toml = Annotated[Path, Parameter(help="An experiment in TOML; the README shows one.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Processes:
+    """Several processes that compute one run together; the same command in each, by its number."""
+
+    coordinator: Annotated[str | None, Parameter(help="HOST:PORT of process 0, a free port there.")] = None
+    processes: Annotated[int | None, Parameter(help="How many processes there are.")] = None
+    process: Annotated[int | None, Parameter(help="The number of this one, from 0; 0 writes and prints.")] = None
 
 
 @app.command
@@ -75,12 +86,14 @@ def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: s
 
 
 @app.command
-def predict(experiment: Toml, /, *, out: Out = Path("results")) -> None:
+def predict(experiment: Toml, /, *, out: Out = Path("results"), processes: Processes | None = None) -> None:
     """Predict a run in closed form, in rounds and in flow: predicted_rounds.nc, predicted_flow.nc, predicted.png."""
     from ntkp2p import compare, predictions
 
-    run, folder = _load(experiment), _writable(out)
+    run, folder = _begin(experiment, out, processes)
     predicted = predictions(run)
+    if folder is None:
+        return
     for time, trajectory in predicted.items():
         trajectory.save(folder / f"predicted_{time}.nc")
     both = compare(*predicted.values())
@@ -90,27 +103,32 @@ def predict(experiment: Toml, /, *, out: Out = Path("results")) -> None:
 
 
 @app.command
-def train(experiment: Toml, /, *, out: Out = Path("results")) -> None:
+def train(experiment: Toml, /, *, out: Out = Path("results"), processes: Processes | None = None) -> None:
     """Train the real networks of a run: trained.nc and trained.png."""
-    run, folder = _load(experiment), _writable(out)
-    trained, diverged = _trained(run)
-    trained.save(folder / "trained.nc")
-    _save_figure(trained.plot().figure, folder / "trained.png")
+    run, folder = _begin(experiment, out, processes)
+    trained, diverged = _trained(run, folder)
+    if folder is not None:
+        trained.save(folder / "trained.nc")
+        _save_figure(trained.plot().figure, folder / "trained.png")
     if diverged is not None:
         raise diverged
-    print(trained)
+    if folder is not None:
+        print(trained)
 
 
 @app.command
-def compare(experiment: Toml, /, *, out: Out = Path("results")) -> None:
+def compare(experiment: Toml, /, *, out: Out = Path("results"), processes: Processes | None = None) -> None:
     """Predict and train a run, and set both side by side: comparison.nc, comparison.png and a table of errors."""
     from ntkp2p import compare as side_by_side
     from ntkp2p import predictions
 
-    run, folder = _load(experiment), _writable(out)
+    run, folder = _begin(experiment, out, processes)
     predicted = predictions(run)
-    _flag(run, predicted["rounds"])
-    trained, diverged = _trained(run)
+    if folder is not None:
+        _flag(run, predicted["rounds"])
+    trained, diverged = _trained(run, folder)
+    if folder is None:
+        return
     if diverged is not None:  # predicted and flagged, so that it is a result and not a mistake
         _say(str(diverged))
     result = side_by_side(trained, *predicted.values())
@@ -138,17 +156,30 @@ def _say(message: str) -> None:
     print(f"ntkp2p: {' '.join(message.split())}", file=sys.stderr)
 
 
-def _load(path: Path) -> Experiment:
+def _begin(path: Path, out: Path, processes: Processes | None) -> tuple[Experiment, Path | None]:
+    """The run and the folder for its results: None in a process that leaves writing and printing to another."""
+    from ntkp2p import devices
     from ntkp2p.experiment import Experiment
 
-    return Experiment.from_toml(path)
+    run = Experiment.from_toml(path)
+    if processes is None:
+        return run, _writable(out)
+    address, count, number = processes.coordinator, processes.processes, processes.process
+    if address is None or count is None or number is None:
+        raise ValueError(
+            "--coordinator, --processes and --process go together: for instance "
+            "--coordinator 192.168.0.1:9876 --processes 2 --process 0"
+        )
+    folder = _writable(out) if number == 0 else None
+    devices.join(address, count, number)
+    return run, folder
 
 
-def _trained(run: Experiment) -> tuple[Trajectory, ValueError | None]:
+def _trained(run: Experiment, folder: Path | None) -> tuple[Trajectory, ValueError | None]:
     """What training recorded, and how it diverged if it did."""
     from ntkp2p import DivergedError, train
 
-    with _progress() as progress:
+    with _progress(shown=folder is not None) as progress:
         try:
             return train(run, progress=lambda done, total: progress("training", done, total)), None
         except DivergedError as error:
@@ -193,9 +224,9 @@ def _flag(run: Experiment, predicted: Trajectory) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def _progress(*, shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each run, on a terminal's stderr only."""
-    if not sys.stderr.isatty():
+    if not (shown and sys.stderr.isatty()):
         yield lambda label, done, total: None
         return
     from rich.console import Console

@@ -1,6 +1,6 @@
 """The devices that share the work: kernels and training spread over one mesh.
 
-With `jax.distributed` started, the devices of every process belong to it; with one device there is nothing to notice.
+After `join`, the devices of every process belong to it; with one device there is nothing to notice.
 """
 
 from pathlib import Path
@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ntkp2p import _rendezvous
 
 #: The mesh's only axis: blocks of a kernel, or agents, are divided along it.
 AXIS = "devices"
@@ -24,6 +26,52 @@ def place(array: np.ndarray, mesh: Mesh, *axes: str | None) -> jax.Array:
     """A host's array on the mesh: its leading axes divided along those named, copied everywhere without any."""
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def agree(number: int, mesh: Mesh, /) -> bool:
+    """Whether all processes of a mesh say the same number, 0 ≤ number < 2³²."""
+    divided, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
+    said = jax.make_array_from_callback((mesh.size,), divided, lambda _: np.array([number], np.uint32))
+    return bool(jax.jit(lambda said: (said == said[0]).all(), out_shardings=everywhere)(said))
+
+
+def join(coordinator: str, processes: int, process: int, /, *, timeout: float = 120) -> None:
+    """Become one of several processes, on one machine or many, whose devices form one mesh.
+
+    Call it before anything else computes; all processes then run the same program on the same experiment. Where
+    `jax.distributed` has been started by other means, there is no need for it.
+
+    Parameters
+    ----------
+    coordinator
+        "HOST:PORT": where process 0 runs, and a free port there.
+    processes
+        How many there are.
+    process
+        Which of them this is, from 0 to processes − 1.
+    timeout
+        Seconds to wait for the others.
+
+    Raises
+    ------
+    ValueError
+        If the address or a number makes no sense.
+    OSError
+        If process 0 cannot listen on the port, or (a TimeoutError) not all have come in time.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(f"coordinator must be HOST:PORT, found {coordinator!r}: for instance 192.168.0.1:9876")
+    if processes < 1:
+        raise ValueError(f"processes must be at least 1, found {processes}")
+    if not 0 <= process < processes:
+        raise ValueError(f"process must be from 0 to {processes - 1} for {processes} processes, found {process}")
+    names = [f"process {number} of {processes}" for number in range(processes)]
+    if process == 0:
+        _rendezvous.receive(names[1:], int(port), timeout)
+    else:
+        _rendezvous.knock(names[process], host.strip("[]"), int(port), timeout)
+    jax.distributed.initialize(coordinator, processes, process)
 
 
 def free_memory(device: Any = None) -> int:

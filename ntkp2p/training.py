@@ -1,14 +1,25 @@
-"""The real thing: the same rounds, with the gradients of real networks."""
+"""The real thing: the same rounds, with the gradients of real networks.
 
+The agents are divided over a mesh of devices. Gradients and evaluations stay with an agent's device; mixing is where
+the devices talk, as the agents do.
+"""
+
+import zlib
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+from jax.tree_util import Partial
+from jaxtyping import PyTree
 
 from ntkp2p import measures
 from ntkp2p.algorithms import World
+from ntkp2p.devices import AXIS, agree, all_devices, place
 from ntkp2p.experiment import Experiment
 from ntkp2p.precision import in_float64
 from ntkp2p.trajectory import Trajectory
@@ -35,6 +46,7 @@ def train(
     *,
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[int, np.ndarray], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> Trajectory:
     """Train every agent's network on its own data, by full-batch gradients.
 
@@ -48,22 +60,34 @@ def train(
         Called with (round, rounds) at every recorded round.
     observe
         Called with the round and all agents' parameters, shape (Q, P), at every recorded round.
+    mesh
+        The devices that share the agents, of this process or of several; by default all that JAX sees.
 
     Raises
     ------
+    ValueError
+        If the mesh has other axes than `ntkp2p.devices.AXIS`, or its processes were given different experiments.
     DivergedError
         As soon as a recorded loss is no longer finite; what was recorded is on the exception.
     """
-    advance, evaluate, state = _compiled(experiment)
+    mesh = all_devices() if mesh is None else mesh
+    if mesh.axis_names != (AXIS,):
+        raise ValueError(f"the mesh must have the one axis {AXIS!r}, found {mesh.axis_names}: see ntkp2p.devices")
+    if jax.process_count() > 1:
+        _must_agree(experiment, mesh)
+    theta, apply = experiment.initialise().astype(experiment.precision).flat()
+    theta = np.asarray(theta)
+    world, state = _world(experiment, apply, mesh), _start(experiment, theta, mesh)
+    advance, evaluate, models = _compiled(experiment, theta, apply, state, mesh)
     rounds, recorded = experiment.recorded, []
     for before, now in zip([0, *rounds], rounds, strict=False):
-        state = advance(state, now - before)
+        state = advance(state, world, now - before)
         measured = {name: np.asarray(value, float) for name, value in evaluate(state).items()}
         recorded.append(measured)
         if progress is not None:
             progress(int(now), int(rounds[-1]))
         if observe is not None:
-            observe(int(now), np.asarray(experiment.algorithm.model(state)))
+            observe(int(now), np.asarray(models(state)))
         lost = np.flatnonzero(~np.isfinite(measured["local_loss"]))
         if len(lost):
             raise DivergedError(
@@ -81,35 +105,92 @@ def _trajectory(experiment: Experiment, recorded: list[dict], **attributes) -> T
     return Trajectory.of(experiment, "trained", rounds, measured, precision=experiment.precision, **attributes)
 
 
-def _compiled(experiment: Experiment):
-    data, algorithm, dtype = experiment.data, experiment.algorithm, jnp.dtype(experiment.precision)
-    theta, apply = experiment.initialise().astype(experiment.precision).flat()
-    mixing = jnp.asarray(experiment.mixing, dtype)
+def _must_agree(experiment: Experiment, mesh: Mesh) -> None:
+    # Without data and weights: their last digits may differ from one kind of machine to another.
+    words = [experiment.describe()[name] for name in ("split", "algorithm", "step_size", "seed")]
+    if not agree(zlib.crc32(repr([*words, experiment.recorded.tolist()]).encode()), mesh):
+        raise ValueError("the processes were given different experiments: give every process the same")
+
+
+def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> World:
+    """The verbs, each with what every device holds for its agents: rows of W, or data."""
+    data, agents = experiment.data, experiment.agents
+    # Idle agents fill the last devices: they mix with nobody, and hold somebody's data with weight 0.
+    idle = _seats(agents, mesh) - agents
+    holder = np.minimum(np.arange(agents + idle), agents - 1)
     samples = data.inputs, data.targets, 1 / data.sizes[data.owner]
-    inputs, targets, weights = (jnp.asarray(data.per_agent(a), dtype) for a in samples)
-    every, tests = jnp.asarray(data.inputs, dtype), jnp.asarray(data.test_inputs, dtype)
+    inputs, targets, weights = (data.per_agent(a)[holder] for a in samples)
+    weights[agents:] = 0
+    mixing = scipy.linalg.block_diag(experiment.mixing, np.eye(idle))
 
     def local_loss(theta, inputs, targets, weights):
         errors = jnp.sum((apply(theta, inputs) - targets) ** 2, axis=-1)
         return weights @ errors / 2
 
-    gradients = jax.vmap(jax.grad(local_loss))
-    # Accelerators would multiply float32 in fewer bits, and agents agree to no more than that.
-    mix = partial(jnp.matmul, mixing, precision="highest")
-    world = World(mix=mix, grad=lambda x: gradients(x, inputs, targets, weights))
+    @partial(_on_devices, mesh=mesh)
+    def gradients(inputs, targets, weights, x):
+        return jax.vmap(jax.grad(local_loss))(x, inputs, targets, weights)
 
-    @jax.jit
-    def advance(state, rounds):
+    def held(array):
+        return place(array.astype(experiment.precision), mesh, AXIS)
+
+    # Rows of W times everybody's x: the compiler gathers these, the only time that devices talk in a round.
+    # Accelerators would multiply float32 in fewer bits, and agents agree to no more than that.
+    mix = Partial(partial(jnp.matmul, precision="highest"), held(mixing))
+    return World(mix, Partial(gradients, *map(held, (inputs, targets, weights))))
+
+
+def _start(experiment: Experiment, theta: np.ndarray, mesh: Mesh) -> PyTree:
+    """The first state: leaves that have the agents first are divided, others are on every device."""
+    seats = _seats(experiment.agents, mesh)
+
+    def start(theta):
+        state = experiment.algorithm.init(jnp.broadcast_to(theta, (seats, theta.size)))
+        # Constants such as a step size are weakly typed; the state must keep its type from round to round.
+        return jax.tree.map(jnp.asarray, state)
+
+    def sharding(leaf):
+        return NamedSharding(mesh, Spec(AXIS) if leaf.shape[:1] == (seats,) else Spec())
+
+    return jax.jit(start, out_shardings=jax.tree.map(sharding, jax.eval_shape(start, theta)))(theta)
+
+
+def _compiled(experiment: Experiment, theta: np.ndarray, apply: Callable, state: PyTree, mesh: Mesh):
+    data, algorithm, agents = experiment.data, experiment.algorithm, experiment.agents
+    every, tests = (a.astype(experiment.precision) for a in (data.inputs, data.test_inputs))
+    # What the host reads is on every device, so that every process can read it.
+    for_host = partial(jax.jit, out_shardings=NamedSharding(mesh, Spec()))
+
+    def outputs(x, inputs):  # every agent's on the same inputs, one agent at a time
+        return _on_devices(partial(jax.lax.map, lambda theta: apply(theta, inputs)), mesh)(x)[:agents]
+
+    @partial(jax.jit, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state))
+    def advance(state, world, rounds):
         return jax.lax.fori_loop(0, rounds, lambda _, state: algorithm.round(state, world), state)
 
-    @jax.jit
+    @for_host
+    def models(state):
+        return algorithm.model(state)[:agents]
+
+    @for_host
     def evaluate(state):
         x = algorithm.model(state)
-        measured = measures.losses(jax.lax.map(lambda theta: apply(theta, every), x), data)
+        measured = measures.losses(outputs(x, every), data)
         if len(tests):
-            measured |= measures.test_measures(jax.lax.map(lambda theta: apply(theta, tests), x), data)
-        return measured | measures.distances(x, theta)
+            measured |= measures.test_measures(outputs(x, tests), data)
+        return measured | measures.distances(x[:agents], jnp.asarray(theta))
 
-    start = algorithm.init(jnp.broadcast_to(theta, (data.agents, theta.size)))
-    # Constants such as a step size are weakly typed; the state must keep its type from round to round.
-    return advance, evaluate, jax.tree.map(jnp.asarray, start)
+    return advance, evaluate, models
+
+
+def _seats(agents: int, mesh: Mesh) -> int:
+    """Agents, idle ones included, that fill every device alike."""
+    return -(-agents // mesh.size) * mesh.size
+
+
+def _on_devices(function: Callable, mesh: Mesh) -> Callable:
+    """`function` of arrays that have the agents first, each device on its own rows of them."""
+    if mesh.size == 1:  # there it would only keep the compiler from fusing: a third of a round, as measured
+        return function
+    # Unchecked, for a network may do inside what the check does not follow, such as loops.
+    return jax.shard_map(function, mesh=mesh, in_specs=Spec(AXIS), out_specs=Spec(AXIS), check_vma=False)

@@ -1,0 +1,80 @@
+"""Where processes meet before JAX connects them.
+
+JAX ends a process whose peers do not come in time, without an exception. So they first meet here, at the same port,
+where somebody missing is an error like any other.
+"""
+
+import socket
+import time
+from collections.abc import Collection
+from contextlib import ExitStack
+
+WELCOME = b"all here"
+
+
+def receive(names: Collection[str], port: int, timeout: float, /) -> None:
+    """Wait until all that bear these names have knocked, and let them go on together.
+
+    Raises
+    ------
+    OSError
+        If the port cannot be listened on, or `timeout` seconds have passed (a TimeoutError).
+    """
+    deadline, guests = time.monotonic() + timeout, {}
+    with ExitStack() as stack:
+        door = stack.enter_context(_listen(port))
+        while missing := sorted(set(names) - set(guests)):
+            try:
+                door.settimeout(max(deadline - time.monotonic(), 0.01))
+                guest = stack.enter_context(door.accept()[0])
+            except TimeoutError:
+                late = ", ".join(missing)
+                raise TimeoutError(
+                    f"{late} did not come to port {port} within {timeout:g} s: start every process, each by its number"
+                ) from None
+            guests[_name(guest)] = guest
+        for name in names:
+            guests[name].sendall(WELCOME)
+
+
+def knock(name: str, host: str, port: int, timeout: float, /) -> None:
+    """Call at the door until it opens, and wait there for the others.
+
+    Raises
+    ------
+    TimeoutError
+        If nobody has opened, or not all have come, within `timeout` seconds.
+    """
+    deadline, reason = time.monotonic() + timeout, "not everybody has come"
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((host, port), timeout=left) as door:
+                door.sendall(name.encode())
+                if door.recv(len(WELCOME)) == WELCOME:
+                    return
+        except OSError as error:  # not open yet; a time that has run out says less than what was wrong before
+            reason = reason if isinstance(error, TimeoutError) else error.strerror or str(error)
+        time.sleep(0.1)
+    raise TimeoutError(
+        f"{name} met nobody at {host}:{port} within {timeout:g} s ({reason}): is process 0 running there, "
+        "with the same number of processes, and the port open?"
+    )
+
+
+def _listen(port: int) -> socket.socket:
+    # On all addresses, as JAX will: the name by which others reach this machine may not be one of its own.
+    dual = socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=128, dualstack_ipv6=dual
+        )
+    except OSError as error:
+        raise OSError(f"cannot listen on port {port} ({error.strerror}): choose another one") from error
+
+
+def _name(guest: socket.socket) -> str:
+    guest.settimeout(1)
+    try:
+        return guest.recv(64).decode(errors="replace")
+    except OSError:  # a stranger, who says nothing
+        return ""
