@@ -32,6 +32,29 @@ Map = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How f₀ varies over initialisations: every output by itself is N(0, Σ), with Σ = L Lᵀ on the training inputs.
+
+    Attributes
+    ----------
+    inputs
+        The training inputs, shape (N, ...).
+    factor
+        L, shape (N, R).
+    error
+        trace(Σ − L Lᵀ) / trace(Σ): the share of the variance that the factor leaves out.
+    at
+        New inputs ↦ (L', Σ'): f₀ there is L' u + N(0, Σ'), shapes (M, R) and (M, M), where f₀ on the training inputs
+        is L u, u standard normal.
+    """
+
+    inputs: np.ndarray
+    factor: Float[np.ndarray, "N R"]
+    error: float
+    at: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
 class Features:
     """f(x; z) = f₀(x) + S(x) z for the training inputs X and for new ones.
 
@@ -50,6 +73,8 @@ class Features:
     parameters
         z of shape (r, columns) ↦ θ − θ₀ of shape (P,), by one VJP; None for the mean kernel of several outputs,
         which is no network's own.
+    spread
+        For the average over initialisations, whose `initial` is a mean: how f₀ varies about it. None for one θ₀.
     """
 
     matrix: Float[np.ndarray, "rows rank"]
@@ -59,6 +84,7 @@ class Features:
     initial_at: Map
     matrix_at: Map
     parameters: Map | None
+    spread: Spread | None = None
 
     @property
     def rank(self) -> int:
