@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program: exit code 0, 2 for a user's mistake, 130 if interrupted."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
-    except (CycloptsError, ValueError, TypeError, OSError) as error:
+    except (CycloptsError, ValueError, TypeError, OSError, ImportError) as error:
         _say(str(error))
         sys.exit(2)
     except MemoryError:

@@ -8,6 +8,10 @@ time discretisation
     rounds − flow: the algorithm is not quite its gradient flow; its end point differs by O(η).
 solver
     the closed form's own error estimate.
+
+A prediction of infinite width is a mean over initialisations. A training differs from it as one initialisation does
+from their mean, beyond what its width does: the first of the errors is then called `initialisation and width`, and is
+to be seen beside the standard deviations that come with the prediction.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from ntkp2p.measures import VARIABLES
 from ntkp2p.trajectory import Trajectory, save_netcdf
 
 if TYPE_CHECKING:
@@ -55,6 +60,11 @@ class Comparison:
                     joined.attrs[name if shared else f"{source}_{name}"] = value
         return joined
 
+    @property
+    def infinite(self) -> bool:
+        """Whether the predictions are of infinite width."""
+        return any(t.infinite for t in self.trajectories.values())
+
     def errors(self, variable: str = "local_loss", /) -> dict[str, float]:
         """The worst error over all rounds and agents of each kind, for one variable.
 
@@ -64,7 +74,9 @@ class Comparison:
         """
         estimates = [t.dataset.attrs.get("error_estimate", np.nan) for t in self.trajectories.values()]
         return {
-            "linearisation": self._difference(variable, "trained", "rounds"),
+            "initialisation and width" if self.infinite else "linearisation": self._difference(
+                variable, "trained", "rounds"
+            ),
             "time discretisation": self._difference(variable, "rounds", "flow"),
             "solver": float(np.nanmax(estimates)) if np.isfinite(estimates).any() else np.nan,
         }
@@ -74,7 +86,7 @@ class Comparison:
         import pandas as pd
 
         first = next(iter(self.trajectories.values())).dataset
-        return pd.DataFrame({str(name): self.errors(str(name)) for name in first.data_vars}).T
+        return pd.DataFrame({str(name): self.errors(str(name)) for name in first.data_vars if name in VARIABLES}).T
 
     def plot(self, *variables: str) -> Figure:
         """One panel a variable, by default the local and the global loss; returns the figure."""
@@ -116,7 +128,8 @@ def compare(*trajectories: Trajectory) -> Comparison:
     Parameters
     ----------
     trajectories
-        Two or three, from different sources: trained, predicted in rounds, predicted in flow.
+        Two or three, from different sources: trained, predicted in rounds, predicted in flow. A prediction of infinite
+        width goes with the training of a network that differs from it in width only, from any seed.
 
     Raises
     ------
@@ -128,8 +141,10 @@ def compare(*trajectories: Trajectory) -> Comparison:
         found = ", ".join(t.source for t in trajectories) or "none"
         raise ValueError(f"compare takes trajectories from different sources (trained, rounds, flow), found {found}")
     first, *others = trajectories
+    names = ["data", "split", "step_size", "algorithm", "constants", "mixing"]
+    names += ["limit"] if any(t.infinite for t in trajectories) else ["model", "seed", "kernel"]
     for other in others:
-        for name in ("model", "data", "split", "step_size", "algorithm", "constants", "mixing", "seed", "kernel"):
+        for name in names:
             a, b = first.dataset.attrs.get(name), other.dataset.attrs.get(name)
             if a != b:
                 raise ValueError(

@@ -17,7 +17,7 @@ from ntkp2p import data as datasets
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import ALGORITHMS, Algorithm
 from ntkp2p.data import AgentData
-from ntkp2p.models import NETWORKS, Features, Model, prepare
+from ntkp2p.models import NETWORKS, Features, Model, Network, infinite_features, prepare
 from ntkp2p.topology import load_mixing, validate_mixing
 from ntkp2p.topology.graphs import from_spec
 from ntkp2p.topology.weights import from_graph
@@ -93,18 +93,28 @@ class Experiment:
         return self.data.agents
 
     def initialise(self) -> Model:
-        """The network at the agents' common θ₀."""
+        """The network at the agents' common θ₀.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the data, or has infinite width and hence no parameters.
+        """
         return prepare(self.model, self.data.inputs, self.data.outputs, seed=self.seed)
 
     def features(self) -> Features:
-        """The linear model that the network becomes when it is wide."""
+        """The linear model that the network becomes when it is wide: of infinite width, their average."""
+        if isinstance(self.model, Network) and self.model.infinite:
+            return infinite_features(self.model, self.data.inputs, self.data.outputs)
         return Features.of(self.initialise(), self.data.inputs, kernel=self.kernel)
 
     def describe(self) -> dict[str, Any]:
         """The run in words and numbers that fit a file's attributes."""
         model = self.model
+        architecture = model.architecture if isinstance(model, Network) else None
         return {
             "model": repr(model) if not isinstance(model, tuple) else "(init, apply)",
+            **({} if architecture is None else {"limit": architecture.limit}),
             "data": f"{self.data.name}, {_checksum(self.data.inputs, self.data.targets)}",
             "split": f"{self.data.by}, {_checksum(self.data.owner)}",
             "mixing": f"{self.agents} agents, {_checksum(self.mixing)}",

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from ntkp2p._names import lookup
 from ntkp2p.measures import VARIABLES
@@ -35,6 +36,8 @@ LINES: dict[str, dict[str, Any]] = {
 }
 #: By how much a curve may grow over its start before it is cut off.
 OFF_THE_CHART = 1e6
+#: How dark the agents' bands are together where all of them overlap; the lines stay visible on it.
+BAND = 0.4
 LABELS = {"trained": "trained", "rounds": "predicted, rounds", "flow": "predicted, flow"}
 
 
@@ -77,6 +80,9 @@ def agent_curves(
         ceiling = OFF_THE_CHART * max(_first_size(t.dataset[variable].values) for t in trajectories)
         for trajectory in trajectories:
             _draw(ax, trajectory, variable, ceiling)
+        averaged = [t for t in trajectories if f"{variable}_std" in t.dataset][:1]  # one is enough: those of both agree
+        for trajectory in averaged:
+            _draw_band(ax, trajectory, variable, ceiling)
         if variable.endswith("loss") if log is None else log:
             ax.set_yscale("log")
         ax.set_xlabel("round $k$")
@@ -85,7 +91,8 @@ def agent_curves(
         _flow_time_above(ax, trajectories[0])
         _mark_unstable(ax, trajectories)
         if legend:
-            ax.legend(handles=source_handles([t.source for t in trajectories]))
+            band = [Patch(color="0.3", alpha=BAND, linewidth=0, label="± one standard deviation")] if averaged else []
+            ax.legend(handles=source_handles([t.source for t in trajectories]) + band)
     return ax
 
 
@@ -120,6 +127,17 @@ def _draw(ax: Axes, trajectory: Trajectory, variable: str, ceiling: float) -> No
         style = style | {"linewidth": style["linewidth"] / 2}
     for agent, curve in enumerate(np.where(np.abs(values) <= ceiling, values, np.nan).T):
         ax.plot(rounds, curve, **({"color": colours[agent]} | style))
+
+
+def _draw_band(ax: Axes, trajectory: Trajectory, variable: str, ceiling: float) -> None:
+    """Every agent's mean ± one standard deviation."""
+    dataset = trajectory.dataset
+    mean, std = np.minimum(dataset[variable].values, ceiling), np.minimum(dataset[f"{variable}_std"].values, ceiling)
+    # A skewed loss may deviate by more than its mean: its band ends at a tenth of that, for a logarithmic axis.
+    lower, upper = np.maximum(mean - std, mean / 10), mean + std
+    alpha = 1 - (1 - BAND) ** (1 / mean.shape[1])
+    for low, high in zip(lower.T, upper.T, strict=True):
+        ax.fill_between(dataset["round"].values, low, high, color="0.3", alpha=alpha, linewidth=0, zorder=0)
 
 
 def _flow_time_above(ax: Axes, trajectory: Trajectory) -> None:

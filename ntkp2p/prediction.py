@@ -11,6 +11,7 @@ from ntkp2p.dynamics.stability import EDGE, Spectrum, spectrum
 from ntkp2p.dynamics.system import LinearSystem, linear_system
 from ntkp2p.dynamics.transition import Method, Solution, solve
 from ntkp2p.experiment import Experiment
+from ntkp2p.initialisations import over_initialisations
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
 from ntkp2p.trajectory import Trajectory
@@ -49,11 +50,19 @@ def predict(
         `spectral_abscissa` of the flow, and the textbook's `stable_step_size` among its attributes. An unstable run is
         predicted like any other, and flagged.
 
+        At infinite width it is the mean over initialisations, with the standard deviations `local_loss_std`,
+        `global_loss_std` and `test_loss_std` between them; distances are root mean squares. Its attributes then have
+        `width` "infinite" and `spread_error`, the share of the outputs' initial variance that is left out. The same
+        for a network of any width, or an affine model, with
+        `features=models.infinite_features(experiment.model, experiment.data.inputs, experiment.data.outputs)`.
+
     Raises
     ------
     ValueError
         If the algorithm's rounds are not affine, the time is neither "rounds" nor "flow", or the features are not of
         this experiment's data.
+    ImportError
+        For infinite width without neural-tangents.
     """
     return predictions(experiment, times=(time,), features=features, method=method, rtol=rtol)[time]
 
@@ -74,17 +83,28 @@ def predictions(
             raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
     if features is None:
         features = experiment.features()
-    elif not np.array_equal(features.initial_at(experiment.data.inputs), features.initial):
+    elif not _are_of(features, experiment.data.inputs):
         raise ValueError("these features are of other data or another order of them: leave features out")
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
     solution = solve(system, experiment.recorded, method=method, rtol=rtol)
-    measure, extremes = _measure(experiment, features, system), spectrum(system)
-    return {
-        time: Trajectory.of(
-            experiment, time, solution.rounds, measure(solution, time), **_verdict(features, solution, extremes, time)
-        )
-        for time in times
-    }
+    extremes = spectrum(system)
+    verdicts = {time: _verdict(features, solution, extremes, time) for time in times}
+    if features.spread is None:
+        measure = _measure(experiment, features, system)
+        measured = {time: measure(solution, time) for time in times}
+    else:
+        measured, error, converged = over_initialisations(experiment, features, solution, times, rtol=rtol)
+        for verdict in verdicts.values():
+            verdict["error_estimate"] = max(verdict["error_estimate"], error)
+            verdict["converged"] = verdict["converged"] and converged
+    return {time: Trajectory.of(experiment, time, solution.rounds, measured[time], **verdicts[time]) for time in times}
+
+
+def _are_of(features: Features, inputs: np.ndarray) -> bool:
+    """Whether the features are of these training inputs."""
+    if features.spread is not None:
+        return np.array_equal(features.spread.inputs, inputs)
+    return np.array_equal(features.initial_at(inputs), features.initial)
 
 
 def _measure(experiment: Experiment, features: Features, system: LinearSystem):
@@ -116,6 +136,7 @@ def _measure(experiment: Experiment, features: Features, system: LinearSystem):
 
 def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: str) -> dict:
     unstable = extremes.radius > 1 + EDGE if time == "rounds" else extremes.abscissa * solution.system.step_size > EDGE
+    of_the_mean = {} if features.spread is None else {"width": "infinite", "spread_error": features.spread.error}
     return {
         "closed_form": True,
         "stable": not unstable,
@@ -129,4 +150,5 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: s
         "kernel_error": features.error,
         "error_estimate": solution.error,
         "converged": solution.converged,
+        **of_the_mean,
     }

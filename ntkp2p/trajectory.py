@@ -29,6 +29,10 @@ class Trajectory:
         An `xarray.Dataset` with dimensions `round` and `agent`. Every variable of `ntkp2p.measures.VARIABLES` that the
         run has is (round, agent); the coordinate `time` = η · round is flow time. Its attributes describe the run:
         `source` ("trained", "rounds" or "flow"), algorithm, step size, and what the solver said of itself.
+
+        A prediction of infinite width, whose attribute `width` is "infinite", is over initialisations: losses and
+        accuracies are means, distances root mean squares, and `local_loss_std`, `global_loss_std` and `test_loss_std`
+        the losses' standard deviations.
     """
 
     dataset: xr.Dataset
@@ -67,6 +71,11 @@ class Trajectory:
         """False for a run that diverges: predicted by its spectrum, or seen in training."""
         return bool(self.dataset.attrs.get("stable", True))
 
+    @property
+    def infinite(self) -> bool:
+        """Whether this is the average over initialisations, at infinite width."""
+        return self.dataset.attrs.get("width") == "infinite"
+
     def __getattr__(self, name: str) -> xr.DataArray:
         # trajectory.local_loss reads as the variable that it is.
         if name in self.__dict__.get("dataset", ()):
@@ -96,7 +105,10 @@ class Trajectory:
         return self.dataset.to_dataframe().reset_index()
 
     def plot(self, variable: str = "local_loss", /, *, ax: Axes | None = None) -> Axes:
-        """Every agent's curve of one variable against rounds, flow time on top; returns the axes."""
+        """Every agent's curve of one variable against rounds, flow time on top; returns the axes.
+
+        A mean over initialisations has a band of one standard deviation about it, where that is known.
+        """
         from ntkp2p import plotting
 
         return plotting.agent_curves([self], variable, ax=ax)
@@ -106,9 +118,10 @@ class Trajectory:
         state = "" if self.stable else ", unstable"
         state += "" if d.attrs.get("converged", True) else ", solver not converged"
         final = float(d["global_loss"][-1].mean()) if "global_loss" in d else np.nan
+        spread = f" ± {float(d['global_loss_std'][-1].mean()):.2g}" if "global_loss_std" in d else ""
         return (
             f"Trajectory({self.source}: {d.attrs.get('algorithm')}, {d.sizes['agent']} agents, "
-            f"{int(d['round'][-1])} rounds, final global loss {final:.4g}{state})"
+            f"{int(d['round'][-1])} rounds, final global loss {final:.4g}{spread}{state})"
         )
 
     def _repr_html_(self) -> str:

@@ -1,10 +1,5 @@
 """Shapes and types in signatures are checked throughout the tests; the process keeps JAX's default flags."""
 
-import importlib
-import sys
-import types
-import warnings
-
 import jaxtyping
 import matplotlib
 import pytest
@@ -15,6 +10,7 @@ ROOMS = (
     "algorithms",
     "data",
     "dynamics",
+    "initialisations",
     "models",
     "topology",
     "compare",
@@ -40,22 +36,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def neural_tangents():
-    """The library, imported with the names that it asks of older JAX, which are taken back afterwards."""
-    import jax
-    import jax.interpreters.ad as ad
-    from jax.extend import core
+    """The library, as the package imports it."""
+    from ntkp2p.models.infinite import neural_tangents
 
-    util = types.ModuleType("jax.util")
-    util.safe_map = lambda f, *xs: list(map(f, *xs))
-    util.safe_zip = lambda *xs: list(zip(*xs, strict=True))
-    experimental = types.ModuleType("neural_tangents.experimental")
-    names = ("Jaxpr", "JaxprEqn", "Literal", "Var", "Primitive")
-    lent = [(jax.core, name, getattr(core, name)) for name in names]
-    lent += [(jax, "util", util), (ad, "zeros_like_p", core.Primitive("zeros_like"))]
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        patch.setitem(sys.modules, "jax.util", util)
-        patch.setitem(sys.modules, "neural_tangents.experimental", experimental)
-        for module, name, value in lent:
-            patch.setattr(module, name, value, raising=False)
-        return importlib.import_module("neural_tangents")
+    return neural_tangents()

@@ -70,7 +70,15 @@ class LinearSystem:
 
 
 @in_float64
-def linear_system(algorithm: Algorithm, mixing: np.ndarray, features: Features, data: AgentData, /) -> LinearSystem:
+def linear_system(
+    algorithm: Algorithm,
+    mixing: np.ndarray,
+    features: Features,
+    data: AgentData,
+    /,
+    *,
+    columns: Float[np.ndarray, "rows _"] | None = None,
+) -> LinearSystem:
     """The system that an algorithm makes of linear models in features.
 
     Parameters
@@ -83,14 +91,18 @@ def linear_system(algorithm: Algorithm, mixing: np.ndarray, features: Features, 
         S and f₀ on the data's inputs in agent order.
     data
         The agents' data.
+    columns
+        Initial errors in place of f₀ − y, one column for each output that is followed: any number of them where the
+        outputs share a kernel, for then each column goes its own way.
 
     Raises
     ------
     ValueError
         If the round is not affine: it can be trained, not predicted.
     """
-    matrix, residual = _agent_blocks(features, data)
-    shape = (data.agents, features.rank, features.columns)
+    errors = (features.initial - data.targets).reshape(-1, features.columns) if columns is None else columns
+    matrix, residual = _agent_blocks(features.matrix, data), _agent_blocks(errors, data)
+    shape = (data.agents, features.rank, errors.shape[1])
     sizes = jnp.asarray(data.sizes, float)[:, None, None]
 
     def grad(z):
@@ -98,7 +110,7 @@ def linear_system(algorithm: Algorithm, mixing: np.ndarray, features: Features, 
         return (jnp.swapaxes(matrix, 1, 2) @ error / sizes).reshape(z.shape)
 
     world = World(mix=lambda z: jnp.asarray(mixing) @ z, grad=grad)
-    state = algorithm.init(jnp.zeros((data.agents, features.rank * features.columns)))
+    state = algorithm.init(jnp.zeros((data.agents, features.rank * errors.shape[1])))
     initial, unravel = ravel_pytree(state)
 
     @jax.jit
@@ -128,15 +140,10 @@ def linear_system(algorithm: Algorithm, mixing: np.ndarray, features: Features, 
     )
 
 
-def _agent_blocks(features: Features, data: AgentData):
-    """S_q and f₀ − y of every agent, padded with rows of zeros to the largest."""
-    residual = features.initial - data.targets
-
-    def per_agent(array):  # an exact kernel of C outputs has C rows for a sample
-        blocks = data.per_agent(array.reshape(data.samples, -1, array.shape[-1]))
-        return jnp.asarray(blocks.reshape(data.agents, -1, array.shape[-1]))
-
-    return per_agent(features.matrix), per_agent(residual.reshape(-1, features.columns))
+def _agent_blocks(rows: np.ndarray, data: AgentData):
+    """Every agent's rows, padded with zeros to the largest; an exact kernel of C outputs has C rows for a sample."""
+    blocks = data.per_agent(rows.reshape(data.samples, -1, rows.shape[-1]))
+    return jnp.asarray(blocks.reshape(data.agents, -1, rows.shape[-1]))
 
 
 def _must_be_affine(algorithm, advance, offset, linear) -> None:

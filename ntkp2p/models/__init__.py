@@ -1,6 +1,7 @@
 """What each agent trains, and the wide-network view of it: kernels and features."""
 
 from ntkp2p.models.features import Features
+from ntkp2p.models.infinite import infinite_features, infinite_kernels
 from ntkp2p.models.networks import NETWORKS, Model, Network, affine, cnn, mlp, prepare
 from ntkp2p.models.ntk import TangentKernel, empirical_ntk
 
@@ -13,6 +14,8 @@ __all__ = [
     "affine",
     "cnn",
     "empirical_ntk",
+    "infinite_features",
+    "infinite_kernels",
     "mlp",
     "prepare",
 ]

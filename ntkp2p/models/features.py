@@ -35,6 +35,29 @@ Map = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How f₀ varies over initialisations: every output by itself is N(0, Σ), with Σ = L Lᵀ on the training inputs.
+
+    Attributes
+    ----------
+    inputs
+        The training inputs, shape (N, ...).
+    factor
+        L, shape (N, R).
+    error
+        trace(Σ − L Lᵀ) / trace(Σ): the share of the variance that the factor leaves out.
+    at
+        New inputs ↦ (L', Σ'): f₀ there is L' u + N(0, Σ'), shapes (M, R) and (M, M), where f₀ on the training inputs
+        is L u, u standard normal.
+    """
+
+    inputs: np.ndarray
+    factor: Float[np.ndarray, "N R"]
+    error: float
+    at: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
 class Features:
     """f(x; z) = f₀(x) + S(x) z for the training inputs X and for new ones.
 
@@ -56,6 +79,8 @@ class Features:
     sharing_error
         What a kernel that is shared by several outputs leaves out of the exact one, ‖K − K_shared ⊗ I‖ / ‖K‖ on a few
         of the inputs; None for an exact kernel.
+    spread
+        For the average over initialisations, whose `initial` is a mean: how f₀ varies about it. None for one θ₀.
     """
 
     matrix: Float[np.ndarray, "rows rank"]
@@ -66,6 +91,7 @@ class Features:
     matrix_at: Map
     parameters: Map | None
     sharing_error: float | None = None
+    spread: Spread | None = None
 
     @property
     def rank(self) -> int:
@@ -131,7 +157,7 @@ class Features:
         tangent = TangentKernel(apply, params, x, progress=progress, **options)
         if rtol is None:
             full = tangent.matrix()
-            diagonal, columns_of = np.diagonal(full), _columns_of(full, per_sample)
+            diagonal, columns_of = by_columns(full, per_sample)
         else:
             diagonal, columns_of = tangent.diagonal(), tangent.columns
         factor, pivots, error = pivoted_cholesky(
@@ -259,11 +285,13 @@ def _accepted(small: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarr
     return np.tril(lower)[:rank, :rank], permutation[:rank] - 1
 
 
-def _columns_of(kernel: np.ndarray, per_sample: int):
+def by_columns(kernel: np.ndarray, per_sample: int = 1, /) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """The diagonal of a kernel that is there as a whole, and its columns by samples: what `pivoted_cholesky` takes."""
+
     def columns(samples):
         return kernel.reshape(len(kernel), -1, per_sample)[:, samples].reshape(len(kernel), -1)
 
-    return columns
+    return np.diagonal(kernel), columns
 
 
 def _cost_of_sharing(apply, params, x, memory) -> float:

@@ -26,6 +26,34 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
 
+#: The activations whose kernels at infinite width are known in closed form.
+ANALYTIC = ("relu", "erf", "gelu")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the kernels of a network depend on when its width grows without bound.
+
+    Attributes
+    ----------
+    limit
+        The network of infinite width in words: networks that differ in width only have the same.
+    infinite
+        Whether the width is infinite.
+    convolutional
+        3 × 3 convolutions in place of dense hidden layers.
+    depth, activation, weight_std, bias_std
+        As in `mlp` and `cnn`; an affine model has depth 0.
+    """
+
+    limit: str
+    infinite: bool
+    convolutional: bool
+    depth: int
+    activation: str
+    weight_std: float
+    bias_std: float
+
 
 @dataclass(frozen=True)
 class Network:
@@ -41,6 +69,8 @@ class Network:
         C, or None: as many as the data ask for.
     outputs_share_kernel
         True if the exact tangent kernel of C outputs is one N × N kernel times the identity.
+    architecture
+        What its kernels at infinite width depend on; None where these are not known.
     """
 
     name: str
@@ -48,6 +78,12 @@ class Network:
     apply: Callable[[PyTree, Array], Array]
     outputs: int | None = None
     outputs_share_kernel: bool = False
+    architecture: Architecture | None = None
+
+    @property
+    def infinite(self) -> bool:
+        """Whether it has infinite width: it can be predicted, and has no parameters to train."""
+        return self.architecture is not None and self.architecture.infinite
 
     def __repr__(self) -> str:
         return self.name
@@ -99,13 +135,14 @@ def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: flo
     weight_std, bias_std
         σ_w and σ_b.
     """
-    scales = _check(weight_std, bias_std, outputs)
-    return _dense_network(f"affine({scales})", [], "relu", outputs, weight_std, bias_std)
+    name = f"affine({_check(weight_std, bias_std, outputs)})"
+    architecture = Architecture(name, False, False, 0, "relu", weight_std, bias_std)
+    return _dense_network(name, [], outputs, architecture)
 
 
 def mlp(
     *,
-    width: int = 1024,
+    width: int | float = 1024,
     depth: int = 2,
     activation: str = "relu",
     outputs: int | None = None,
@@ -117,7 +154,8 @@ def mlp(
     Parameters
     ----------
     width
-        Units of every hidden layer.
+        Units of every hidden layer. `math.inf`: the limit of infinite width, whose prediction is the mean over
+        initialisations with the spread between them; it needs neural-tangents, and cannot be trained.
     depth
         Hidden layers, at least 1.
     activation
@@ -130,22 +168,17 @@ def mlp(
     Raises
     ------
     ValueError
-        For an unknown activation or a size below 1.
+        For an unknown activation, a size below 1, or infinite width with an activation that has no analytic kernel.
     """
-    scales = _check(weight_std, bias_std, outputs, width=width, depth=depth)
-    return _dense_network(
-        f"mlp(width={width}, depth={depth}, {activation}, {scales})",
-        [width] * depth,
-        activation,
-        outputs,
-        weight_std,
-        bias_std,
-    )
+    name, architecture = _describe("mlp", "width", width, depth, activation, outputs, weight_std, bias_std)
+    if architecture.infinite:
+        return _infinite_network(name, outputs, architecture, remedy="mlp(width=1024)")
+    return _dense_network(name, [width] * depth, outputs, architecture)
 
 
 def cnn(
     *,
-    channels: int = 32,
+    channels: int | float = 32,
     depth: int = 2,
     activation: str = "relu",
     outputs: int | None = None,
@@ -154,23 +187,22 @@ def cnn(
 ) -> Network:
     """`depth` 3 × 3 convolutions of `channels` channels with zero padding, flattened into a dense readout.
 
-    Inputs are images of shape (N, height, width, channels). The other parameters are those of `mlp`.
+    Inputs are images of shape (N, height, width, channels). The other parameters are those of `mlp`, the limit of
+    infinite width is `channels=math.inf`.
 
     Raises
     ------
     ValueError
-        For an unknown activation, a size below 1, or inputs that are not images.
+        For what `mlp` refuses, or inputs that are not images.
     """
-    scales = _check(weight_std, bias_std, outputs, channels=channels, depth=depth)
+    name, architecture = _describe("cnn", "channels", channels, depth, activation, outputs, weight_std, bias_std)
+    if architecture.infinite:
+        return _infinite_network(name, outputs, architecture, remedy="cnn(channels=64)")
     sigma = lookup(ACTIVATIONS, activation, "activation")
     dense = _dense(weight_std, bias_std)
 
     def init(key, x, outputs):
-        if x.ndim != 4:
-            raise ValueError(
-                f"cnn needs images of shape (N, height, width, channels), found {x.shape}: "
-                "reshape the inputs or use mlp()"
-            )
+        must_be_images(x)
         fan_ins = [9 * c for c in [x.shape[-1], *[channels] * (depth - 1)]]
         sizes = [*fan_ins, x.shape[1] * x.shape[2] * channels]
         return _normal_layers(key, sizes, [*[channels] * depth, outputs])
@@ -181,7 +213,7 @@ def cnn(
             x = sigma(dense(layer, _patches(x)))
         return dense(readout, x.reshape(len(x), -1))
 
-    return Network(f"cnn(channels={channels}, depth={depth}, {activation}, {scales})", init, apply, outputs)
+    return Network(name, init, apply, outputs, architecture=architecture)
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {"affine": affine, "mlp": mlp, "cnn": cnn}
@@ -260,9 +292,17 @@ def _pair(network: Any) -> tuple[Callable, Callable]:
     )
 
 
-def _dense_network(name, hidden, activation, outputs, weight_std, bias_std) -> Network:
-    sigma = lookup(ACTIVATIONS, activation, "activation")
-    dense = _dense(weight_std, bias_std)
+def must_be_images(x: Any) -> None:
+    """Refuse inputs that a convolution cannot take."""
+    if x.ndim != 4:
+        raise ValueError(
+            f"cnn needs images of shape (N, height, width, channels), found {x.shape}: reshape the inputs or use mlp()"
+        )
+
+
+def _dense_network(name: str, hidden: list, outputs: int | None, architecture: Architecture) -> Network:
+    sigma = lookup(ACTIVATIONS, architecture.activation, "activation")
+    dense = _dense(architecture.weight_std, architecture.bias_std)
 
     def init(key, x, outputs):
         sizes = [math.prod(x.shape[1:]), *hidden, outputs]
@@ -275,7 +315,14 @@ def _dense_network(name, hidden, activation, outputs, weight_std, bias_std) -> N
             x = sigma(dense(layer, x))
         return dense(readout, x)
 
-    return Network(name, init, apply, outputs, outputs_share_kernel=not hidden)
+    return Network(name, init, apply, outputs, outputs_share_kernel=not hidden, architecture=architecture)
+
+
+def _infinite_network(name: str, outputs: int | None, architecture: Architecture, *, remedy: str) -> Network:
+    def refuse(*_):
+        raise ValueError(f"{name} has no parameters and can only be predicted: give it a size to train, {remedy}")
+
+    return Network(name, refuse, refuse, outputs, architecture=architecture)
 
 
 def _dense(weight_std: float, bias_std: float) -> Callable[[PyTree, Array], Array]:
@@ -302,6 +349,26 @@ def _patches(x):
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifts = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
     return jnp.concatenate(shifts, axis=-1)
+
+
+def _describe(
+    kind: str, size_name: str, size: Any, depth: Any, activation: str, outputs: Any, weight_std: Any, bias_std: Any
+) -> tuple[str, Architecture]:
+    """Check a network's description; its name, and what its kernels depend on."""
+    infinite = isinstance(size, float) and size == math.inf
+    scales = _check(weight_std, bias_std, outputs, **({} if infinite else {size_name: size}), depth=depth)
+    lookup(ACTIVATIONS, activation, "activation")
+    if infinite and activation not in ANALYTIC:
+        raise ValueError(
+            f"{activation} has no analytic kernel at infinite width: use {' or '.join(ANALYTIC)}, "
+            f"or give a {size_name} such as {kind}({size_name}=1024)"
+        )
+
+    def named(size):
+        return f"{kind}({size_name}={size}, depth={depth}, {activation}, {scales})"
+
+    limit = named(math.inf)
+    return named(size), Architecture(limit, infinite, kind == "cnn", depth, activation, weight_std, bias_std)
 
 
 def _check(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -> str:
