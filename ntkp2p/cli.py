@@ -28,6 +28,7 @@ app = App(
 
 Out = Annotated[Path, Parameter(help="The folder that gets the results; made if it does not exist.")]
 Toml = Annotated[Path, Parameter(help="An experiment in TOML; the README shows one.")]
+Cache = Annotated[Path | None, Parameter(help="A folder that keeps finished blocks of the kernel, to resume from.")]
 
 
 @Parameter(name="*")
@@ -86,12 +87,14 @@ def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: s
 
 
 @app.command
-def predict(experiment: Toml, /, *, out: Out = Path("results"), processes: Processes | None = None) -> None:
+def predict(
+    experiment: Toml, /, *, out: Out = Path("results"), cache: Cache = None, processes: Processes | None = None
+) -> None:
     """Predict a run in closed form, in rounds and in flow: predicted_rounds.nc, predicted_flow.nc, predicted.png."""
-    from ntkp2p import compare, predictions
+    from ntkp2p import compare
 
     run, folder = _begin(experiment, out, processes)
-    predicted = predictions(run)
+    predicted = _predicted(run, folder, cache)
     if folder is None:
         return
     for time, trajectory in predicted.items():
@@ -117,13 +120,14 @@ def train(experiment: Toml, /, *, out: Out = Path("results"), processes: Process
 
 
 @app.command
-def compare(experiment: Toml, /, *, out: Out = Path("results"), processes: Processes | None = None) -> None:
+def compare(
+    experiment: Toml, /, *, out: Out = Path("results"), cache: Cache = None, processes: Processes | None = None
+) -> None:
     """Predict and train a run, and set both side by side: comparison.nc, comparison.png and a table of errors."""
     from ntkp2p import compare as side_by_side
-    from ntkp2p import predictions
 
     run, folder = _begin(experiment, out, processes)
-    predicted = predictions(run)
+    predicted = _predicted(run, folder, cache)
     if folder is not None:
         _flag(run, predicted["rounds"])
     trained, diverged = _trained(run, folder)
@@ -175,6 +179,23 @@ def _begin(path: Path, out: Path, processes: Processes | None) -> tuple[Experime
     return run, folder
 
 
+def _predicted(run: Experiment, folder: Path | None, cache: Path | None) -> dict[str, Trajectory]:
+    """Both predictions; what the kernel will take is said before it is computed."""
+    import logging
+
+    from ntkp2p import predictions
+
+    if folder is not None:
+        logging.basicConfig(format="ntkp2p: %(message)s")
+        logging.getLogger("ntkp2p").setLevel(logging.INFO)
+    with _progress(shown=folder is not None) as progress:
+        features = run.features(
+            cache=None if cache is None else _writable(cache),
+            progress=lambda done, total: progress("kernel", done, total),
+        )
+    return predictions(run, features=features)
+
+
 def _trained(run: Experiment, folder: Path | None) -> tuple[Trajectory, ValueError | None]:
     """What training recorded, and how it diverged if it did."""
     from ntkp2p import DivergedError, train
@@ -193,7 +214,7 @@ def _writable(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from error
+        raise OSError(f"cannot write to {folder} ({error.strerror}): choose another folder") from error
     return folder
 
 

@@ -12,6 +12,7 @@ import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ntkp2p import _rendezvous
+from ntkp2p.precision import in_float64
 
 #: The mesh's only axis: blocks of a kernel, or agents, are divided along it.
 AXIS = "devices"
@@ -29,10 +30,21 @@ def place(array: np.ndarray, mesh: Mesh, *axes: str | None) -> jax.Array:
 
 
 def agree(number: int, mesh: Mesh, /) -> bool:
-    """Whether all processes of a mesh say the same number, 0 ≤ number < 2³²."""
+    """Whether all processes of a mesh say the same number."""
+    said = _said(number, mesh)
+    return bool(said.min() == said.max())
+
+
+def least(number: int, mesh: Mesh, /) -> int:
+    """The smallest of the numbers that the processes of a mesh say: what all of them can go by."""
+    return number if jax.process_count() == 1 else int(_said(number, mesh).min())
+
+
+@in_float64
+def _said(number: int, mesh: Mesh) -> np.ndarray:
     divided, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
-    said = jax.make_array_from_callback((mesh.size,), divided, lambda _: np.array([number], np.uint32))
-    return bool(jax.jit(lambda said: (said == said[0]).all(), out_shardings=everywhere)(said))
+    said = jax.make_array_from_callback((mesh.size,), divided, lambda _: np.array([number]))
+    return np.asarray(jax.jit(lambda said: said, out_shardings=everywhere)(said))
 
 
 def join(coordinator: str, processes: int, process: int, /, *, timeout: float = 120) -> None:

@@ -42,7 +42,12 @@ class Experiment:
     record
         How many rounds are recorded, evenly spaced from 0 to K, or the rounds themselves.
     kernel
-        "exact", or "shared": the mean over outputs, cheaper for many outputs and no longer exact.
+        "exact", or "shared": the mean over outputs, cheaper for many outputs and no longer exact. A prediction then
+        states `sharing_error`, what it leaves out of the exact kernel.
+    kernel_rtol
+        Where the kernel's factor stops, relative to the largest diagonal entry; only the columns that it needs are then
+        computed, so that the samples may be more than a kernel of theirs that fits into memory. By default the kernel
+        is computed as a whole and factorised to rounding.
     precision
         In which floats the networks train: "float64" or "float32". Kernels and predictions are always float64.
     seed
@@ -61,6 +66,7 @@ class Experiment:
     rounds: int
     record: int | Sequence[int] = 50
     kernel: Literal["exact", "shared"] = "exact"
+    kernel_rtol: float | None = None
     precision: Literal["float64", "float32"] = "float64"
     seed: int = 0
     #: The rounds that are recorded, ascending from 0 to K.
@@ -82,6 +88,8 @@ class Experiment:
             if not whole or not least <= value < 2**31:
                 raise ValueError(f"{name} must be a whole number ≥ {least} and below 2³¹, found {value!r}")
         lookup(dict.fromkeys(("exact", "shared")), self.kernel, "kernel")
+        if self.kernel_rtol is not None and not (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1):
+            raise ValueError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
         lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
         mixing = validate_mixing(self.mixing, agents=self.agents, stochastic=self.algorithm.stochastic)
         object.__setattr__(self, "mixing", mixing)
@@ -102,11 +110,19 @@ class Experiment:
         """
         return prepare(self.model, self.data.inputs, self.data.outputs, seed=self.seed)
 
-    def features(self) -> Features:
-        """The linear model that the network becomes when it is wide: of infinite width, their average."""
+    def features(self, **options: Any) -> Features:
+        """The linear model that the network becomes when it is wide: of infinite width, their average.
+
+        Parameters
+        ----------
+        options
+            How the kernel of a finite network is computed: `memory`, `mesh`, `cache` and `progress` as for
+            `ntkp2p.models.TangentKernel`.
+        """
         if isinstance(self.model, Network) and self.model.infinite:
-            return infinite_features(self.model, self.data.inputs, self.data.outputs)
-        return Features.of(self.initialise(), self.data.inputs, kernel=self.kernel)
+            rtol = {} if self.kernel_rtol is None else {"rtol": self.kernel_rtol}
+            return infinite_features(self.model, self.data.inputs, self.data.outputs, **rtol)
+        return Features.of(self.initialise(), self.data.inputs, kernel=self.kernel, rtol=self.kernel_rtol, **options)
 
     def describe(self) -> dict[str, Any]:
         """The run in words and numbers that fit a file's attributes."""
@@ -123,6 +139,7 @@ class Experiment:
             "step_size": float(self.algorithm.step_size),
             "seed": int(self.seed),
             "kernel": self.kernel,
+            **({} if self.kernel_rtol is None else {"kernel_rtol": self.kernel_rtol}),
         }
 
     @classmethod

@@ -38,7 +38,8 @@ def predict(
     time
         "rounds": the algorithm's own discrete rounds. "flow": its gradient flow at t = η k.
     features
-        Those of an experiment that differs in algorithm or mixing only; by default computed, which is most of the work.
+        Those of an experiment that differs in algorithm or mixing only, or computed with options of one's own
+        (`experiment.features(cache=..., memory=...)`); by default computed here, which is most of the work.
     method, rtol
         How the linear system is solved, and how accurately: see `ntkp2p.dynamics.solve`.
 
@@ -136,6 +137,7 @@ def _measure(experiment: Experiment, features: Features, system: LinearSystem):
 
 def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: str) -> dict:
     unstable = extremes.radius > 1 + EDGE if time == "rounds" else extremes.abscissa * solution.system.step_size > EDGE
+    shared = {} if features.sharing_error is None else {"sharing_error": features.sharing_error}
     of_the_mean = {} if features.spread is None else {"width": "infinite", "spread_error": features.spread.error}
     return {
         "closed_form": True,
@@ -150,5 +152,6 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: s
         "kernel_error": features.error,
         "error_estimate": solution.error,
         "converged": solution.converged,
+        **shared,
         **of_the_mean,
     }

@@ -5,6 +5,8 @@ returns arrays by name.
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -59,6 +61,28 @@ def training() -> dict[str, np.ndarray]:
     return results
 
 
+def kernel(mesh: Mesh | None = None, **options) -> dict[str, np.ndarray]:
+    """The kernel of a small network: whole, with other inputs, its diagonal, some columns; and how it is divided."""
+    rng = np.random.default_rng(0)
+    x, other = rng.normal(size=(37, 6)), rng.normal(size=(11, 6))
+    model = p2p.models.prepare(p2p.models.mlp(width=9, depth=2), x, 2)
+    found = p2p.models.TangentKernel(model.apply, model.params, x, mesh=mesh, **options)
+    results = {"matrix": found.matrix(), "against": found.against(other), "diagonal": found.diagonal()}
+    blocks = [len(leaf.addressable_shards) for leaf in jax.tree.leaves(found._factors(0))]
+    return results | {"columns": found.columns(np.array([3, 30])), "blocks": np.array(blocks)}
+
+
+def kernels() -> dict[str, np.ndarray]:
+    """The kernel on one, three and all devices, with room for all factors and for few."""
+    results = {}
+    for count in (1, 3, jax.device_count()):
+        mesh = Mesh(np.asarray(jax.devices()[:count]), (p2p.devices.AXIS,))
+        for memory in (None, 8 * 74**2 + 10**5):
+            found = kernel(mesh, memory=memory)
+            results |= {f"{count}/{memory}/{name}": value for name, value in found.items()}
+    return results
+
+
 def rows_by_device(parameters: int) -> np.ndarray:
     """How many rows each device holds of the divided arrays that have so many columns: the agents' models."""
     divided = [a for a in jax.live_arrays() if a.shape[1:] == (parameters,) and not a.sharding.is_fully_replicated]
@@ -76,7 +100,18 @@ def shell(*arguments: str) -> dict[str, np.ndarray]:
         refusal = ""
     except ValueError as error:
         refusal = str(error)
-    return {"code": code, "devices": jax.device_count(), "processes": jax.process_count(), "refusal": refusal}
+    facts = {"code": code, "devices": jax.device_count(), "processes": jax.process_count(), "refusal": refusal}
+    return facts | resumed()
+
+
+def resumed() -> dict[str, np.ndarray]:
+    """The kernel with a cache of this process's own, of which one process has lost a block, computed once more."""
+    with tempfile.TemporaryDirectory() as folder:
+        first = kernel(cache=folder)
+        if jax.process_index() == 1:
+            next(Path(folder).glob("*/*")).unlink()
+        again = kernel(cache=folder)
+    return first | {f"again/{name}": value for name, value in again.items()}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The same numbers on one device, on eight, and on those of two processes."""
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -96,7 +97,19 @@ def test_training_on_eight_devices(start):
             np.testing.assert_allclose(eight[name], expected, rtol=1e-10, atol=1e-13, err_msg=f"{algorithm} {name}")
 
 
-def test_two_processes_compare(start, free_port, tmp_path):
+def test_kernels_on_eight_devices(start):
+    results = start("kernels", 8)()
+    assert (results["8/None/blocks"] == 8).all()
+    for name in ("matrix", "against", "diagonal", "columns"):
+        expected = results[f"1/None/{name}"]
+        others = [v for key, v in results.items() if key.endswith(f"/{name}")]
+        assert len(others) == 6
+        for found in others:
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.abs(expected).max(), err_msg=name)
+    np.testing.assert_allclose(results["8/None/columns"], results["1/None/matrix"][:, [6, 7, 60, 61]], atol=1e-12)
+
+
+def test_two_processes(start, free_port, tmp_path):
     (tmp_path / "experiment.toml").write_text(TOML)
     command = "compare", tmp_path / "experiment.toml", "--out"
     together = "--coordinator", f"localhost:{free_port}", "--processes", "2", "--process"
@@ -104,7 +117,12 @@ def test_two_processes_compare(start, free_port, tmp_path):
     with pytest.raises(SystemExit):
         cli.main([*map(str, command), str(tmp_path / "alone")])
     first, second = (wait() for wait in results)
+    expected = runpy.run_path(str(CHECKS))["kernel"]()
     for result in (first, second):
+        assert (result["blocks"] == 2).all()  # of four, two are here
+        for name in ("matrix", "against", "diagonal", "columns"):
+            for found in (result[name], result[f"again/{name}"]):
+                np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-10 * expected["matrix"].max())
         assert (result["code"], result["processes"], result["devices"]) == (0, 2, 4)
         assert "different experiments" in str(result["refusal"])
     # Only the first writes, draws and prints.

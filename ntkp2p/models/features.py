@@ -13,6 +13,7 @@ When the C outputs share one kernel, S has N rows and acts on C columns; the exa
 the outputs: N·C rows and one column. Either way outputs are `(S @ z).reshape(N, C)` with z of shape (r, columns).
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from ntkp2p.models.ntk import TangentKernel, jacobian
 from ntkp2p.precision import in_float64
 
 Map = Callable[[np.ndarray], np.ndarray]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class Features:
             full = tangent.matrix()
             diagonal, columns_of = by_columns(full, per_sample)
         else:
+            stated = tangent.working / 1e6, tangent.batch, rows
+            log.info("columns of a tangent kernel take at most %.0f MB of memory beside the factor, %d of %d", *stated)
             diagonal, columns_of = tangent.diagonal(), tangent.columns
         factor, pivots, error = pivoted_cholesky(
             diagonal,

@@ -150,7 +150,8 @@ class TangentKernel:
         self._mesh = devices.all_devices() if mesh is None else mesh
         self._dtype, self._shared = np.dtype(precision), outputs == "shared"
         self._leaves = [np.asarray(leaf, precision) for leaf in jax.tree.leaves(params)]
-        self._memory = devices.free_memory() // 2 if memory is None else memory
+        self._memory = devices.least(devices.free_memory() // 2 if memory is None else memory, self._mesh)
+        self._device_memory = self._memory_of_accelerators()
         self._cache, self._progress = cache, progress
         self._x = np.asarray(x, precision)
         self._programs = self._fitting(apply, jax.tree.structure(params))
@@ -185,11 +186,12 @@ class TangentKernel:
     @property
     def peak(self) -> int:
         """Bytes that `matrix` takes at most on this machine, the kernel included."""
-        return self.rows**2 * self._dtype.itemsize + self._working
+        return self.rows**2 * self._dtype.itemsize + self.working
 
     @in_float64
     def matrix(self) -> Float[np.ndarray, "rows rows"]:
         """The whole kernel, symmetric to the last bit."""
+        log.info("a tangent kernel of %d rows takes at most %s of memory", self.rows, _bytes(self.peak))
         return self._between(self._rows)
 
     @in_float64
@@ -224,16 +226,21 @@ class TangentKernel:
         return max(1, int(free // self._programs.bytes) - 1)
 
     @property
-    def _working(self) -> int:
+    def working(self) -> int:
+        """Bytes that the work takes at most on this machine, beside its result."""
         kept = min(self._room, self._rows.groups) + 1
         here = sum(device.platform == "cpu" for device in self._mesh.local_devices)
         return here * (kept * self._programs.bytes + self._programs.temporary)
 
+    def _memory_of_accelerators(self) -> int | None:
+        """Bytes that each device has of its own, if it has."""
+        device = self._mesh.local_devices[0]
+        return None if device.platform == "cpu" else devices.least(devices.free_memory(device) // 2, self._mesh)
+
     def _budget(self, result: int) -> int:
         """Bytes that a device has for the work when the host has to hold that much."""
-        device = self._mesh.local_devices[0]
-        if device.platform != "cpu":
-            return devices.free_memory(device) // 2
+        if self._device_memory is not None:
+            return self._device_memory
         return (self._memory - result) // len(self._mesh.local_devices)
 
     def _fitting(self, apply: Apply, structure) -> "_Programs":
@@ -268,9 +275,6 @@ class TangentKernel:
                 f"a kernel of {shape[0]} × {shape[1]} takes {_bytes(result)} and {_bytes(free)} may be used: give a "
                 "tolerance, which needs some columns only (kernel_rtol = 1e-6), or take fewer samples or outputs"
             )
-        log.info(
-            "a tangent kernel of %d × %d: %s, at most %s in all", *shape, _bytes(result), _bytes(result + self._working)
-        )
         blocks = _Blocks(np.empty(shape, self._dtype), self._programs.size * per, columns is rows)
         store = self._store(columns)
         pairs = list(self._pairs(columns))
