@@ -12,6 +12,7 @@ dynamics. On new inputs, what f₀ has beyond its part in the span of L moves wi
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -86,17 +87,18 @@ def over_initialisations(
     ]
     parts: dict[str, list] = {time: [] for time in times}
     errors = [0.0]
-    for block in _rounds(experiment):
-        totals: dict[str, Moments] = {}
+    for block, pieces in _rounds(data, len(mean.rounds)):
+        totals: dict[tuple[str, int], Moments] = {}
         for group, system in zip(groups, systems, strict=True):
             solution = solve(system, mean.rounds[block], rtol=rtol)
             errors.append(solution.error)
-            for time in times:
-                found = moments(matrix, start[:, group], _models(system, solution.states(time)))
-                totals[time] = Moments(*map(jnp.add, totals[time], found)) if time in totals else found
-        for time in times:
-            total = totals[time]._replace(test=totals[time].test + beyond)
-            parts[time].append(measure(matrix, _models(mean.system, mean.states(time, block)), total))
+            for time, (i, piece) in product(times, enumerate(pieces)):
+                found = moments(matrix, start[:, group], _models(system, solution.states(time, piece)))
+                totals[time, i] = jax.tree.map(jnp.add, totals[time, i], found) if (time, i) in totals else found
+        for time, (i, piece) in product(times, enumerate(pieces)):
+            total = totals[time, i]._replace(test=totals[time, i].test + beyond)
+            at = slice(block.start + piece.start, block.start + piece.stop)
+            parts[time].append(measure(matrix, _models(mean.system, mean.states(time, at)), total))
     measured = {t: {name: np.concatenate([p[name] for p in parts[t]]) for name in parts[t][0]} for t in times}
     return Spread(measured, max(errors), max(errors) <= rtol)
 
@@ -133,15 +135,19 @@ def _models(system: LinearSystem, states: np.ndarray) -> jax.Array:
 def _columns(experiment: Experiment, features: Features) -> list[slice]:
     """Groups of the columns of L, so small that a Krylov basis fits."""
     assert features.spread is not None
-    total = features.spread.factor.shape[1]
-    size = max(1, MEMORY // (8 * BASIS * experiment.agents * features.rank))
+    size = MEMORY // (8 * BASIS * experiment.agents * features.rank)
+    return _slices(features.spread.factor.shape[1], size)
+
+
+def _rounds(data: AgentData, rounds: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Blocks of the recorded rounds, so small that all agents' covariances fit, each with its pieces.
+
+    A block is solved for at once. A piece is measured at once, which takes about six arrays of its covariances' size.
+    """
+    size = MEMORY // (8 * data.agents * (data.samples**2 + len(data.test_inputs) ** 2))
+    return ((block, _slices(block.stop - block.start, size // 6)) for block in _slices(rounds, size))
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    size = max(1, size)
     return [slice(i, min(i + size, total)) for i in range(0, total, size)]
-
-
-def _rounds(experiment: Experiment) -> Iterator[slice]:
-    """Blocks of the recorded rounds, so small that all agents' covariances fit."""
-    data, total = experiment.data, len(experiment.recorded)
-    # About six such arrays at once: sums, shares, the columns themselves, and what the measures make of them.
-    one = 6 * 8 * data.agents * (data.samples + len(data.test_inputs)) ** 2
-    size = max(1, MEMORY // one)
-    return (slice(i, min(i + size, total)) for i in range(0, total, size))

@@ -124,9 +124,12 @@ def test_mean_accuracy_is_that_of_drawn_outputs(classes, digits):
 def test_groups_of_columns_and_blocks_of_rounds_are_the_whole(digits, monkeypatch):
     run = experiment(digits(agents=3, samples=12, test_samples=5), record=12)
     whole = predict(run)
-    monkeypatch.setattr(initialisations_module, "MEMORY", 200_000)
+    monkeypatch.setattr(initialisations_module, "MEMORY", 40_000)
+    monkeypatch.setattr(initialisations_module, "BASIS", 25)
     assert len(initialisations_module._columns(run, run.features())) > 1
-    assert len(list(initialisations_module._rounds(run))) > 1
+    blocks = list(initialisations_module._rounds(run.data, len(run.recorded)))
+    assert len(blocks) > 1
+    assert len(blocks[0][1]) > 1
     for name, values in predict(run).dataset.items():
         np.testing.assert_allclose(values, whole.dataset[name], rtol=1e-7, atol=1e-10)
 
@@ -283,6 +286,17 @@ def test_the_band_is_on_the_plots(predicted):
     assert len(both["rounds"].plot("consensus_distance").collections) == 0
     figure = compare(*both.values()).plot("local_loss", "test_accuracy")
     assert [len(panel.collections) for panel in figure.axes] == [3, 0]
+
+
+def test_a_diverging_run_is_predicted_and_drawn(predicted):
+    run, _ = predicted
+    run = dataclasses.replace(run, algorithm=DGD(step_size=1e3), rounds=400, record=41)
+    both = predictions(run)
+    assert not both["rounds"].stable
+    assert both["flow"].stable
+    start = both["rounds"].dataset.isel(round=slice(3))
+    assert np.isfinite(start["local_loss_std"]).all()
+    both["rounds"].plot().figure.canvas.draw()
 
 
 def test_any_width_and_seed_is_compared_with_the_average(predicted, tmp_path):

@@ -56,7 +56,8 @@ class Reduction:
 
     def expand(self, coefficients: Float[np.ndarray, "times m"], /) -> Float[np.ndarray, "times n"]:
         """Vectors of the full space from their coefficients."""
-        return coefficients if self.basis is None else coefficients @ self.basis.T
+        with np.errstate(over="ignore", invalid="ignore"):  # an unstable system has overflowed
+            return coefficients if self.basis is None else coefficients @ self.basis.T
 
 
 @dataclass(frozen=True)
@@ -283,9 +284,9 @@ def _distance(smaller: np.ndarray, larger: np.ndarray) -> float:
     growth made.
     """
     change = larger.copy()
-    change[:, : smaller.shape[1]] -= smaller
-    scale = np.maximum.accumulate(np.linalg.norm(larger, axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        change[:, : smaller.shape[1]] -= smaller
+        scale = np.maximum.accumulate(np.linalg.norm(larger, axis=1))
         relative = np.linalg.norm(change, axis=1) / scale
     # Nothing can be said, nor need be, where nothing has moved yet or where an unstable system has overflowed.
     return float(np.max(relative[np.isfinite(relative)], initial=0.0))
