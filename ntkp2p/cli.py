@@ -190,7 +190,7 @@ def _predicted(run: Experiment, folder: Path | None, cache: Path | None) -> dict
         logging.getLogger("ntkp2p").setLevel(logging.INFO)
     with _progress(shown=folder is not None) as progress:
         features = run.features(
-            cache=None if cache is None else _writable(cache),
+            cache=None if cache is None else _writable(cache, "--cache"),
             progress=lambda done, total: progress("kernel", done, total),
         )
     return predictions(run, features=features)
@@ -207,14 +207,14 @@ def _trained(run: Experiment, folder: Path | None) -> tuple[Trajectory, ValueErr
             return error.trajectory, error
 
 
-def _writable(folder: Path) -> Path:
+def _writable(folder: Path, option: str = "--out") -> Path:
     """The folder, made and tried out before any work begins."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(f"cannot write to {folder} ({error.strerror}): choose another folder") from error
+        raise OSError(f"cannot write to {folder} ({error.strerror}): choose another folder with {option}") from error
     return folder
 
 
