@@ -4,16 +4,17 @@ Prints a line of JSON when a route begins and one when it ends, so that whoever 
 of. Not for use by hand: see ntk.py.
 """
 
-import inspect
+import ctypes
+import gc
 import json
 import math
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import _counts as counts
@@ -24,7 +25,6 @@ from _neural_tangents import neural_tangents
 from jax import lax
 
 from ntkp2p import models
-from ntkp2p.models.ntk import empirical_ntk
 
 IMAGE = (28, 28, 1)
 SCALES = {"weight_std": math.sqrt(2), "bias_std": 0.1}
@@ -73,40 +73,26 @@ def convolutional(params, x):
     ]
 
 
-def ours(case: Case, samples: int | None = None) -> tuple[np.ndarray, str]:
-    """Our kernel as a NumPy array, and what there is to say about its precision."""
-    takes_precision = "precision" in inspect.signature(empirical_ntk).parameters
-    options: dict[str, Any] = {"precision": case.dtype} if takes_precision else {}
-    kernel = empirical_ntk(case.forms["ours"], case.params, case.images[:samples], **options)
-    return kernel, "" if kernel.dtype == case.dtype else f"{kernel.dtype} only"
-
-
-def stated_peak(case: Case) -> int:
-    """N² and one block of Jacobian factors, in bytes: what our route should stay below.
-
-    Counted here from the layers; once the product states its own peak, this is the place to read it.
-    """
-    memory = inspect.signature(empirical_ntk).parameters["memory"].default
-    per_sample = case.bytes * counts.factor_entries(case.layers)
-    return case.bytes * case.samples**2 + per_sample * min(case.samples, max(1, memory // (2 * per_sample)))
+def tangent_kernel(case: Case) -> models.TangentKernel:
+    return models.TangentKernel(case.forms["ours"], case.params, case.images, precision=case.dtype)
 
 
 def measure_ours(case: Case, seconds: float, repetitions: int) -> tuple[np.ndarray, dict]:
-    # What a first call loads once for the process, compiler included, is no part of a kernel's memory.
-    ours(case, 8)
-    before, at_device = resident(), device_bytes("bytes_in_use")
     start = time.perf_counter()
-    kernel, note = ours(case)
+    kernel = tangent_kernel(case)
+    compiled = time.perf_counter() - start
+    # From here on the memory is the kernel's: the compiler has given back what it took.
+    before = resident_from_now()
+    result = kernel.matrix()
     first = time.perf_counter() - start
-    grown = peak_resident() - before if at_device is None else device_bytes("peak_bytes_in_use") - at_device
     row = {
-        "seconds": best(lambda: ours(case), first, seconds, repetitions),
+        "seconds": best(lambda: tangent_kernel(case).matrix(), first - compiled, seconds, repetitions),
         "first_call_seconds": first,
-        "peak_bytes": grown,
-        "stated_peak_bytes": stated_peak(case),
-        "note": note,
+        "peak_bytes": peak_resident() - before if before is not None else device_bytes("peak_bytes_in_use"),
+        "stated_peak_bytes": kernel.peak if before is not None else kernel.working,
+        "note": "",
     }
-    return kernel, row
+    return result, row
 
 
 def measure_limit(case: Case, repetitions: int) -> dict:
@@ -228,17 +214,24 @@ def best(run: Callable[[], Any], estimate: float, seconds: float, repetitions: i
     return shortest
 
 
-def resident() -> int:
-    """Bytes now in memory; where the system does not say, the most there ever were."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        return peak_resident()
+def resident_from_now() -> int | None:
+    """Bytes now in memory, where the peak is counted from now on; None if kernels live on an accelerator."""
+    if device_bytes("bytes_in_use") is not None:
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return status("VmRSS")
 
 
 def peak_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return status("VmHWM")
+
+
+def status(name: str) -> int:
+    """A figure of this process in bytes, as Linux knows it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def device_bytes(name: str) -> int | None:
@@ -299,7 +292,10 @@ def main() -> None:
         jax.clear_caches()
     # Once more at the end, so that a busy moment of the machine does not count against one side only.
     tell(begins=["ours", "again"])
-    tell(ends=["ours", "again"], row={"seconds": best(lambda: ours(case), seconds, plan["seconds"], repetitions)})
+    tell(
+        ends=["ours", "again"],
+        row={"seconds": best(lambda: tangent_kernel(case).matrix(), seconds, plan["seconds"], repetitions)},
+    )
 
 
 if __name__ == "__main__":

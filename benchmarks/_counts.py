@@ -47,11 +47,6 @@ def layerwise_flops(layers: list[Layer], samples: int) -> dict[str, int]:
     }
 
 
-def factor_entries(layers: list[Layer]) -> int:
-    """Numbers that one sample leaves for the Gram products."""
-    return sum(layer.n + 2 * layer.m if layer.places == 1 else layer.size for layer in layers)
-
-
 def activations(layers: list[Layer]) -> int:
     """Numbers that enter and leave one sample's products on the way forward."""
     return sum(layer.places * (layer.n + layer.m) for layer in layers)

@@ -28,7 +28,7 @@ from jax.extend.core import Literal as Constant
 from jaxtyping import Array, Float, PyTree
 
 Apply = Callable[[PyTree, Array], Array]
-#: Bytes of one sample's activations, times samples, that are evaluated together: what stays near the caches.
+#: Bytes of activations that are evaluated together: what stays near the caches.
 TOGETHER = 2**26
 
 
@@ -93,6 +93,8 @@ class Factorisation:
     ----------
     of
         `(leaves, x) -> Factors`, for the leaves of θ and a batch of inputs.
+    together
+        How many samples to hand it at a time.
     outputs
         C.
     entries
@@ -104,6 +106,7 @@ class Factorisation:
     """
 
     of: Callable[[list, Array], Factors]
+    together: int
     outputs: int
     entries: int
     layers: tuple[int, int, int]
@@ -155,16 +158,25 @@ def factorise(apply: Apply, params: PyTree, x: Any, /, *, samples: int, shared: 
         return Factors([a for a, _ in small], [d for _, d in small], jnp.concatenate([empty, *jacobians], axis=1))
 
     activations = sum(math.prod(_aval(v).shape) for step in program.steps for v in step.equation.outvars)
+    activations += sum(  # the windows of convolutions
+        rows * n
+        for layer in layers
+        for rows, n, _ in [layer.shape]
+        if rows * n > 2 * math.prod(_vector(program, layer))
+    )
     together = max(1, TOGETHER // (x.dtype.itemsize * activations * (1 + count)))
 
     def of(leaves, x):
-        sample = partial(one, leaves)
-        return jax.vmap(sample)(x) if len(x) <= together else jax.lax.map(sample, x, batch_size=together)
+        return jax.vmap(partial(one, leaves))(x)
 
     in_layers = sum(layer.entries(count, small) for layer, small in zip(layers, gram, strict=True))
     in_others = count * sum(math.prod(leaves[i].shape) for i in others)
     kinds = (sum(gram), len(gram) - sum(gram), len(others))
-    return Factorisation(of, count, in_layers + in_others, kinds, str(closed), tuple(closed.consts))
+    return Factorisation(of, together, count, in_layers + in_others, kinds, str(closed), tuple(closed.consts))
+
+
+def _vector(program: "Program", layer: Layer) -> tuple[int, ...]:
+    return _aval(program.steps[layer.step].equation.invars[layer.vector]).shape
 
 
 def product(one: Factors, two: Factors, /, *, shared: bool) -> Float[Array, "rows1 rows2"]:
@@ -467,7 +479,7 @@ def _convolution_rows(equation: JaxprEqn, position: int):
                 for s, size, stride in zip(start, sizes, facts["window_strides"], strict=True)
             ]
             seen.append(jax.lax.slice(v, [*start, 0], [*stop, v.shape[-1]], [*facts["window_strides"], 1]))
-        return jnp.stack(seen, axis=-1).reshape(rows, n)
+        return jnp.concatenate(seen, axis=-1).reshape(rows, n)
 
     def deltas(d):
         return jnp.transpose(d, (out_batch, *out_order)).reshape(rows, m)

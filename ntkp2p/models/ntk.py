@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -35,6 +36,8 @@ Outputs = Literal["exact", "shared"]
 #: Samples of a block: enough for matrix products at full speed, few enough that half of them can be left out.
 BLOCK = {"cpu": 256}
 BLOCK_OF_ACCELERATORS = 2048
+#: Larger pieces of memory the C library maps anew for every call, page by page: half of the time, as measured.
+KEPT_BY_MALLOC = 2**25
 
 log = logging.getLogger(__name__)
 
@@ -279,16 +282,21 @@ class TangentKernel:
         store = self._store(columns)
         pairs = list(self._pairs(columns))
         done = blocks.restore(store, [place for pair in pairs for place in pair.places])
+        pairs = [pair for pair in pairs if not done.issuperset(pair.places)]
+        # One product ahead: the devices multiply while the host puts the last one into place.
+        ahead = deque(self._product(columns, pair) for pair in pairs[:1])
         for number, pair in enumerate(pairs):
-            if not done.issuperset(pair.places):
-                # The one that travels comes first: it may be the one that is kept.
-                travelling = self._travelling(columns, pair)
-                product = self._programs.product(self._factors(pair.row), travelling)
-                blocks.write(np.asarray(product), pair.places, store)
+            ahead.extend(self._product(columns, following) for following in pairs[number + 1 : number + 2])
+            blocks.write(np.asarray(ahead.popleft()), pair.places, store)
             if self._progress is not None:
                 self._progress(number + 1, len(pairs))
         self._travel = None
         return blocks.kernel
+
+    def _product(self, columns: "_Side", pair: "_Pair") -> Array:
+        # The one that travels comes first: it may be the one that is kept.
+        travelling = self._travelling(columns, pair)
+        return self._programs.product(self._factors(pair.row), travelling)
 
     def _pairs(self, columns: "_Side") -> Iterator["_Pair"]:
         rows, width, symmetric = self._rows, self._mesh.size, columns is self._rows
@@ -307,17 +315,20 @@ class TangentKernel:
         if group not in self._held:
             if len(self._held) >= self._room:
                 self._held.pop(next(iter(self._held)))
-            self._held[group] = self._programs.factors(self._placed, self._rows.group(group))
+            self._held[group] = self._computed(self._rows, group)
         return self._held[group]
+
+    def _computed(self, side: "_Side", group: int):
+        programs = self._programs
+        parts = [programs.factors(self._placed, x) for x in side.group(group, programs.parts)]
+        return parts[0] if len(parts) == 1 else programs.join(parts)
 
     def _travelling(self, columns: "_Side", pair: "_Pair"):
         """The factors of a group of columns, turned around the ring of devices."""
         if self._travel is None or self._travel[0] != pair.column or self._travel[1] > pair.turn:
             self._travel = None
             kept = pair.keep or (columns is self._rows and pair.column in self._held)
-            group = (
-                self._factors(pair.column) if kept else self._programs.factors(self._placed, columns.group(pair.column))
-            )
+            group = self._factors(pair.column) if kept else self._computed(columns, pair.column)
             self._travel = pair.column, 0, group
         column, turn, group = self._travel
         for _ in range(turn, pair.turn):
@@ -343,11 +354,12 @@ class _Side:
         self.samples, self.x, self._size, self._mesh = len(x), x, size, mesh
         self.groups = -(-len(x) // (size * mesh.size))
 
-    def group(self, g: int) -> Array:
-        """The inputs of a group, shape (devices, size, ...)."""
+    def group(self, g: int, parts: int) -> list[Array]:
+        """The inputs of a group in parts, each of shape (devices, size / parts, ...)."""
         width = self._mesh.size
         index = np.minimum(np.arange(g * width * self._size, (g + 1) * width * self._size), self.samples - 1)
-        return devices.place(self.x[index].reshape(width, self._size, *self.x.shape[1:]), self._mesh, AXIS)
+        index = index.reshape(width, parts, self._size // parts)
+        return [devices.place(self.x[index[:, part]], self._mesh, AXIS) for part in range(parts)]
 
 
 class _Blocks:
@@ -391,13 +403,15 @@ class _Blocks:
 class _Programs:
     """The compiled programs for blocks of one size, and what they take on each device.
 
-    `factors(leaves, x)` for x of shape (devices, size, ...), `product(rows, columns)` of shape (devices, size, size)
-    everywhere, `turn(columns)` by one device around the ring, `diagonal(factors)`.
+    `factors(leaves, x)` for x of shape (devices, size / parts, ...), `join(list of factors)`, `product(rows, columns)`
+    of shape (devices, size, size) everywhere, `turn(columns)` by one device around the ring, `diagonal(factors)`.
     """
 
     size: int
+    parts: int
     plan: layers.Factorisation
     factors: Callable
+    join: Callable
     product: Callable
     turn: Callable
     diagonal: Callable
@@ -439,24 +453,42 @@ def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, me
             ring = [((p + 1) % mesh.size, p) for p in range(mesh.size)]
             return on_each(lambda f: jax.tree.map(lambda a: jax.lax.ppermute(a, AXIS, ring), f))(f)
 
-        leaves = placed(leaves, everywhere)
-        x = jax.ShapeDtypeStruct((mesh.size, size, *sample), dtype, sharding=divided)
-        made = jax.jit(factors, out_shardings=divided).lower(leaves, x).compile()
-        f = placed(jax.eval_shape(factors, leaves, x), divided)
+        # Parts are evaluated one by one from here, for within a loop of XLA's a convolution has one core.
+        leaves, each = placed(leaves, everywhere), size
+        while each > plan.together:
+            each = -(-each // 2)
+        while True:
+            x = jax.ShapeDtypeStruct((mesh.size, each, *sample), dtype, sharding=divided)
+            made = jax.jit(factors, out_shardings=divided).lower(leaves, x).compile()
+            if each == 1 or _temporary(made) <= KEPT_BY_MALLOC or mesh.devices.flat[0].platform != "cpu":
+                break
+            each = -(-each // 2)
+        parts = -(-size // each)
+        size = parts * each
+        part = placed(jax.eval_shape(factors, leaves, x), divided)
+        join = jax.jit(lambda parts: jax.tree.map(lambda *a: jnp.concatenate(a, axis=1), *parts), out_shardings=divided)
+        f = placed(jax.eval_shape(join, [part] * parts), divided)
         product = on_each(partial(layers.product, shared=shared))
         multiplied = jax.jit(product, out_shardings=everywhere).lower(f, f).compile()
         diagonal = on_each(partial(layers.diagonal, shared=shared))
-        temporary = max(getattr(p.memory_analysis(), "temp_size_in_bytes", 0) for p in (made, multiplied))
+        held = plan.entries * size * dtype.itemsize
         return _Programs(
             size=size,
+            parts=parts,
             plan=plan,
             factors=made,
+            join=join,
             product=multiplied,
             turn=jax.jit(turn, out_shardings=divided),
             diagonal=jax.jit(diagonal, out_shardings=everywhere),
-            bytes=plan.entries * size * dtype.itemsize,
-            temporary=temporary,
+            bytes=held,
+            temporary=max(map(_temporary, (made, multiplied))) + (held if parts > 1 else 0),
         )
+
+
+def _temporary(program) -> int:
+    """Bytes that a compiled program takes beside its arguments and results."""
+    return getattr(program.memory_analysis(), "temp_size_in_bytes", 0)
 
 
 def _digest(*parts: Any) -> str:
