@@ -4,8 +4,6 @@ Prints a line of JSON when a route begins and one when it ends, so that whoever 
 of. Not for use by hand: see ntk.py.
 """
 
-import ctypes
-import gc
 import json
 import math
 import os
@@ -14,13 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import _counts as counts
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _memory import device_bytes, peak_resident, resident_from_now
 from _neural_tangents import neural_tangents
 from jax import lax
 
@@ -85,10 +83,11 @@ def measure_ours(case: Case, seconds: float, repetitions: int) -> tuple[np.ndarr
     before = resident_from_now()
     result = kernel.matrix()
     first = time.perf_counter() - start
+    grown = device_bytes("peak_bytes_in_use") if before is None else peak_resident() - before
     row = {
         "seconds": best(lambda: tangent_kernel(case).matrix(), first - compiled, seconds, repetitions),
         "first_call_seconds": first,
-        "peak_bytes": peak_resident() - before if before is not None else device_bytes("peak_bytes_in_use"),
+        "peak_bytes": grown,
         "stated_peak_bytes": kernel.peak if before is not None else kernel.working,
         "note": "",
     }
@@ -212,31 +211,6 @@ def best(run: Callable[[], Any], estimate: float, seconds: float, repetitions: i
         run()
         shortest = min(shortest, time.perf_counter() - start)
     return shortest
-
-
-def resident_from_now() -> int | None:
-    """Bytes now in memory, where the peak is counted from now on; None if kernels live on an accelerator."""
-    if device_bytes("bytes_in_use") is not None:
-        return None
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return status("VmRSS")
-
-
-def peak_resident() -> int:
-    return status("VmHWM")
-
-
-def status(name: str) -> int:
-    """A figure of this process in bytes, as Linux knows it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
-def device_bytes(name: str) -> int | None:
-    """A figure from an accelerator's allocator; None where kernels live in the host's memory."""
-    return (jax.devices()[0].memory_stats() or {}).get(name)
 
 
 def machine() -> dict:

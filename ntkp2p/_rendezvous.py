@@ -33,7 +33,9 @@ def receive(names: Collection[str], port: int, timeout: float, /) -> None:
                     f"{late} did not come to port {port} within {timeout:g} s: start every process, each by its number"
                 ) from None
             guests[_name(guest)] = guest
+            guests = {name: guest for name, guest in guests.items() if _is_there(guest)}
         for name in names:
+            guests[name].setblocking(True)
             guests[name].sendall(WELCOME)
 
 
@@ -70,6 +72,17 @@ def _listen(port: int) -> socket.socket:
         )
     except OSError as error:
         raise OSError(f"cannot listen on port {port} ({error.strerror}): choose another one") from error
+
+
+def _is_there(guest: socket.socket) -> bool:
+    """Whether somebody who has knocked is still waiting."""
+    guest.setblocking(False)
+    try:
+        return bool(guest.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def _name(guest: socket.socket) -> str:

@@ -93,7 +93,7 @@ def predict(
     """Predict a run in closed form, in rounds and in flow: predicted_rounds.nc, predicted_flow.nc, predicted.png."""
     from ntkp2p import compare
 
-    run, folder = _begin(experiment, out, processes)
+    run, folder = _begin(experiment, out, processes, cache)
     predicted = _predicted(run, folder, cache)
     if folder is None:
         return
@@ -126,7 +126,7 @@ def compare(
     """Predict and train a run, and set both side by side: comparison.nc, comparison.png and a table of errors."""
     from ntkp2p import compare as side_by_side
 
-    run, folder = _begin(experiment, out, processes)
+    run, folder = _begin(experiment, out, processes, cache)
     predicted = _predicted(run, folder, cache)
     if folder is not None:
         _flag(run, predicted["rounds"])
@@ -160,12 +160,16 @@ def _say(message: str) -> None:
     print(f"ntkp2p: {' '.join(message.split())}", file=sys.stderr)
 
 
-def _begin(path: Path, out: Path, processes: Processes | None) -> tuple[Experiment, Path | None]:
+def _begin(
+    path: Path, out: Path, processes: Processes | None, cache: Path | None = None
+) -> tuple[Experiment, Path | None]:
     """The run and the folder for its results: None in a process that leaves writing and printing to another."""
     from ntkp2p import devices
     from ntkp2p.experiment import Experiment
 
     run = Experiment.from_toml(path)
+    if cache is not None:
+        _writable(cache, "--cache")
     if processes is None:
         return run, _writable(out)
     address, count, number = processes.coordinator, processes.processes, processes.process
@@ -185,12 +189,15 @@ def _predicted(run: Experiment, folder: Path | None, cache: Path | None) -> dict
 
     from ntkp2p import predictions
 
-    if folder is not None:
-        logging.basicConfig(format="ntkp2p: %(message)s")
-        logging.getLogger("ntkp2p").setLevel(logging.INFO)
+    log = logging.getLogger("ntkp2p")
+    if folder is not None and not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("ntkp2p: %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
     with _progress(shown=folder is not None) as progress:
         features = run.features(
-            cache=None if cache is None else _writable(cache, "--cache"),
+            cache=cache,
             progress=lambda done, total: progress("kernel", done, total),
         )
     return predictions(run, features=features)
@@ -234,6 +241,8 @@ def _flag(run: Experiment, predicted: Trajectory) -> None:
     facts = predicted.dataset.attrs
     if not facts["converged"]:
         _say(f"the solver's error estimate is {facts['error_estimate']:.1e}, not the accuracy asked for")
+    if (cost := facts.get("sharing_error")) is not None:
+        _say(f"the shared kernel differs from the exact one by {cost:.1%} on a sample of the data")
     if predicted.stable:
         return
     bound, mixing = facts["stable_step_size"], max(abs(np.linalg.eigvals(run.mixing)))

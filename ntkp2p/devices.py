@@ -29,21 +29,21 @@ def place(array: np.ndarray, mesh: Mesh, *axes: str | None) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def agree(number: int, mesh: Mesh, /) -> bool:
+def agree(number: float, mesh: Mesh, /, *, rtol: float = 0.0) -> bool:
     """Whether all processes of a mesh say the same number."""
     said = _said(number, mesh)
-    return bool(said.min() == said.max())
+    return bool(said.max() - said.min() <= rtol * np.abs(said).max())
 
 
 def least(number: int, mesh: Mesh, /) -> int:
-    """The smallest of the numbers that the processes of a mesh say: what all of them can go by."""
+    """The smallest of the numbers, up to 2⁵³, that the processes of a mesh say: what all of them can go by."""
     return number if jax.process_count() == 1 else int(_said(number, mesh).min())
 
 
 @in_float64
-def _said(number: int, mesh: Mesh) -> np.ndarray:
+def _said(number: float, mesh: Mesh) -> np.ndarray:
     divided, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
-    said = jax.make_array_from_callback((mesh.size,), divided, lambda _: np.array([number]))
+    said = jax.make_array_from_callback((mesh.size,), divided, lambda _: np.array([number], np.float64))
     return np.asarray(jax.jit(lambda said: said, out_shardings=everywhere)(said))
 
 

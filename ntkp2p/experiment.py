@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jax.sharding import Mesh
 
 from ntkp2p import data as datasets
 from ntkp2p._names import lookup
@@ -45,8 +46,8 @@ class Experiment:
         "exact", or "shared": the mean over outputs, cheaper for many outputs and no longer exact. A prediction then
         states `sharing_error`, what it leaves out of the exact kernel.
     kernel_rtol
-        Where the kernel's factor stops, relative to the largest diagonal entry; only the columns that it needs are then
-        computed, so that the samples may be more than a kernel of theirs that fits into memory. By default the kernel
+        Where the kernel's factor stops, relative to the largest diagonal entry; columns are computed until it does, so
+        that the samples may be more than a kernel of theirs that fits into memory. By default the kernel
         is computed as a whole and factorised to rounding.
     precision
         In which floats the networks train: "float64" or "float32". Kernels and predictions are always float64.
@@ -88,7 +89,7 @@ class Experiment:
             if not whole or not least <= value < 2**31:
                 raise ValueError(f"{name} must be a whole number ≥ {least} and below 2³¹, found {value!r}")
         lookup(dict.fromkeys(("exact", "shared")), self.kernel, "kernel")
-        if self.kernel_rtol is not None and not (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1):
+        if not (self.kernel_rtol is None or (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1)):
             raise ValueError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
         lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
         mixing = validate_mixing(self.mixing, agents=self.agents, stochastic=self.algorithm.stochastic)
@@ -110,19 +111,41 @@ class Experiment:
         """
         return prepare(self.model, self.data.inputs, self.data.outputs, seed=self.seed)
 
-    def features(self, **options: Any) -> Features:
+    def features(
+        self,
+        *,
+        memory: int | None = None,
+        mesh: Mesh | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Features:
         """The linear model that the network becomes when it is wide: of infinite width, their average.
 
         Parameters
         ----------
-        options
-            How the kernel of a finite network is computed: `memory`, `mesh`, `cache` and `progress` as for
-            `ntkp2p.models.TangentKernel`.
+        memory, mesh, cache, progress
+            How the kernel of a finite network is computed, as for `ntkp2p.models.TangentKernel`.
+
+        Raises
+        ------
+        ValueError
+            As `Features.of`; or if a network of infinite width is given memory, a mesh or a cache.
         """
         if isinstance(self.model, Network) and self.model.infinite:
+            if not memory is mesh is cache is None:
+                raise ValueError(f"{self.model} has its kernel in closed form: leave memory, mesh and cache out")
             rtol = {} if self.kernel_rtol is None else {"rtol": self.kernel_rtol}
             return infinite_features(self.model, self.data.inputs, self.data.outputs, **rtol)
-        return Features.of(self.initialise(), self.data.inputs, kernel=self.kernel, rtol=self.kernel_rtol, **options)
+        return Features.of(
+            self.initialise(),
+            self.data.inputs,
+            kernel=self.kernel,
+            rtol=self.kernel_rtol,
+            memory=memory,
+            mesh=mesh,
+            cache=None if cache is None else Path(cache),
+            progress=progress,
+        )
 
     def describe(self) -> dict[str, Any]:
         """The run in words and numbers that fit a file's attributes."""

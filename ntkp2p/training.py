@@ -4,6 +4,7 @@ The agents are divided over a mesh of devices. Gradients and evaluations stay wi
 the devices talk, as the agents do.
 """
 
+import re
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -107,7 +108,10 @@ def _trajectory(experiment: Experiment, recorded: list[dict], **attributes) -> T
 
 def _must_agree(experiment: Experiment, mesh: Mesh) -> None:
     # Without data and weights: their last digits may differ from one kind of machine to another.
-    words = [experiment.describe()[name] for name in ("split", "algorithm", "step_size", "seed")]
+    facts, data = experiment.describe(), experiment.data
+    words = [facts[name] for name in ("model", "split", "algorithm", "step_size", "seed")]
+    words += [experiment.precision, data.inputs.shape, data.test_inputs.shape, data.targets.shape]
+    words = [re.sub(r"0x[0-9a-f]+", "", str(word)) for word in words]  # addresses of a user's objects
     if not agree(zlib.crc32(repr([*words, experiment.recorded.tolist()]).encode()), mesh):
         raise ValueError("the processes were given different experiments: give every process the same")
 

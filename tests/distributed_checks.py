@@ -7,6 +7,7 @@ returns arrays by name.
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -61,25 +62,30 @@ def training() -> dict[str, np.ndarray]:
     return results
 
 
-def kernel(mesh: Mesh | None = None, **options) -> dict[str, np.ndarray]:
+def kernel(mesh: Mesh | None = None, *, seed: int = 0, **options) -> dict[str, np.ndarray]:
     """The kernel of a small network: whole, with other inputs, its diagonal, some columns; and how it is divided."""
     rng = np.random.default_rng(0)
     x, other = rng.normal(size=(37, 6)), rng.normal(size=(11, 6))
-    model = p2p.models.prepare(p2p.models.mlp(width=9, depth=2), x, 2)
+    model = p2p.models.prepare(p2p.models.mlp(width=9, depth=2), x, 2, seed=seed)
     found = p2p.models.TangentKernel(model.apply, model.params, x, mesh=mesh, **options)
-    results = {"matrix": found.matrix(), "against": found.against(other), "diagonal": found.diagonal()}
-    blocks = [len(leaf.addressable_shards) for leaf in jax.tree.leaves(found._factors(0))]
-    return results | {"columns": found.columns(np.array([3, 30])), "blocks": np.array(blocks)}
+    results = {"matrix": found.matrix()}
+    blocks = [len(leaf.addressable_shards) for leaf in jax.tree.leaves(list(found._held.values()))]
+    layout = {"blocks": np.array(blocks), "groups": found._rows.groups, "room": found._room}
+    layout["least"] = 8 * found.rows**2 + found._least_work() + 8 * found._local
+    results |= {"against": found.against(other), "diagonal": found.diagonal()}
+    return results | layout | {"columns": found.columns(np.array([3, 30]))}
 
 
 def kernels() -> dict[str, np.ndarray]:
-    """The kernel on one, three and all devices, with room for all factors and for few."""
+    """The kernel on one, three and all devices: in one group, and in several with room for all or for one."""
     results = {}
     for count in (1, 3, jax.device_count()):
         mesh = Mesh(np.asarray(jax.devices()[:count]), (p2p.devices.AXIS,))
-        for memory in (None, 8 * 74**2 + 10**5):
-            found = kernel(mesh, memory=memory)
-            results |= {f"{count}/{memory}/{name}": value for name, value in found.items()}
+        cases = {"whole": kernel(mesh)}
+        with mock.patch.dict(p2p.models.ntk.BLOCK, cpu=2):
+            cases["small"] = kernel(mesh)
+            cases["tight"] = kernel(mesh, memory=int(cases["small"]["least"]))
+        results |= {f"{count}/{case}/{name}": value for case, found in cases.items() for name, value in found.items()}
     return results
 
 
@@ -111,6 +117,10 @@ def resumed() -> dict[str, np.ndarray]:
         if jax.process_index() == 1:
             next(Path(folder).glob("*/*")).unlink()
         again = kernel(cache=folder)
+    try:
+        kernel(seed=jax.process_index())
+    except ValueError as error:
+        first |= {"disagreement": str(error)}
     return first | {f"again/{name}": value for name, value in again.items()}
 
 

@@ -71,6 +71,29 @@ def fails(result, *fragments):
         assert fragment in err
 
 
+def test_the_kernel_is_kept_where_one_says(run, experiment, tmp_path, caplog):
+    path = experiment(('name = "affine"', 'name = "mlp"\nwidth = 64'))
+    caplog.set_level("INFO", "ntkp2p")
+    code, _, err = run("predict", path, "--out", tmp_path, "--cache", tmp_path / "blocks")
+    assert code == 0, err
+    assert list((tmp_path / "blocks").glob("ntk-*/*.npz"))
+    assert any("takes at most" in message for message in caplog.messages)
+    (tmp_path / "file").write_text("")
+    fails(run("predict", path, "--out", tmp_path, "--cache", tmp_path / "file"), "cannot write to", "--cache")
+
+
+def test_what_a_shared_kernel_costs_is_said(run, experiment, tmp_path):
+    wide = 'name = "mlp"\nwidth = 64'
+    path = experiment(
+        ("rounds =", 'kernel = "shared"\nrounds ='),
+        ('name = "affine"', wide),
+        ("samples = 40", "classes = [0, 1, 2]\nsamples = 40"),
+    )
+    code, _, err = run("predict", path, "--out", tmp_path)
+    assert code == 0
+    assert "the shared kernel differs from the exact one by" in err
+
+
 def test_compare_writes_what_it_says(run, experiment, tmp_path):
     code, out, err = run("compare", experiment(), "--out", tmp_path / "new" / "folder")
     assert (code, err) == (0, "")

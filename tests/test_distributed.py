@@ -99,14 +99,18 @@ def test_training_on_eight_devices(start):
 
 def test_kernels_on_eight_devices(start):
     results = start("kernels", 8)()
-    assert (results["8/None/blocks"] == 8).all()
-    for name in ("matrix", "against", "diagonal", "columns"):
-        expected = results[f"1/None/{name}"]
-        others = [v for key, v in results.items() if key.endswith(f"/{name}")]
-        assert len(others) == 6
-        for found in others:
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.abs(expected).max(), err_msg=name)
-    np.testing.assert_allclose(results["8/None/columns"], results["1/None/matrix"][:, [6, 7, 60, 61]], atol=1e-12)
+    for count in (1, 3, 8):
+        assert results[f"{count}/small/groups"] == -(-37 // (2 * count)) <= results[f"{count}/small/room"]
+        assert results[f"{count}/tight/groups"] > results[f"{count}/tight/room"] == 1
+        for case in ("whole", "small", "tight"):
+            assert (results[f"{count}/{case}/blocks"] == count).all()
+            for name in ("matrix", "against", "diagonal", "columns"):
+                found, expected = results[f"{count}/{case}/{name}"], results[f"1/whole/{name}"]
+                message = f"{name}, {count} devices, {case}"
+                np.testing.assert_allclose(
+                    found, expected, rtol=0, atol=1e-10 * np.abs(expected).max(), err_msg=message
+                )
+    np.testing.assert_allclose(results["8/tight/columns"], results["1/whole/matrix"][:, [6, 7, 60, 61]], atol=1e-12)
 
 
 def test_two_processes(start, free_port, tmp_path):
@@ -125,6 +129,7 @@ def test_two_processes(start, free_port, tmp_path):
                 np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-10 * expected["matrix"].max())
         assert (result["code"], result["processes"], result["devices"]) == (0, 2, 4)
         assert "different experiments" in str(result["refusal"])
+        assert "different experiments" in str(result["disagreement"])
     # Only the first writes, draws and prints.
     assert {p.name for p in (tmp_path / "0").iterdir()} == {"comparison.nc", "comparison.png"}
     assert not (tmp_path / "1").exists()

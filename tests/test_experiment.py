@@ -98,3 +98,47 @@ def test_shared_kernel_is_an_approximation_that_can_be_had(digits):
     trained = train(run).global_loss
     errors = [np.abs(predict(e).global_loss - trained).max() / trained[0].mean() for e in (run, shared)]
     assert errors[0] < errors[1] < 0.05
+    # What that costs is stated beforehand, from the kernels alone.
+    assert "sharing_error" not in predict(run).dataset.attrs
+    assert 0 < predict(shared).dataset.attrs["sharing_error"] < 0.2
+
+
+def test_a_tolerance_for_the_kernel_takes_fewer_features(digits):
+    run = Experiment(
+        model=models.mlp(width=512, depth=1),
+        data=digits(samples=100),
+        mixing=metropolis(graphs.cycle(4)),
+        algorithm=DGD(step_size=0.1),
+        rounds=60,
+        record=6,
+    )
+    exact, rough = (predict(e) for e in (run, dataclasses.replace(run, kernel_rtol=0.05)))
+    assert rough.dataset.attrs["rank"] < 0.9 * exact.dataset.attrs["rank"]
+    assert 0 < rough.dataset.attrs["kernel_error"] < 3e-2
+    # Outputs are off by what the factor leaves out of the kernel, and losses by about as much.
+    np.testing.assert_allclose(
+        rough.local_loss, exact.local_loss, rtol=0, atol=2e-2 * float(exact.local_loss[0].mean())
+    )
+    for wrong in (0, 1e-3j, "small", 2.0):
+        with pytest.raises(ValueError, match="kernel_rtol must be a number between 0 and 1"):
+            dataclasses.replace(run, kernel_rtol=wrong)
+
+
+def test_options_reach_the_kernel(digits, tmp_path):
+    run = Experiment(
+        model=models.mlp(width=32, depth=1),
+        data=digits(),
+        mixing=metropolis(graphs.cycle(4)),
+        algorithm=DGD(step_size=0.1),
+        rounds=5,
+    )
+    seen = []
+    features = run.features(cache=tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1]
+    assert list(tmp_path.glob("ntk-*/*.npz"))
+    np.testing.assert_allclose(predict(run, features=features).local_loss, predict(run).local_loss, rtol=1e-12)
+    with pytest.raises(ValueError, match="may be used"):
+        run.features(memory=1000)
+    infinite = dataclasses.replace(run, model=models.mlp(width=float("inf"), depth=1))
+    with pytest.raises(ValueError, match="leave memory, mesh and cache out"):
+        infinite.features(cache=tmp_path)

@@ -27,9 +27,9 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from ntkp2p.devices import free_memory
+from ntkp2p.devices import all_devices, free_memory, least
 from ntkp2p.models.networks import Model
-from ntkp2p.models.ntk import TangentKernel, jacobian
+from ntkp2p.models.ntk import TangentKernel, jacobian, must_fit
 from ntkp2p.precision import in_float64
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -122,8 +122,8 @@ class Features:
         kernel
             "exact", or "shared": the mean over outputs, N × N in place of N·C × N·C.
         rtol
-            The Cholesky factor stops when no remaining pivot exceeds `rtol` times the largest diagonal entry, and only
-            the columns of its pivots are computed: K is never formed. By default K is formed as a whole and factorised
+            The Cholesky factor stops when no remaining pivot exceeds `rtol` times the largest diagonal entry; columns
+            are computed in batches until then: K is never formed. By default K is formed as a whole and factorised
             to rounding level, rows · 2.2e-16.
         memory, mesh, cache, progress
             As for `TangentKernel`.
@@ -152,10 +152,13 @@ class Features:
             assemble = _assemble(params if model.one_output is not None else None)
             return Features(jacobian_at(x), columns, initial, 0.0, outputs_at, jacobian_at, assemble)
 
-        limit = free_memory() // 2 if memory is None else memory
+        devices_of = all_devices() if mesh is None else mesh
+        limit = least(free_memory() // 2 if memory is None else memory, devices_of)
         per_sample = rows // len(x)
-        if rtol is None:  # room for the factor, beside the kernel
-            limit -= 8 * rows**2
+        if rtol is None:
+            must_fit((rows, rows), 2 * 8, limit)
+        # The factor's share, which is as large as a kernel that is formed.
+        limit -= limit // 2 if rtol is not None else 8 * rows**2
         options = {"outputs": outputs, "memory": limit, "mesh": mesh, "cache": cache}
         tangent = TangentKernel(apply, params, x, progress=progress, **options)
         if rtol is None:
@@ -171,7 +174,7 @@ class Features:
             per_sample=per_sample,
             batch=tangent.batch,
             rtol=rtol,
-            memory=None if rtol is None else limit // 2,
+            memory=None if rtol is None else limit,
         )
         tangent.release()
         samples = np.unique(pivots // per_sample)
@@ -195,7 +198,7 @@ class Features:
 
         own, sharing = outputs == "exact", None
         if not own and columns > 1:
-            sharing = _cost_of_sharing(apply, params, x, limit)
+            sharing = _cost_of_sharing(apply, params, x, initial.shape[1], memory=limit, mesh=mesh)
         return Features(
             factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None, sharing_error=sharing
         )
@@ -251,7 +254,7 @@ def pivoted_cholesky(
         raise ValueError("the kernel is zero: the outputs do not depend on the parameters")
     n = len(diagonal)
     most = n if memory is None else min(n, memory // (8 * n))
-    tolerance = (n * np.finfo(float).eps if rtol is None else rtol) * diagonal.max()
+    tolerance = max(n * np.finfo(float).eps, rtol or 0) * diagonal.max()
     factor = np.empty((n, most), order="F")  # pages of columns that are never written take no memory
     remaining, pivots = diagonal.astype(float), np.empty(0, int)
     while remaining.max() > tolerance:
@@ -259,20 +262,24 @@ def pivoted_cholesky(
         of_samples = remaining.reshape(-1, per_sample).max(axis=1)
         asked = np.argsort(-of_samples, kind="stable")[: min(batch, np.count_nonzero(of_samples > tolerance))]
         rows = (asked[:, None] * per_sample + np.arange(per_sample)).reshape(-1)
-        block = columns(asked) - factor[:, :rank] @ factor[rows, :rank].T
+        new = ~np.isin(rows, pivots)
+        block, rows = columns(asked)[:, new], rows[new]
+        block = block - factor[:, :rank] @ factor[rows, :rank].T
         if not np.isfinite(block).all():
             raise ValueError("the kernel is not finite: look for extreme inputs or weights")
+        # What remains of these rows is known better now; the largest of all is among them, or has just become smaller.
+        remaining[rows] = np.clip(block[rows, np.arange(len(rows))], 0, None)
         triangle, order = _accepted(block[rows], max(tolerance, KEEP * remaining.max()))
-        new = rows[order]
-        if rank + len(new) > most:
+        chosen = rows[order]
+        if rank + len(chosen) > most:
             raise ValueError(
                 f"the kernel has more than {most} features at this tolerance, and {most} fit into the memory: raise "
                 "rtol (kernel_rtol in an experiment), take fewer samples, or give it more with memory="
             )
         part = scipy.linalg.solve_triangular(triangle, block[:, order].T, lower=True).T
-        part[pivots], part[new] = 0, triangle
-        factor[:, rank : rank + len(new)] = part
-        pivots = np.concatenate([pivots, new])
+        part[pivots], part[chosen] = 0, triangle
+        factor[:, rank : rank + len(chosen)] = part
+        pivots = np.concatenate([pivots, chosen])
         remaining = np.clip(remaining - np.sum(part**2, axis=1), 0, None)
         remaining[pivots] = 0
     return factor[:, : len(pivots)], pivots, float(remaining.sum() / diagonal.sum())
@@ -283,10 +290,11 @@ KEEP = 0.1
 
 
 def _accepted(small: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pivots of a small matrix that exceed the tolerance, at least one: their triangle and their order."""
+    """The pivots of a small matrix that exceed the tolerance, if any: their triangle and their order."""
+    if small.diagonal().max() <= tolerance:  # LAPACK would take the first of them all the same
+        return np.empty((0, 0)), np.empty(0, int)
     (dpstrf,) = scipy.linalg.get_lapack_funcs(("pstrf",), (small,))
-    # The largest pivot passes the tolerance but for rounding.
-    lower, permutation, rank, _ = dpstrf(small, lower=1, tol=min(tolerance, small.diagonal().max() / 2))
+    lower, permutation, rank, _ = dpstrf(small, lower=1, tol=tolerance)
     return np.tril(lower)[:rank, :rank], permutation[:rank] - 1
 
 
@@ -299,17 +307,18 @@ def by_columns(kernel: np.ndarray, per_sample: int = 1, /) -> tuple[np.ndarray, 
     return np.diagonal(kernel), columns
 
 
-def _cost_of_sharing(apply, params, x, memory) -> float:
+def _cost_of_sharing(apply, params, x, outputs: int, **options) -> float:
     """‖K_exact − K_shared ⊗ I‖ / ‖K_exact‖ in the Frobenius norm, on a sample of the inputs."""
-    few = np.unique(np.linspace(0, len(x) - 1, SHARING_SAMPLE).astype(int))
-    exact = TangentKernel(apply, params, x[few], memory=memory).matrix()
-    outputs = len(exact) // len(few)
+    most = max(2, min(SHARING_SAMPLE, SHARING_ROWS // outputs))
+    few = np.unique(np.linspace(0, len(x) - 1, most).astype(int))
+    exact = TangentKernel(apply, params, x[few], **options).matrix()
     shared = np.einsum("ncmc->nm", exact.reshape(len(few), outputs, len(few), outputs)) / outputs
     return float(np.linalg.norm(exact - np.kron(shared, np.eye(outputs))) / np.linalg.norm(exact))
 
 
 #: Samples on which a shared kernel is set beside the exact one.
 SHARING_SAMPLE = 32
+SHARING_ROWS = 1024
 
 
 def _jacobian_map(apply, params) -> Map:

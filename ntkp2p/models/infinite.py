@@ -29,8 +29,10 @@ import scipy.linalg
 from jax.extend import core
 from jaxtyping import Float
 
+from ntkp2p.devices import free_memory
 from ntkp2p.models.features import Features, Map, Spread, by_columns, pivoted_cholesky
 from ntkp2p.models.networks import ANALYTIC, Architecture, Network, must_be_images
+from ntkp2p.models.ntk import must_fit
 from ntkp2p.precision import in_float64
 
 #: Relative to the largest diagonal entry: the library's kernels of equal inputs are right to 5e-9, and pivots below
@@ -76,7 +78,8 @@ def infinite_kernels(
     Raises
     ------
     ValueError
-        If the network's kernels are not known, or its inputs are not images where they must be.
+        If the network's kernels are not known or do not fit into memory, or its inputs are not images where they must
+        be.
     ImportError
         Without neural-tangents.
     """
@@ -86,6 +89,7 @@ def infinite_kernels(
         pixels = x1.shape[1] * x1.shape[2]
     else:
         x1, x2, pixels = x1.reshape(len(x1), -1), None if x2 is None else x2.reshape(len(x2), -1), 1
+    must_fit((len(x1), len(x1 if x2 is None else x2)), 2 * 8, free_memory() // 2)
     kernels = _kernel_function(architecture)
     columns = jnp.asarray(x1 if x2 is None else x2, jnp.float64)
     rows = max(1, memory // (8 * 8 * pixels * len(columns)))  # about eight arrays of that size at once

@@ -15,7 +15,7 @@ of a weight on its way to the product are seen through. Every other leaf goes th
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -23,13 +23,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jax.extend.core import Literal as Constant
 from jaxtyping import Array, Float, PyTree
 
 Apply = Callable[[PyTree, Array], Array]
 #: Bytes of activations that are evaluated together: what stays near the caches.
 TOGETHER = 2**26
+#: Samples below which halves of a product cost more than they save.
+UNDIVIDED = 128
 
 
 class Factors(NamedTuple):
@@ -101,8 +103,6 @@ class Factorisation:
         Numbers that a sample's factors take.
     layers
         How many weights are in Gram form, and in Jacobian form; the leaves that are neither.
-    text
-        The program in words, and `constants` that it holds: what identifies the network.
     """
 
     of: Callable[[list, Array], Factors]
@@ -110,8 +110,6 @@ class Factorisation:
     outputs: int
     entries: int
     layers: tuple[int, int, int]
-    text: str
-    constants: tuple
 
 
 def factorise(apply: Apply, params: PyTree, x: Any, /, *, samples: int, shared: bool) -> Factorisation:
@@ -122,6 +120,8 @@ def factorise(apply: Apply, params: PyTree, x: Any, /, *, samples: int, shared: 
         return apply(jax.tree.unflatten(structure, leaves), x[None])[0]
 
     closed = jax.make_jaxpr(output)(leaves, x)
+    if len(shape := closed.out_avals[0].shape) != 1:
+        raise ValueError(f"apply must return outputs of shape (N, C), found {(1, *shape)} for one sample")
     program = unroll(closed)
     layers = find_layers(program, [leaf.shape for leaf in leaves])
     taken = {leaf for layer in layers for leaf in layer.leaves}
@@ -172,7 +172,7 @@ def factorise(apply: Apply, params: PyTree, x: Any, /, *, samples: int, shared: 
     in_layers = sum(layer.entries(count, small) for layer, small in zip(layers, gram, strict=True))
     in_others = count * sum(math.prod(leaves[i].shape) for i in others)
     kinds = (sum(gram), len(gram) - sum(gram), len(others))
-    return Factorisation(of, together, count, in_layers + in_others, kinds, str(closed), tuple(closed.consts))
+    return Factorisation(of, together, count, in_layers + in_others, kinds)
 
 
 def _vector(program: "Program", layer: Layer) -> tuple[int, ...]:
@@ -198,6 +198,21 @@ def product(one: Factors, two: Factors, /, *, shared: bool) -> Float[Array, "row
             kernel += _over_rows(a1, d1, a2, d2, shared)
     n1, c1, n2, c2 = kernel.shape
     return kernel.reshape(n1 * c1, n2 * c2)
+
+
+def square(factors: Factors, /, *, shared: bool) -> Float[Array, "rows rows"]:
+    """The kernel of a block with itself: of each pair of halves, what lies above the diagonal is computed."""
+    samples = len(factors.jacobian)
+    if samples <= UNDIVIDED:
+        kernel = product(factors, factors, shared=shared)
+        return (kernel + kernel.T) / 2  # symmetric to the last bit
+    one, two = (jax.tree.map(lambda a, part=part: a[part], factors) for part in _halves(samples))
+    beside = product(one, two, shared=shared)
+    return jnp.block([[square(one, shared=shared), beside], [beside.T, square(two, shared=shared)]])
+
+
+def _halves(samples: int) -> tuple[slice, slice]:
+    return slice(samples // 2), slice(samples // 2, samples)
 
 
 def diagonal(factors: Factors, /, *, shared: bool) -> Float[Array, " rows"]:
@@ -244,10 +259,8 @@ class Step(NamedTuple):
         variables = [v for v in self.equation.invars if not isinstance(v, Constant)]
         numbers = [n for n, v in zip(self.inputs, self.equation.invars, strict=True) if not isinstance(v, Constant)]
         given = dict(zip(variables, (n.val if isinstance(n, Constant) else values[n] for n in numbers), strict=True))
-        jaxpr = self.equation  # a program of this equation alone
-        alone = _TEMPLATE.replace(
-            constvars=[], invars=list(given), outvars=[jaxpr.outvars[i] for i in made], eqns=[jaxpr]
-        )
+        outvars = [self.equation.outvars[i] for i in made]
+        alone = _TEMPLATE.replace(constvars=[], invars=list(given), outvars=outvars, eqns=[self.equation])
         results = jaxpr_as_fun(ClosedJaxpr(alone, []))(*given.values())
         return dict(zip((self.outputs[i] for i in made), results, strict=True))
 
@@ -300,6 +313,19 @@ class Program:
                 step.outputs[0]
             ]
         return value
+
+
+def constants(closed: ClosedJaxpr, /) -> Iterator[np.ndarray]:
+    """The arrays that a program holds, those of the programs inside it included."""
+    for constant in closed.consts:
+        key = jnp.issubdtype(getattr(constant, "dtype", np.float64), jax.dtypes.prng_key)
+        yield np.asarray(jax.random.key_data(constant) if key else constant)
+    for equation in closed.jaxpr.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr)):
+            if isinstance(inner, ClosedJaxpr):
+                yield from constants(inner)
+            elif isinstance(inner, Jaxpr):
+                yield from constants(ClosedJaxpr(inner, []))
 
 
 def unroll(closed: ClosedJaxpr) -> Program:
@@ -370,7 +396,7 @@ def _bias(program, number, deltas, shape, shapes) -> tuple[int | None, float | N
                 program.along(path, jnp.asarray(entries.reshape(leaf))),
                 _aval(program.steps[number].equation.outvars[0]).shape,
             )
-            if arrived.ndim == len(out):
+            if arrived.ndim == len(out) and all(a in (1, o) for a, o in zip(arrived.shape, out, strict=True)):
                 seen = np.asarray(deltas(jnp.broadcast_to(arrived, out)))  # an addition may stretch axes of length 1
                 if np.allclose(seen, np.broadcast_to(path.factor * entries, shape), rtol=1e-5, atol=0):
                     return index, path.factor / product.factor
@@ -379,7 +405,7 @@ def _bias(program, number, deltas, shape, shapes) -> tuple[int | None, float | N
 
 SCALE = frozenset({"mul", "div", "neg", "convert_element_type", "copy"})
 #: Primitives that keep the entries of their operand, up to one factor and their order.
-REARRANGE = SCALE | {"transpose", "reshape", "squeeze", "expand_dims"}
+REARRANGE = SCALE | {"transpose", "reshape", "squeeze"}
 BROADCAST = frozenset({"broadcast_in_dim"})
 
 
@@ -397,12 +423,18 @@ def _follow(program: Program, start: int, through: frozenset[str]) -> Path:
     end, steps, factor = start, [], 1.0
     while (place := _only_use(program, end)) is not None:
         step = program.steps[place[0]]
-        constant = _constant(program, step) if step.equation.primitive.name in through else None
+        constant = _constant(program, step) if step.equation.primitive.name in through or _adds_axes(step) else None
         if not constant:  # no constant, or zero
             break
         steps.append(step)
         end, factor = step.outputs[0], factor * constant
     return Path(start, end, steps, factor)
+
+
+def _adds_axes(step: Step) -> bool:
+    """Whether a step only gives its operand further axes of length 1."""
+    sizes = {math.prod(_aval(v).shape) for v in (*step.equation.invars[:1], *step.equation.outvars)}
+    return step.equation.primitive.name in BROADCAST and len(sizes) == 1
 
 
 def _only_use(program: Program, name: int) -> tuple[int, int] | None:
@@ -424,7 +456,7 @@ def _constant(program: Program, step: Step) -> float | None:
         constant = value.val if isinstance(value, Constant) else program.constants.get(value)
         if constant is not None and np.size(constant) == 1 and not (kind == "div" and position == 0):
             number = float(np.asarray(constant).reshape(()))
-            return number if kind == "mul" else 1 / number
+            return number if kind == "mul" or not number else 1 / number
     return None
 
 
@@ -440,8 +472,10 @@ def _dot_rows(equation: JaxprEqn, position: int):
         return None
     vector, weight = (_aval(equation.invars[p]).shape for p in (1 - position, position))
     axes = contracted[1 - position]
+    if not math.prod(weight):
+        return None
     n = math.prod(vector[axis] for axis in axes)
-    rows, m = math.prod(vector) // max(n, 1), math.prod(weight) // max(n, 1)
+    rows, m = math.prod(vector) // n, math.prod(weight) // n
 
     def inputs(v):
         return jnp.moveaxis(v, axes, range(-len(axes), 0)).reshape(rows, n)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import re
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -101,13 +102,23 @@ def jacobian(apply: Apply, params: PyTree, x: Array, /) -> Float[Array, "rows P"
     return jnp.concatenate(rows, axis=2).reshape(-1, size)
 
 
+def must_fit(shape: tuple[int, int], itemsize: int, free: int, /) -> None:
+    """Refuse a kernel that takes more than `free` bytes."""
+    if (needed := math.prod(shape) * itemsize) > free:
+        raise ValueError(
+            f"a kernel of {shape[0]} × {shape[1]} takes {_bytes(needed)} and {_bytes(max(free, 0))} may be used: "
+            "give a tolerance, which needs some columns only (kernel_rtol = 1e-6), or take fewer samples "
+            "or outputs"
+        )
+
+
 class TangentKernel:
     """The tangent kernel of a network on a set of inputs, as a whole or by columns.
 
     Parameters
     ----------
     apply
-        `apply(params, x) -> (N, C)`.
+        `apply(params, x) -> (N, C)`, a pure function: as by `jax.jit`, what it has been compiled to is kept.
     params
         θ₀, any pytree.
     x
@@ -123,12 +134,13 @@ class TangentKernel:
     cache
         A folder that keeps finished blocks, so that a run that was killed goes on where it was.
     progress
-        Called with (blocks done, blocks in all).
+        Called with (products of blocks done, in all); for every batch of columns anew.
 
     Raises
     ------
     ValueError
-        If `outputs` or `precision` is unknown, or if not even one sample's factors fit into the memory.
+        If `outputs` or `precision` is unknown, parameters are not real floating-point arrays, or there is no sample; if
+        not even one sample's factors fit into the memory; if several processes were given different things.
     """
 
     @in_float64
@@ -150,10 +162,16 @@ class TangentKernel:
             raise ValueError(f'outputs must be "exact" or "shared", found {outputs!r}')
         if precision not in ("float64", "float32"):
             raise ValueError(f'precision must be "float64" or "float32", found {precision!r}')
+        if not len(x):
+            raise ValueError("a tangent kernel needs at least one sample, found none")
+        kinds = {jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(params)}
+        if not kinds or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+            raise ValueError("params must be real floating-point arrays: keep counters and statistics out of them")
         self._mesh = devices.all_devices() if mesh is None else mesh
         self._dtype, self._shared = np.dtype(precision), outputs == "shared"
         self._leaves = [np.asarray(leaf, precision) for leaf in jax.tree.leaves(params)]
         self._memory = devices.least(devices.free_memory() // 2 if memory is None else memory, self._mesh)
+        self._local = -devices.least(-len(self._mesh.local_devices), self._mesh)  # as every process takes it
         self._device_memory = self._memory_of_accelerators()
         self._cache, self._progress = cache, progress
         self._x = np.asarray(x, precision)
@@ -161,14 +179,18 @@ class TangentKernel:
         self._rows = _Side(self._x, self._programs.size, self._mesh)
         self._placed = [devices.place(leaf, self._mesh) for leaf in self._leaves]
         self._held: dict[int, Any] = {}
+        self._room = self._room_beside(0)
         self._travel: tuple[int, int, Any] | None = None
 
     @cached_property
     def _identity(self) -> str:
         """What the cache knows this kernel by: parameters, data, network, code, precision and blocks."""
-        plan, settings = self._programs.plan, f"{self._dtype} {self._shared} {self._programs.size}"
-        program = re.sub(r"0x[0-9a-f]+", "", plan.text)  # addresses change from run to run
-        return _digest(_code(), program, settings, *plan.constants, *self._leaves, self._x)
+        # The program with its backward pass, so that rules for derivatives are in it as well.
+        leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in self._leaves]
+        closed = jax.make_jaxpr(self._programs.plan.of)(leaves, self._x[:1])
+        program = re.sub(r"0x[0-9a-f]+", "", str(closed))  # addresses change from run to run
+        settings = f"{self._dtype} {self._shared} {self._programs.size}"
+        return _digest(_code(), program, settings, *layers.constants(closed), *self._leaves, self._x)
 
     def _store(self, columns: "_Side") -> Store | None:
         if self._cache is None:
@@ -189,18 +211,22 @@ class TangentKernel:
     @property
     def peak(self) -> int:
         """Bytes that `matrix` takes at most on this machine, the kernel included."""
-        return self.rows**2 * self._dtype.itemsize + self.working
+        result = self.rows**2 * self._dtype.itemsize
+        return result + self._work(result)
 
     @in_float64
     def matrix(self) -> Float[np.ndarray, "rows rows"]:
         """The whole kernel, symmetric to the last bit."""
-        log.info("a tangent kernel of %d rows takes at most %s of memory", self.rows, _bytes(self.peak))
         return self._between(self._rows)
 
     @in_float64
     def against(self, x: np.ndarray, /) -> Float[np.ndarray, "rows other"]:
         """The kernel between these inputs and others, shape (N·C, M·C)."""
         other = np.asarray(x, self._dtype)
+        if other.shape[1:] != self._x.shape[1:]:
+            raise ValueError(
+                f"each input has the shape {self._x.shape[1:]} here, found {other.shape[1:]}: give inputs of one kind"
+            )
         return self._between(_Side(other, self._programs.size, self._mesh))
 
     def columns(self, samples: np.ndarray, /) -> Float[np.ndarray, "rows chosen"]:
@@ -223,17 +249,24 @@ class TangentKernel:
         return 1 if self._shared else self._programs.plan.outputs
 
     @property
-    def _room(self) -> int:
-        """How many groups' factors may be kept, beside the one that travels."""
-        free = self._budget(self.rows * self._programs.size * self._dtype.itemsize) - self._programs.temporary
-        return max(1, int(free // self._programs.bytes) - 1)
-
-    @property
     def working(self) -> int:
-        """Bytes that the work takes at most on this machine, beside its result."""
-        kept = min(self._room, self._rows.groups) + 1
-        here = sum(device.platform == "cpu" for device in self._mesh.local_devices)
-        return here * (kept * self._programs.bytes + self._programs.temporary)
+        """Bytes that `columns` and `diagonal` take at most on this machine, beside their result."""
+        return self._work(self.rows * self.batch * self._per_sample * self._dtype.itemsize)
+
+    def _work(self, result: int) -> int:
+        """Bytes that the work on a result of that many takes on this machine."""
+        return self._least_work(min(self._room_beside(result), self._rows.groups))
+
+    def _least_work(self, room: int = 1) -> int:
+        """Bytes that the work takes on this machine with room for the factors of so many groups."""
+        if self._device_memory is not None:
+            return 0
+        return self._local * ((room + 1) * self._programs.bytes + self._programs.temporary)
+
+    def _room_beside(self, result: int) -> int:
+        """How many groups' factors may be kept beside the one that travels and a result of that many bytes."""
+        free = self._budget(result) - self._programs.temporary
+        return max(1, free // self._programs.bytes - 1)
 
     def _memory_of_accelerators(self) -> int | None:
         """Bytes that each device has of its own, if it has."""
@@ -244,27 +277,29 @@ class TangentKernel:
         """Bytes that a device has for the work when the host has to hold that much."""
         if self._device_memory is not None:
             return self._device_memory
-        return (self._memory - result) // len(self._mesh.local_devices)
+        return (self._memory - result) // self._local
 
     def _fitting(self, apply: Apply, structure) -> "_Programs":
         """The programs for the largest blocks that fit."""
         samples, width = len(self._x), self._mesh.size
         size = BLOCK.get(self._mesh.devices.flat[0].platform, BLOCK_OF_ACCELERATORS)
         shapes = tuple(leaf.shape for leaf in self._leaves)
+        # A network that cannot be hashed is compiled anew each time.
+        compile_for = _programs if _is_hashable(apply) else _programs.__wrapped__
         while True:
             blocks = width * -(-samples // (width * size))
             size = -(-samples // blocks)
             key = (structure, shapes, self._x.shape[1:], samples, self._shared, self._dtype, size, self._mesh)
-            try:
-                programs = _programs(apply, *key)
-            except TypeError:  # a network that cannot be hashed is compiled anew each time
-                programs = _programs.__wrapped__(apply, *key)
-            need, free = 2 * programs.bytes + programs.temporary, self._budget(0)
+            programs = compile_for(apply, *key)
+            rows = samples * (1 if self._shared else programs.plan.outputs)
+            # Of what is allowed, the kernel may take nine tenths.
+            free = self._budget(min(rows**2 * self._dtype.itemsize, 9 * self._memory // 10))
+            need = 2 * programs.bytes + programs.temporary
             if need <= free:
                 return programs
             if size == 1:
                 raise ValueError(
-                    f"the tangent kernel needs {_bytes(need)} for one sample and {_bytes(free)} may be used: "
+                    f"a tangent kernel needs {_bytes(need)} for one sample and {_bytes(max(free, 0))} may be used: "
                     "take a smaller network, or give it more with memory="
                 )
             size = max(1, size // 2)
@@ -272,12 +307,14 @@ class TangentKernel:
     def _between(self, columns: "_Side") -> np.ndarray:
         rows, per = self._rows, self._per_sample
         shape = rows.samples * per, columns.samples * per
-        result, free = math.prod(shape) * self._dtype.itemsize, self._memory
-        if result + 2 * self._programs.bytes > free:
-            raise ValueError(
-                f"a kernel of {shape[0]} × {shape[1]} takes {_bytes(result)} and {_bytes(free)} may be used: give a "
-                "tolerance, which needs some columns only (kernel_rtol = 1e-6), or take fewer samples or outputs"
-            )
+        must_fit(shape, self._dtype.itemsize, self._memory - self._least_work())
+        self._room, self._travel = self._room_beside(math.prod(shape) * self._dtype.itemsize), None
+        while len(self._held) > self._room:
+            self._held.popitem()
+        if jax.process_count() > 1:
+            self._must_agree(columns)
+        if columns is rows:
+            log.info("a tangent kernel of %d rows takes at most %s of memory", self.rows, _bytes(self.peak))
         blocks = _Blocks(np.empty(shape, self._dtype), self._programs.size * per, columns is rows)
         store = self._store(columns)
         pairs = list(self._pairs(columns))
@@ -293,7 +330,26 @@ class TangentKernel:
         self._travel = None
         return blocks.kernel
 
+    def _must_agree(self, columns: "_Side") -> None:
+        """Refuse to begin where the processes would compute different things, or not the same steps."""
+        programs, arrays = self._programs, [*self._leaves, self._x, columns.x]
+        steps = [
+            [a.shape for a in arrays],
+            programs.size,
+            programs.parts,
+            self._room,
+            self._shared,
+            self._cache is None,
+        ]
+        # The last digits may differ from one kind of machine to another.
+        weighed = sum(float(a.reshape(-1) @ np.cos(np.arange(a.size))) for a in arrays)
+        same = devices.agree(zlib.crc32(repr(steps).encode()), self._mesh)
+        if not (devices.agree(weighed, self._mesh, rtol=1e-6) and same):
+            raise ValueError("the processes were given different experiments or memory: give every process the same")
+
     def _product(self, columns: "_Side", pair: "_Pair") -> Array:
+        if columns is self._rows and pair.row == pair.column and pair.turn == 0:
+            return self._programs.square(self._factors(pair.row))
         # The one that travels comes first: it may be the one that is kept.
         travelling = self._travelling(columns, pair)
         return self._programs.product(self._factors(pair.row), travelling)
@@ -313,7 +369,7 @@ class TangentKernel:
     def _factors(self, group: int):
         """A group's factors, kept until the room is needed."""
         if group not in self._held:
-            if len(self._held) >= self._room:
+            while len(self._held) >= self._room:
                 self._held.pop(next(iter(self._held)))
             self._held[group] = self._computed(self._rows, group)
         return self._held[group]
@@ -392,9 +448,7 @@ class _Blocks:
         rows, columns = slice(i * size, (i + 1) * size), slice(j * size, (j + 1) * size)
         into = self.kernel[rows, columns]  # the last blocks are cut, those beyond are empty
         into[:] = block[: into.shape[0], : into.shape[1]]
-        if self._symmetric and i == j:
-            into[:] = np.tril(into) + np.tril(into, -1).T
-        elif self._symmetric:
+        if self._symmetric and i != j:
             self.kernel[columns, rows] = into.T
         return True
 
@@ -404,7 +458,8 @@ class _Programs:
     """The compiled programs for blocks of one size, and what they take on each device.
 
     `factors(leaves, x)` for x of shape (devices, size / parts, ...), `join(list of factors)`, `product(rows, columns)`
-    of shape (devices, size, size) everywhere, `turn(columns)` by one device around the ring, `diagonal(factors)`.
+    of shape (devices, size, size) everywhere, `square(rows)` of rows with themselves, `turn(columns)` by one device
+    around the ring, `diagonal(factors)`.
     """
 
     size: int
@@ -413,6 +468,7 @@ class _Programs:
     factors: Callable
     join: Callable
     product: Callable
+    square: Callable
     turn: Callable
     diagonal: Callable
     bytes: int
@@ -470,8 +526,16 @@ def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, me
         f = placed(jax.eval_shape(join, [part] * parts), divided)
         product = on_each(partial(layers.product, shared=shared))
         multiplied = jax.jit(product, out_shardings=everywhere).lower(f, f).compile()
-        diagonal = on_each(partial(layers.diagonal, shared=shared))
+        square = jax.jit(on_each(partial(layers.square, shared=shared)), out_shardings=everywhere).lower(f).compile()
+        diagonal = (
+            jax.jit(on_each(partial(layers.diagonal, shared=shared)), out_shardings=everywhere).lower(f).compile()
+        )
         held = plan.entries * size * dtype.itemsize
+        # Parameters, two products at a time, the parts of a block beside the block, and a traveller beside the next.
+        kept = dtype.itemsize * (
+            sum(map(math.prod, shapes)) + 2 * mesh.size * (size * (1 if shared else plan.outputs)) ** 2
+        )
+        kept += held * ((parts > 1) + (mesh.size > 1))
         return _Programs(
             size=size,
             parts=parts,
@@ -479,11 +543,20 @@ def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, me
             factors=made,
             join=join,
             product=multiplied,
+            square=square,
             turn=jax.jit(turn, out_shardings=divided),
-            diagonal=jax.jit(diagonal, out_shardings=everywhere),
+            diagonal=diagonal,
             bytes=held,
-            temporary=max(map(_temporary, (made, multiplied))) + (held if parts > 1 else 0),
+            temporary=max(map(_temporary, (made, multiplied, square, diagonal))) + kept,
         )
+
+
+def _is_hashable(function: Callable) -> bool:
+    try:
+        hash(function)
+    except TypeError:
+        return False
+    return True
 
 
 def _temporary(program) -> int:
