@@ -29,11 +29,10 @@ def test_within_a_third_of_a_per_cent_at_width_4096(study):
 
 def test_error_falls_with_width(study):
     widths = [64, 256, 1024]
-    errors = np.log([[_width_errors(study, w, seed) for w in widths] for seed in range(2)])
+    errors = np.log([[_width_errors(study, w, seed) for w in widths] for seed in range(3)])
     loss, parameters = np.moveaxis(errors.mean(axis=0), -1, 0)
     slopes = [np.polyfit(np.log(widths), e, 1)[0] for e in (loss, parameters)]
     # n^(-1/2) is the order that Lee et al. (2019) bound smooth networks by; with ReLU, parameters and losses lie on
-    # either side of it, and with
-    # two seeds their slope is known to about 0.3.
+    # either side of it, and with three seeds their slope is known to about 0.2.
     assert -0.7 < slopes[1] < -0.3
-    assert -1.1 < slopes[0] < -0.3
+    assert -1.0 < slopes[0] < -0.3

@@ -206,13 +206,10 @@ def square(factors: Factors, /, *, shared: bool) -> Float[Array, "rows rows"]:
     if samples <= UNDIVIDED:
         kernel = product(factors, factors, shared=shared)
         return (kernel + kernel.T) / 2  # symmetric to the last bit
-    one, two = (jax.tree.map(lambda a, part=part: a[part], factors) for part in _halves(samples))
+    halves = slice(samples // 2), slice(samples // 2, samples)
+    one, two = (jax.tree.map(lambda a, half=half: a[half], factors) for half in halves)
     beside = product(one, two, shared=shared)
     return jnp.block([[square(one, shared=shared), beside], [beside.T, square(two, shared=shared)]])
-
-
-def _halves(samples: int) -> tuple[slice, slice]:
-    return slice(samples // 2), slice(samples // 2, samples)
 
 
 def diagonal(factors: Factors, /, *, shared: bool) -> Float[Array, " rows"]:
@@ -321,7 +318,7 @@ def constants(closed: ClosedJaxpr, /) -> Iterator[np.ndarray]:
         key = jnp.issubdtype(getattr(constant, "dtype", np.float64), jax.dtypes.prng_key)
         yield np.asarray(jax.random.key_data(constant) if key else constant)
     for equation in closed.jaxpr.eqns:
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr)):
+        for inner in jax.tree.leaves(list(equation.params.values())):
             if isinstance(inner, ClosedJaxpr):
                 yield from constants(inner)
             elif isinstance(inner, Jaxpr):
