@@ -21,7 +21,7 @@ import numpy as np
 
 from ntkp2p import measures
 from ntkp2p.data import AgentData
-from ntkp2p.dynamics.system import LinearSystem, linear_system
+from ntkp2p.dynamics.system import linear_system
 from ntkp2p.dynamics.transition import Solution, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import Features
@@ -93,12 +93,12 @@ def over_initialisations(
             solution = solve(system, mean.rounds[block], rtol=rtol)
             errors.append(solution.error)
             for time, (i, piece) in product(times, enumerate(pieces)):
-                found = moments(matrix, start[:, group], _models(system, solution.states(time, piece)))
+                found = moments(matrix, start[:, group], system.models(solution.states(time, piece)))
                 totals[time, i] = jax.tree.map(jnp.add, totals[time, i], found) if (time, i) in totals else found
         for time, (i, piece) in product(times, enumerate(pieces)):
             total = totals[time, i]._replace(test=totals[time, i].test + beyond)
             at = slice(block.start + piece.start, block.start + piece.stop)
-            parts[time].append(measure(matrix, _models(mean.system, mean.states(time, at)), total))
+            parts[time].append(measure(matrix, mean.system.models(mean.states(time, at)), total))
     measured = {t: {name: np.concatenate([p[name] for p in parts[t]]) for name in parts[t][0]} for t in times}
     return Spread(measured, max(errors), max(errors) <= rtol)
 
@@ -126,10 +126,6 @@ def _measure(data: AgentData, columns: int, matrix: jax.Array, x: jax.Array, mom
     # The C outputs vary alike and independently.
     squares = {"consensus_distance": moments.consensus, "parameter_distance": moments.parameter}
     return measured | {name: jnp.sqrt(centre[name] ** 2 + columns * square) for name, square in squares.items()}
-
-
-def _models(system: LinearSystem, states: np.ndarray) -> jax.Array:
-    return jax.vmap(system.model)(states)
 
 
 def _columns(experiment: Experiment, features: Features) -> list[slice]:

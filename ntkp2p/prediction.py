@@ -118,8 +118,7 @@ def _measure(experiment: Experiment, features: Features, system: LinearSystem):
     step = max(1, CHUNK // (8 * data.agents * initial.size))
 
     @jax.jit
-    def measure(states):
-        x = jax.vmap(system.model)(states)
+    def measure(x):
         z = x.reshape(*x.shape[:2], features.rank, features.columns)
         outputs = initial + (matrix @ z).reshape(*x.shape[:2], *initial.shape)
         measured = measures.losses(outputs[..., : data.samples, :], data)
@@ -129,7 +128,7 @@ def _measure(experiment: Experiment, features: Features, system: LinearSystem):
 
     def at_all_rounds(solution: Solution, time: str) -> dict[str, np.ndarray]:
         starts = range(0, len(solution.rounds), step)
-        chunks = [measure(solution.states(time, slice(first, first + step))) for first in starts]
+        chunks = [measure(system.models(solution.states(time, slice(first, first + step)))) for first in starts]
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     return at_all_rounds

@@ -89,3 +89,15 @@ class Algorithm(eqx.Module):
             The largest eigenvalue of any agent's Hessian J_qᵀ J_q / N_q.
         """
         return float("nan")
+
+    def growth(self, mixing: np.ndarray, curvature: float, /) -> float:
+        """A bound of ‖M^k‖₂ over all k for the rounds M of linear models, and of their flow; nan where none is known.
+
+        It turns the residual of an approximate solution into a bound of its error.
+
+        Parameters
+        ----------
+        mixing, curvature
+            As for `stable_step_size`.
+        """
+        return float("nan")

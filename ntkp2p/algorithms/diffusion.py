@@ -48,6 +48,12 @@ class DGD(Algorithm):
             return float("nan")  # W alone does not settle: no step size mends that
         return float((1 + eigenvalues[0]) / curvature)
 
+    def growth(self, mixing, curvature, /):
+        if self.step_size <= self.stable_step_size(mixing, curvature):
+            return 1.0  # symmetric, with eigenvalues in [−1, 1]
+        # W = a I + (1 − a) W' with self-weights a: contracts in the Perron norm while |a − η λ| ≤ a.
+        return _perron(mixing) if self.step_size * curvature <= 2 * np.diagonal(mixing).min() else float("nan")
+
 
 class CTA(Algorithm):
     """Combine, then adapt: step along the gradient at the *mixed* model."""
@@ -59,6 +65,9 @@ class CTA(Algorithm):
     def stable_step_size(self, mixing, curvature, /):
         return _contractive_step_size(mixing, curvature)
 
+    def growth(self, mixing, curvature, /):
+        return _perron(mixing) if self.step_size * curvature <= 2 else float("nan")
+
 
 class ATC(Algorithm):
     """Adapt, then combine: step along the gradient, and mix the result."""
@@ -69,7 +78,26 @@ class ATC(Algorithm):
     def stable_step_size(self, mixing, curvature, /):
         return _contractive_step_size(mixing, curvature)
 
+    def growth(self, mixing, curvature, /):
+        return _perron(mixing) if self.step_size * curvature <= 2 else float("nan")
+
 
 def _contractive_step_size(mixing: np.ndarray, curvature: float) -> float:
     # ‖W‖₂ ≤ 1 holds for doubly stochastic W; then ‖W (I − η H)‖₂ < 1 if η < 2 / λ_max(H).
     return 2 / curvature if np.linalg.norm(mixing, 2) <= 1 + 1e-12 else float("nan")
+
+
+def _perron(mixing: np.ndarray) -> float:
+    """√(max π / min π), what the norm Σ π_q ‖x_q‖², π W = π, may differ from the plain one; nan where it is none.
+
+    W does not expand it: by Jensen's inequality Σ_q π_q ‖Σ_r W[q, r] x_r‖² ≤ Σ_r π_r ‖x_r‖². Nor does a gradient step
+    of every agent by itself with η λ_max(H) ≤ 2. For a doubly stochastic W it is 1.
+    """
+    rows = mixing.sum(axis=1)
+    if (mixing < 0).any() or not np.allclose(rows, 1, rtol=0, atol=1e-9):
+        return float("nan")
+    if np.allclose(mixing.sum(axis=0), 1, rtol=0, atol=1e-9):
+        return 1.0
+    values, vectors = np.linalg.eig(mixing.T)
+    perron = np.abs(vectors[:, np.argmin(np.abs(values - 1))])
+    return float(np.sqrt(perron.max() / perron.min())) if perron.min() > 0 else float("nan")

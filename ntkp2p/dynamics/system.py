@@ -4,22 +4,134 @@ r"""Algorithm × mixing × features → a linear system, by linearising the algo
     gradient flow  ds/dt = A s + b/η,   A = (M − I)/η,   t = η k
 
 No linear system is derived by hand: the round that trains is handed the gradients of the linear model, which makes it
-an affine map of the state, and `jax.linearize` yields M and b.
+an affine map of the state, and its derivative is M. Where the mixing matrix changes over time, so do M and b.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Float
+from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms import Algorithm, World
 from ntkp2p.data import AgentData
+from ntkp2p.losses import LOSSES
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
+
+#: Bytes that a block of states may take where many are advanced together.
+BLOCK = 2**26
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of linear models in features, of the state as a vector; hashable, so that JAX compiles it once.
+
+    Attributes
+    ----------
+    algorithm
+        Without its real constants, which are among the parameters.
+    shape
+        (Q, rank, columns) of the agents' coordinates.
+    loss
+        A name of `ntkp2p.losses.LOSSES`.
+    """
+
+    algorithm: Algorithm
+    shape: tuple[int, int, int]
+    loss: str = "squared"
+
+    def __call__(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, " n"]:
+        """The state after one round; `parameters` as `assemble` makes them."""
+        algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
+        matrix, outputs, targets, weights = (parameters[name] for name in ("matrix", "outputs", "targets", "weights"))
+        slope = jax.grad(lambda f: jnp.sum(LOSSES[self.loss](f, targets)))
+
+        def grad(z):
+            f = outputs + (matrix @ z.reshape(self.shape)).reshape(outputs.shape)
+            pull = (slope(f) * weights[..., None]).reshape(*matrix.shape[:2], -1)
+            return (jnp.swapaxes(matrix, 1, 2) @ pull).reshape(z.shape)
+
+        world = World(mix=lambda z: parameters["mixing"] @ z, grad=grad)
+        return ravel_pytree(algorithm.round(self._unravel(algorithm)(s), world))[0]
+
+    def start(self, algorithm: Algorithm, /) -> Float[Array, " n"]:
+        """The first state: all agents at θ₀."""
+        return ravel_pytree(self._first(algorithm))[0]
+
+    def model(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, "Q d"]:
+        """The agents' coordinates, each agent's as one row, in a state."""
+        algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
+        return algorithm.model(self._unravel(algorithm)(s))
+
+    def _first(self, algorithm):
+        agents, rank, columns = self.shape
+        return algorithm.init(jnp.zeros((agents, rank * columns)))
+
+    def _unravel(self, algorithm) -> Callable:
+        return ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(self._first, algorithm)))[1]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A round that is given as matrix and offset, of a single agent whose model is the state."""
+
+    def __call__(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, " n"]:
+        """The state after one round."""
+        return parameters["matrix"] @ s + parameters["offset"]
+
+    def model(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, "1 n"]:
+        """The state as one row."""
+        return s[None]
+
+
+def assemble(
+    algorithm: Algorithm,
+    mixing: np.ndarray,
+    features: Features,
+    data: AgentData,
+    /,
+    *,
+    columns: Float[np.ndarray, "rows _"] | None = None,
+    loss: str = "squared",
+) -> tuple[Round, dict[str, Any]]:
+    """A round of linear models, and its parameters: constants, mixing and data.
+
+    Parameters
+    ----------
+    mixing
+        W, shape (Q, Q), or a stack of them.
+    columns
+        As for `linear_system`.
+
+    Returns
+    -------
+    round
+        The function of parameters and state.
+    parameters
+        "algorithm": its real constants. "mixing". "matrix": S_q, (Q, rows, rank), padded with zero rows to the largest
+        agent. "outputs", "targets": f₀ and y, (Q, samples, C). "weights": 1/N_q, and 0 for padding, (Q, samples).
+    """
+    constants, rest = eqx.partition(algorithm, lambda leaf: eqx.is_inexact_array_like(leaf))
+    outputs, targets = (features.initial, data.targets) if columns is None else (columns, 0 * columns)
+    if columns is not None:  # a sample's rows, each its own column: a loss of the rows of one column is their sum
+        outputs, targets = (rows.reshape(data.samples, -1) for rows in (outputs, targets))
+    parameters = {
+        "algorithm": jax.tree.map(jnp.asarray, constants),
+        "mixing": jnp.asarray(mixing),
+        "matrix": _agent_blocks(features.matrix, data),
+        "outputs": jnp.asarray(data.per_agent(outputs)),
+        "targets": jnp.asarray(data.per_agent(targets)),
+        "weights": jnp.asarray(data.per_agent(1 / data.sizes[data.owner])),
+    }
+    width = features.columns if columns is None else columns.shape[1]
+    return Round(rest, (data.agents, features.rank, width), loss), parameters
 
 
 @dataclass(frozen=True)
@@ -28,48 +140,109 @@ class LinearSystem:
 
     Attributes
     ----------
-    apply
-        s ↦ M s for s of shape (n,); never forms M.
-    offset
-        b, shape (n,).
+    advance
+        (parameters, s) ↦ M s + b for s of shape (n,), hashable and affine in s; `advance.model` likewise gives the
+        agents' coordinates, (Q, rank·columns).
+    parameters
+        What M and b are made of.
     initial
         s_0, shape (n,).
-    model
-        s ↦ the agents' coordinates (Q, rank·columns).
     step_size
         η, flow time per round.
     symmetric
         Whether M is, as the algorithm declares.
+    growth
+        A bound of ‖M^k‖₂ over all k, and of ‖exp(A t)‖₂ over all t ≥ 0, as the algorithm declares; nan where none is
+        known.
     curvature
         The largest eigenvalue of any agent's Hessian.
     stable_step_size
         The textbook's largest stable step size of the rounds, nan where there is none.
+    order
+        Where the mixing matrix changes: which of those in the stack `parameters["mixing"]` each round has, shape
+        (T,); None for one matrix.
+    periodic
+        Whether the order starts anew after T rounds, or the system ends there.
     """
 
-    apply: Callable[[np.ndarray], np.ndarray]
-    offset: Float[np.ndarray, " n"]
+    advance: "Round | Affine"
+    parameters: PyTree
     initial: Float[np.ndarray, " n"]
-    model: Callable
     step_size: float
-    symmetric: bool
-    curvature: float
-    stable_step_size: float
+    symmetric: bool = False
+    growth: float = float("nan")
+    curvature: float = float("nan")
+    stable_step_size: float = float("nan")
+    order: np.ndarray | None = None
+    periodic: bool = True
+
+    @staticmethod
+    @in_float64
+    def of(
+        matrix: Float[np.ndarray, "n n"],
+        offset: Float[np.ndarray, " n"],
+        initial: Float[np.ndarray, " n"],
+        /,
+        *,
+        step_size: float = 1.0,
+        symmetric: bool = False,
+        growth: float = float("nan"),
+    ) -> "LinearSystem":
+        """A system that is given as matrix and vectors, a single agent's model being the state."""
+        return LinearSystem(
+            advance=Affine(),
+            parameters={"matrix": jnp.asarray(matrix, float), "offset": jnp.asarray(offset, float)},
+            initial=np.asarray(initial, float),
+            step_size=step_size,
+            symmetric=symmetric,
+            growth=growth,
+        )
 
     @property
     def size(self) -> int:
         """n, the number of states."""
         return len(self.initial)
 
+    @cached_property
+    def offset(self) -> Float[np.ndarray, " n"]:
+        """b."""
+        return self._call(advanced, np.zeros(self.size))
+
+    def apply(self, s: Float[np.ndarray, " n"], /) -> Float[np.ndarray, " n"]:
+        """M s; never forms M."""
+        return self._call(product, s)
+
+    def transposed(self, s: Float[np.ndarray, " n"], /) -> Float[np.ndarray, " n"]:
+        """Mᵀ s."""
+        return self._call(transposed_product, s)
+
+    def model(self, s: Float[np.ndarray, " n"], /) -> Float[np.ndarray, "Q d"]:
+        """The agents' coordinates in a state, each agent's as one row."""
+        return self._call(_model, s)
+
+    def models(self, states: Float[np.ndarray, "times n"], /) -> Float[np.ndarray, "times Q d"]:
+        """The agents' coordinates in several states."""
+        return self._call(_models, states)
+
+    @in_float64
     def matrix(self) -> Float[np.ndarray, "n n"]:
         """M as a matrix: for small systems."""
-        return np.stack([self.apply(e) for e in np.eye(self.size)], axis=1)
+        step = max(1, BLOCK // (8 * self.size))
+        columns = [
+            np.asarray(_products(self.advance, self.parameters, jnp.eye(self.size)[first : first + step]))
+            for first in range(0, self.size, step)
+        ]
+        return np.concatenate(columns).T
+
+    @in_float64
+    def _call(self, compiled: Callable, s: np.ndarray) -> np.ndarray:
+        return np.asarray(compiled(self.advance, self.parameters, jnp.asarray(s, float)))
 
     def __repr__(self) -> str:
         kind = "symmetric" if self.symmetric else "nonsymmetric"
         return f"LinearSystem({self.size} states, {kind}, step_size={self.step_size:g})"
 
 
-@in_float64
 def linear_system(
     algorithm: Algorithm,
     mixing: np.ndarray,
@@ -100,44 +273,46 @@ def linear_system(
     ValueError
         If the round is not affine: it can be trained, not predicted.
     """
-    errors = (features.initial - data.targets).reshape(-1, features.columns) if columns is None else columns
-    matrix, residual = _agent_blocks(features.matrix, data), _agent_blocks(errors, data)
-    shape = (data.agents, features.rank, errors.shape[1])
-    sizes = jnp.asarray(data.sizes, float)[:, None, None]
+    return _linear_system(algorithm, mixing, features, data, columns)
 
-    def grad(z):
-        error = residual + matrix @ z.reshape(shape)
-        return (jnp.swapaxes(matrix, 1, 2) @ error / sizes).reshape(z.shape)
 
-    world = World(mix=lambda z: jnp.asarray(mixing) @ z, grad=grad)
-    state = algorithm.init(jnp.zeros((data.agents, features.rank * errors.shape[1])))
-    initial, unravel = ravel_pytree(state)
-
-    @jax.jit
-    def advance(s):
-        return ravel_pytree(algorithm.round(unravel(s), world))[0]
-
-    offset, linear = jax.linearize(advance, jnp.zeros_like(initial))
-    _must_be_affine(algorithm, advance, offset, linear)
-    product = jax.jit(linear)
-
-    @in_float64
-    def apply(s):
-        return np.asarray(product(jnp.asarray(s)))
-
-    blocks = np.asarray(matrix)
+@in_float64
+def _linear_system(algorithm, mixing, features, data, columns) -> LinearSystem:
+    advance, parameters = assemble(algorithm, mixing, features, data, columns=columns)
+    initial = np.asarray(advance.start(algorithm))
+    _must_be_affine(algorithm, advance, parameters, len(initial))
+    blocks = np.asarray(parameters["matrix"])
     gram = blocks @ blocks.swapaxes(1, 2) / data.sizes[:, None, None]
     curvature = float(np.linalg.eigvalsh(gram).max())
     return LinearSystem(
-        apply=apply,
-        offset=np.asarray(offset),
-        initial=np.asarray(initial),
-        model=lambda s: algorithm.model(unravel(s)),
+        advance=advance,
+        parameters=parameters,
+        initial=initial,
         step_size=float(algorithm.step_size),
         symmetric=algorithm.is_symmetric(mixing),
+        growth=algorithm.growth(mixing, curvature),
         curvature=curvature,
         stable_step_size=algorithm.stable_step_size(mixing, curvature),
     )
+
+
+def _linear(advance: Callable, parameters: PyTree, s: Array) -> Array:
+    """M s, the derivative of the round."""
+    return jax.jvp(partial(advance, parameters), (jnp.zeros_like(s),), (s,))[1]
+
+
+# Compiled once for each kind of system, not for each system: the parameters are arguments.
+advanced = jax.jit(lambda advance, parameters, s: advance(parameters, s), static_argnums=0)
+product = jax.jit(_linear, static_argnums=0)
+_products = jax.jit(lambda a, p, states: jax.vmap(partial(_linear, a, p))(states), static_argnums=0)
+_model = jax.jit(lambda advance, parameters, s: advance.model(parameters, s), static_argnums=0)
+_models = jax.jit(lambda advance, p, states: jax.vmap(partial(advance.model, p))(states), static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def transposed_product(advance: Callable, parameters: PyTree, s: Array) -> Array:
+    """Mᵀ s."""
+    return jax.vjp(partial(advance, parameters), jnp.zeros_like(s))[1](s)[0]
 
 
 def _agent_blocks(rows: np.ndarray, data: AgentData):
@@ -146,10 +321,11 @@ def _agent_blocks(rows: np.ndarray, data: AgentData):
     return jnp.asarray(blocks.reshape(data.agents, -1, rows.shape[-1]))
 
 
-def _must_be_affine(algorithm, advance, offset, linear) -> None:
-    probe = np.random.default_rng(0).normal(size=offset.shape)
-    expected = offset + linear(probe)
-    if not np.allclose(advance(probe), expected, rtol=1e-6, atol=1e-9 * float(jnp.abs(expected).max())):
+def _must_be_affine(algorithm, advance, parameters, size) -> None:
+    probe = jnp.asarray(np.random.default_rng(0).normal(size=size))
+    expected = advanced(advance, parameters, jnp.zeros(size)) + product(advance, parameters, probe)
+    found = advanced(advance, parameters, probe)
+    if not np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(jnp.abs(expected).max())):
         raise ValueError(
             f"one round of {type(algorithm).__name__} is not affine in the state, so it has no closed form: train it"
         )

@@ -14,18 +14,9 @@ RNG = np.random.default_rng(0)
 
 
 def system(matrix, *, symmetric=False, step_size=0.5):
-    matrix = np.asarray(matrix, float)
     n = len(matrix)
-    return LinearSystem(
-        apply=lambda s: matrix @ s,
-        offset=np.random.default_rng(1).normal(size=n),
-        initial=np.random.default_rng(2).normal(size=n),
-        model=lambda s: s[None],
-        step_size=step_size,
-        symmetric=symmetric,
-        curvature=float("nan"),
-        stable_step_size=float("nan"),
-    )
+    offset, initial = np.random.default_rng(1).normal(size=n), np.random.default_rng(2).normal(size=n)
+    return LinearSystem.of(np.asarray(matrix, float), offset, initial, step_size=step_size, symmetric=symmetric)
 
 
 def with_spectrum(values, *, symmetric=True, seed=0):
@@ -163,7 +154,7 @@ def test_a_basis_that_may_not_grow_says_so(monkeypatch):
 
 def test_resting_system_rests():
     s = system(np.eye(3) / 2)
-    still = LinearSystem(**{**vars(s), "offset": s.initial / 2})
+    still = LinearSystem.of(s.matrix(), s.initial / 2, s.initial)
     for method in ("dense", "krylov"):
         np.testing.assert_allclose(solve(still, [0, 9], method=method).states("flow"), [s.initial] * 2, rtol=1e-14)
 
