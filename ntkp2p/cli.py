@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -183,7 +183,7 @@ def _begin(
     return run, folder
 
 
-def _predicted(run: Experiment, folder: Path | None, cache: Path | None) -> dict[str, Trajectory]:
+def _predicted(run: Experiment, folder: Path | None, cache: Path | None) -> Mapping[Any, Trajectory]:
     """Both predictions; what the kernel will take is said before it is computed."""
     import logging
 

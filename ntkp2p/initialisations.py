@@ -22,7 +22,7 @@ import numpy as np
 from ntkp2p import measures
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.system import linear_system
-from ntkp2p.dynamics.transition import Solution, solve
+from ntkp2p.dynamics.transition import Solution, Time, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import Features
 
@@ -35,7 +35,7 @@ BASIS = 300
 class Spread(NamedTuple):
     """The measures over initialisations by time, and what the solver says of the columns of G."""
 
-    measured: dict[str, dict[str, np.ndarray]]
+    measured: dict[Time, dict[str, np.ndarray]]
     error: float
     converged: bool
 
@@ -50,7 +50,7 @@ class Moments(NamedTuple):
 
 
 def over_initialisations(
-    experiment: Experiment, features: Features, mean: Solution, times: Sequence[str], /, *, rtol: float
+    experiment: Experiment, features: Features, mean: Solution, times: Sequence[Time], /, *, rtol: float
 ) -> Spread:
     """Mean and standard deviation of what is measured, over initialisations.
 
@@ -85,10 +85,10 @@ def over_initialisations(
         linear_system(experiment.algorithm, experiment.mixing, features, data, columns=spread.factor[:, group])
         for group in groups
     ]
-    parts: dict[str, list] = {time: [] for time in times}
+    parts: dict[Time, list] = {time: [] for time in times}
     errors = [0.0]
     for block, pieces in _rounds(data, len(mean.rounds)):
-        totals: dict[tuple[str, int], Moments] = {}
+        totals: dict[tuple[Time, int], Moments] = {}
         for group, system in zip(groups, systems, strict=True):
             solution = solve(system, mean.rounds[block], rtol=rtol)
             errors.append(solution.error)
@@ -99,7 +99,9 @@ def over_initialisations(
             total = totals[time, i]._replace(test=totals[time, i].test + beyond)
             at = slice(block.start + piece.start, block.start + piece.stop)
             parts[time].append(measure(matrix, mean.system.models(mean.states(time, at)), total))
-    measured = {t: {name: np.concatenate([p[name] for p in parts[t]]) for name in parts[t][0]} for t in times}
+    measured: dict[Time, dict[str, np.ndarray]] = {
+        t: {name: np.concatenate([p[name] for p in parts[t]]) for name in parts[t][0]} for t in times
+    }
     return Spread(measured, max(errors), max(errors) <= rtol)
 
 

@@ -10,6 +10,8 @@ D = diag(w):
     ½ Σ_c [m_cᵀ D m_c + tr(D V)],    ¼ Σ_c [2 tr(D V D V) + 4 m_cᵀ D V D m_c].
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,96 @@ def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, /) -> 
         predicted = (outputs[..., 0] > 0).astype(int) if signs else jnp.argmax(outputs, axis=-1)
         measured["test_accuracy"] = jnp.mean(predicted == data.test_labels, axis=-1, dtype=outputs.dtype)
     return measured
+
+
+class Factors(NamedTuple):
+    """The measures of models that move in a few directions: each is a norm, or half the square of one.
+
+    Where all agents' models are z_q(k) = Z_q c(k), with c the coefficients of a few directions, every squared norm is a
+    quadratic form in c. It is kept as a factor R, ‖R c‖², which keeps all the digits, and not as a Gram matrix.
+
+    Attributes
+    ----------
+    norms
+        By measure: a factor (rows, p) for every agent; the measure is ‖R c‖.
+    half_squares
+        By measure: the same; the measure is ‖R c‖² / 2 + constant.
+    constants
+        Of the latter.
+    """
+
+    norms: dict[str, list[np.ndarray]]
+    half_squares: dict[str, list[np.ndarray]]
+    constants: dict[str, float]
+
+    def __call__(self, c: Float[np.ndarray, "times p"], /) -> dict[str, Float[np.ndarray, "times Q"]]:
+        """The measures for coefficients at many times."""
+        with np.errstate(over="ignore", invalid="ignore"):  # an unstable system has overflowed
+            found = {name: np.sqrt(_squares(factors, c)) for name, factors in self.norms.items()}
+            for name, factors in self.half_squares.items():
+                found[name] = _squares(factors, c) / 2 + self.constants[name]
+        return found
+
+
+def _squares(factors: list[np.ndarray], c: np.ndarray) -> np.ndarray:
+    return np.stack([np.einsum("rt,rt->t", y, y) for y in (factor @ c.T for factor in factors)], axis=1)
+
+
+def factors(
+    directions: Float[np.ndarray, "p Q d"],
+    matrix: Float[np.ndarray, "rows rank"],
+    errors: Float[np.ndarray, "rows columns"],
+    data: AgentData,
+    /,
+    *,
+    squared: bool,
+) -> Factors:
+    """Distances, and the losses of squared error, of models in features that move in a few directions.
+
+    Parameters
+    ----------
+    directions
+        Of all agents' coordinates, from which the models are summed with coefficients c. The first one is where they
+        start: its coefficient is 1.
+    matrix, errors
+        S and f₀ − y on the training samples, in agent order.
+    squared
+        Whether the losses are wanted: otherwise they are no quadratic forms.
+    """
+    z = np.moveaxis(directions, 0, -1)  # (Q, d, p)
+    norms = {
+        "consensus_distance": [_triangle(agent) for agent in z - z.mean(axis=0)],
+        "parameter_distance": [_triangle(agent) for agent in z],
+    }
+    if not squared:
+        return Factors(norms, {}, {})
+    per_sample = len(matrix) // data.samples
+    share = np.repeat(1 / data.sizes[data.owner], per_sample)
+    owner = np.repeat(data.owner, per_sample)
+    local = []
+    for q, agent in enumerate(z):
+        own = owner == q
+        local.append(_residuals(matrix[own], errors[own], np.sqrt(share[own]), agent))
+    weight = np.sqrt(share / data.agents)
+    weighted, start, rest = weight[:, None] * matrix, weight[:, None] * errors, 0.0
+    if len(matrix) > 2 * matrix.shape[1]:  # what all models leave over alike is a constant
+        basis, weighted = np.linalg.qr(weighted)
+        inside = basis.T @ start
+        rest, start = float(np.sum((start - basis @ inside) ** 2)), inside
+    everybody = [_residuals(weighted, start, np.ones(len(weighted)), agent) for agent in z]
+    return Factors(norms, {"local_loss": local, "global_loss": everybody}, {"local_loss": 0.0, "global_loss": rest / 2})
+
+
+def _residuals(matrix, errors, weight, z) -> np.ndarray:
+    """A factor of ‖weight (errors + matrix z c)‖², in which the first coefficient is 1."""
+    moved = np.tensordot(matrix, z.reshape(matrix.shape[1], -1, z.shape[-1]), 1)  # (rows, columns, p)
+    moved[..., 0] += errors
+    return _triangle((weight[:, None, None] * moved).reshape(-1, z.shape[-1]))
+
+
+def _triangle(rows: np.ndarray) -> np.ndarray:
+    """The triangular factor of a tall matrix; a wide one is its own."""
+    return rows if len(rows) <= rows.shape[1] else np.asarray(np.linalg.qr(rows, mode="r"))
 
 
 def gaussian_losses(

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ntkp2p import measures
 from ntkp2p.dynamics.stability import EDGE, Spectrum, spectrum
-from ntkp2p.dynamics.system import LinearSystem, linear_system
-from ntkp2p.dynamics.transition import Method, Solution, solve
+from ntkp2p.dynamics.system import linear_system
+from ntkp2p.dynamics.transition import Method, Solution, Time, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.initialisations import over_initialisations
 from ntkp2p.models import Features
@@ -24,7 +23,7 @@ def predict(
     experiment: Experiment,
     /,
     *,
-    time: str = "rounds",
+    time: Time = "rounds",
     features: Features | None = None,
     method: Method = "auto",
     rtol: float = 1e-8,
@@ -73,11 +72,11 @@ def predictions(
     experiment: Experiment,
     /,
     *,
-    times: Sequence[str] = ("rounds", "flow"),
+    times: Sequence[Time] = ("rounds", "flow"),
     features: Features | None = None,
     method: Method = "auto",
     rtol: float = 1e-8,
-) -> dict[str, Trajectory]:
+) -> dict[Time, Trajectory]:
     """`predict` for several notions of time, all from one basis."""
     for time in times:
         if time not in ("rounds", "flow"):
@@ -87,12 +86,11 @@ def predictions(
     elif not _are_of(features, experiment.data.inputs):
         raise ValueError("these features are of other data or another order of them: leave features out")
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
-    solution = solve(system, experiment.recorded, method=method, rtol=rtol)
+    solution = solve(system, experiment.recorded, times=times, method=method, rtol=rtol)
     extremes = spectrum(system)
     verdicts = {time: _verdict(features, solution, extremes, time) for time in times}
     if features.spread is None:
-        measure = _measure(experiment, features, system)
-        measured = {time: measure(solution, time) for time in times}
+        measured = _measure(experiment, features, solution, times)
     else:
         measured, error, converged = over_initialisations(experiment, features, solution, times, rtol=rtol)
         for verdict in verdicts.values():
@@ -108,30 +106,31 @@ def _are_of(features: Features, inputs: np.ndarray) -> bool:
     return np.array_equal(features.initial_at(inputs), features.initial)
 
 
-def _measure(experiment: Experiment, features: Features, system: LinearSystem):
-    """The function that measures a solution at all its rounds."""
-    data = experiment.data
-    initial, matrix = features.initial, features.matrix
+def _measure(
+    experiment: Experiment, features: Features, solution: Solution, times: Sequence[Time]
+) -> dict[Time, dict[str, np.ndarray]]:
+    """What is measured at all rounds: quadratic forms of few coefficients, and outputs on test samples."""
+    system, data = solution.system, experiment.data
+    directions = np.concatenate([system.model(system.initial)[None], system.directions(solution.basis)])
+    errors = (features.initial - data.targets).reshape(-1, features.columns)
+    factors = measures.factors(directions, features.matrix, errors, data, squared=True)
+    c = {time: np.pad(solution.coefficients[time], ((0, 0), (1, 0)), constant_values=1.0) for time in times}
+    measured: dict[Time, dict[str, np.ndarray]] = {time: factors(c[time]) for time in times}
     if len(tests := data.test_inputs):
-        initial = np.concatenate([initial, features.initial_at(tests)])
-        matrix = np.concatenate([matrix, features.matrix_at(tests)])
-    step = max(1, CHUNK // (8 * data.agents * initial.size))
-
-    @jax.jit
-    def measure(x):
-        z = x.reshape(*x.shape[:2], features.rank, features.columns)
-        outputs = initial + (matrix @ z).reshape(*x.shape[:2], *initial.shape)
-        measured = measures.losses(outputs[..., : data.samples, :], data)
-        if len(tests):
-            measured |= measures.test_measures(outputs[..., data.samples :, :], data)
-        return measured | measures.distances(x, jnp.zeros(x.shape[-1]))
-
-    def at_all_rounds(solution: Solution, time: str) -> dict[str, np.ndarray]:
-        starts = range(0, len(solution.rounds), step)
-        chunks = [measure(system.models(solution.states(time, slice(first, first + step)))) for first in starts]
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-    return at_all_rounds
+        initial, matrix = features.initial_at(tests), features.matrix_at(tests)
+        z = directions.reshape(len(directions), data.agents, features.rank, features.columns)
+        moved = np.moveaxis(np.tensordot(matrix, z, (1, 2)), (0, 1, 2, 3), (2, 0, 1, 3))
+        moved = moved.reshape(len(directions), data.agents, *initial.shape)
+        evaluate = jax.jit(lambda outputs: measures.test_measures(outputs, data))
+        step = max(1, CHUNK // (8 * data.agents * initial.size))
+        for time in times:
+            chunks = []
+            for first in range(0, len(solution.rounds), step):
+                with np.errstate(over="ignore", invalid="ignore"):  # an unstable system has overflowed
+                    outputs = initial + np.tensordot(c[time][first : first + step], moved, 1)
+                chunks.append(evaluate(outputs))
+            measured[time] |= {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return measured
 
 
 def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: str) -> dict:
@@ -146,7 +145,7 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: s
         "stable_step_size": solution.system.stable_step_size,
         "method": solution.method,
         "states": solution.system.size,
-        "basis": len(solution.reduction.matrix),
+        "basis": solution.size,
         "rank": features.rank,
         "kernel_error": features.error,
         "error_estimate": solution.error,

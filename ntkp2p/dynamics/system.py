@@ -8,7 +8,7 @@ an affine map of the state, and its derivative is M. Where the mixing matrix cha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -160,7 +160,7 @@ class LinearSystem:
         The textbook's largest stable step size of the rounds, nan where there is none.
     order
         Where the mixing matrix changes: which of those in the stack `parameters["mixing"]` each round has, shape
-        (T,); None for one matrix.
+        (T,); empty for one matrix.
     periodic
         Whether the order starts anew after T rounds, or the system ends there.
     """
@@ -173,7 +173,7 @@ class LinearSystem:
     growth: float = float("nan")
     curvature: float = float("nan")
     stable_step_size: float = float("nan")
-    order: np.ndarray | None = None
+    order: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     periodic: bool = True
 
     @staticmethod
@@ -203,6 +203,11 @@ class LinearSystem:
         """n, the number of states."""
         return len(self.initial)
 
+    @property
+    def varying(self) -> bool:
+        """Whether the mixing changes over time, so that no single M and b are there."""
+        return len(self.order) > 0
+
     @cached_property
     def offset(self) -> Float[np.ndarray, " n"]:
         """b."""
@@ -223,6 +228,10 @@ class LinearSystem:
     def models(self, states: Float[np.ndarray, "times n"], /) -> Float[np.ndarray, "times Q d"]:
         """The agents' coordinates in several states."""
         return self._call(_models, states)
+
+    def directions(self, basis: Float[np.ndarray, "p n"], /) -> Float[np.ndarray, "p Q d"]:
+        """How the agents' coordinates change along vectors of states."""
+        return self._call(_directions, basis)
 
     @in_float64
     def matrix(self) -> Float[np.ndarray, "n n"]:
@@ -296,17 +305,23 @@ def _linear_system(algorithm, mixing, features, data, columns) -> LinearSystem:
     )
 
 
-def _linear(advance: Callable, parameters: PyTree, s: Array) -> Array:
+def linear(advance: Callable, parameters: PyTree, s: Array) -> Array:
     """M s, the derivative of the round."""
     return jax.jvp(partial(advance, parameters), (jnp.zeros_like(s),), (s,))[1]
 
 
 # Compiled once for each kind of system, not for each system: the parameters are arguments.
 advanced = jax.jit(lambda advance, parameters, s: advance(parameters, s), static_argnums=0)
-product = jax.jit(_linear, static_argnums=0)
-_products = jax.jit(lambda a, p, states: jax.vmap(partial(_linear, a, p))(states), static_argnums=0)
+product = jax.jit(linear, static_argnums=0)
+_products = jax.jit(lambda a, p, states: jax.vmap(partial(linear, a, p))(states), static_argnums=0)
 _model = jax.jit(lambda advance, parameters, s: advance.model(parameters, s), static_argnums=0)
 _models = jax.jit(lambda advance, p, states: jax.vmap(partial(advance.model, p))(states), static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _directions(advance: Callable, parameters: PyTree, basis: Array) -> Array:
+    model = partial(advance.model, parameters)
+    return jax.vmap(lambda s: jax.jvp(model, (jnp.zeros_like(s),), (s,))[1])(basis)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -4,143 +4,477 @@ Written for the deviation e = s − s_0 from the start, with v = M s_0 + b − s
 
     rounds  e_{k+1} = M e_k + v,        flow  de/dt = (M − I) e/η + v/η,
 
-both are orbits of one augmented map T = [[M, v], [0, 1]]: after k rounds e is T^k applied to the last unit vector, and
-in the flow, k rounds later, it is exp(T − I)^k applied to it. Both therefore live in the Krylov space of M and v, and
-one basis V with M V ≈ V H serves both at all times: replace M by H and v by ‖v‖ e₁.
+both live in the Krylov space of M and v, and one basis of it serves both at all times: see `ntkp2p.dynamics.krylov`. A
+horizon for which the basis would outgrow the memory is cut: where a window ends, the next one starts.
 
-The reduction is M itself for small systems, Lanczos' three-term recurrence where M is symmetric (for functions of a
-matrix the loss of orthogonality does no harm: Druskin and Knizhnerman, 1991), and Arnoldi's otherwise
-(Saad, "Analysis of some Krylov subspace approximations to the matrix exponential operator", 1992).
+Where the mixing changes over time, an ordered product of rounds, or of their exponentials, takes a state forward; if it
+changes periodically, one period is a linear system again.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from ntkp2p.dynamics.system import LinearSystem
-
-Time = Literal["rounds", "flow"]
-Method = Literal["auto", "dense", "krylov"]
+from ntkp2p.devices import free_memory
+from ntkp2p.dynamics import krylov
+from ntkp2p.dynamics.krylov import Reduction, Time
+from ntkp2p.dynamics.system import BLOCK, LinearSystem, linear
+from ntkp2p.precision import in_float64
 
 #: Up to this many states the dense route is the quicker one.
 DENSE_SIZE = 400
-#: The largest Krylov basis that is tried.
-KRYLOV_SIZE = 1200
+#: The largest Krylov basis, with short recurrences and without: a longer horizon is cut.
+KRYLOV_SIZE = {True: 1600, False: 500}
+#: The smallest basis with which a horizon can be covered in windows.
+LEAST_BASIS = 16
+#: The share of the memory that a basis may take; the rest is for what is made of it.
+SHARE = 0.8
+#: What of a trajectory needs no vector of its own: rounding, or beside a Krylov basis this share of its tolerance.
+ROUNDING = 1e-15
+NEGLIGIBLE = 1e-3
 
+#: Random sums of the requested times' coefficients that stand for all of them.
+SKETCH = 192
+#: From how many periods on a period is taken as one step.
+PERIODS = 4
+#: By how much a number of rounds may differ from a whole one by rounding.
+WHOLE = 1e-9
 
-@dataclass(frozen=True)
-class Reduction:
-    """M restricted to a subspace: M V ≈ V H, with a vector v = V start.
-
-    Attributes
-    ----------
-    basis
-        V, shape (n, m), or None for the identity.
-    matrix
-        H, shape (m, m).
-    start
-        v in the basis, shape (m,).
-    remainder
-        ‖M V − V H‖: the next subdiagonal entry of the recurrence, 0 when the space is invariant.
-    """
-
-    basis: Float[np.ndarray, "n m"] | None
-    matrix: Float[np.ndarray, "m m"]
-    start: Float[np.ndarray, " m"]
-    remainder: float = 0.0
-
-    def expand(self, coefficients: Float[np.ndarray, "times m"], /) -> Float[np.ndarray, "times n"]:
-        """Vectors of the full space from their coefficients."""
-        with np.errstate(over="ignore", invalid="ignore"):  # an unstable system has overflowed
-            return coefficients if self.basis is None else coefficients @ self.basis.T
+METHODS = ("auto", "dense", "krylov")
+TIMES: tuple[Time, ...] = ("rounds", "flow")
+Method = str
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A linear system at the requested rounds, as coefficients in one basis.
+    """A linear system at the requested rounds: s = s_0 + coefficients · basis.
 
     Attributes
     ----------
-    system, reduction
-        What was solved, and in which basis.
+    system
+        What was solved.
     rounds
         The rounds asked for, ascending, shape (times,).
+    basis
+        Shape (p, n): vectors that span all the deviations s − s_0.
     coefficients
-        For "rounds" and "flow": e at those rounds, shape (times, m).
+        For "rounds", "flow" or both: of the deviations at those rounds, shape (times, p). Not finite where an unstable
+        system has left the floating-point numbers.
     method
-        "dense" or "krylov".
+        "dense", "krylov", or "products" where the mixing changes and every round is taken.
+    size
+        The vectors of the largest reduction.
     error
-        Estimate of max_t ‖e(t) − ẽ(t)‖ / max_{τ ≤ t} ‖e(τ)‖ over both.
+        max_t ‖s(t) − s̃(t)‖ / max_{τ ≤ t} ‖s(τ) − s_0‖ over both is at most this: a bound where `system.growth` is
+        known, otherwise an estimate.
     converged
-        Whether that estimate meets the tolerance asked for.
+        Whether that meets the tolerance asked for.
     """
 
     system: LinearSystem
-    reduction: Reduction
     rounds: np.ndarray
-    coefficients: dict[str, np.ndarray]
+    basis: Float[np.ndarray, "p n"]
+    coefficients: dict[Time, np.ndarray]
     method: str
+    size: int
     error: float
     converged: bool
 
-    def states(self, time: str, at: slice = slice(None), /) -> Float[np.ndarray, "times n"]:
+    def states(self, time: Time, at: slice | np.ndarray = slice(None), /) -> Float[np.ndarray, "times n"]:
         """The states at some of the rounds."""
-        return self.system.initial + self.reduction.expand(self.coefficients[time][at])
+        with np.errstate(over="ignore", invalid="ignore"):  # an unstable system has overflowed
+            return self.system.initial + self.coefficients[time][at] @ self.basis
 
 
+@in_float64
 def solve(
     system: LinearSystem,
     rounds: ArrayLike,
     /,
     *,
+    times: Sequence[Time] = TIMES,
     method: Method = "auto",
     rtol: float = 1e-8,
+    memory: int | None = None,
 ) -> Solution:
     """The system at the given rounds, in rounds and in flow at t = η k.
 
     Parameters
     ----------
     rounds
-        Ascending whole numbers k ≥ 0.
+        Ascending whole numbers k ≥ 0. Their number costs next to nothing.
+    times
+        "rounds", "flow", or both from one basis.
     method
         "dense", "krylov", or "auto": dense up to `DENSE_SIZE` states.
     rtol
         The relative accuracy to which a Krylov basis is grown.
+    memory
+        Bytes for the basis; by default half of what is free. A horizon that needs more is cut into windows.
 
     Raises
     ------
     ValueError
-        For rounds that are not ascending whole numbers, or an unknown method.
+        For rounds that are not ascending whole numbers or go beyond the end of a mixing sequence, an unknown method, or
+        a memory in which not even a short basis fits.
     """
     rounds = np.asarray(rounds)
     if rounds.size == 0 or rounds.dtype.kind not in "iu" or rounds[0] < 0 or (np.diff(rounds) < 0).any():
         raise ValueError("rounds must be ascending whole numbers, for instance range(0, 101, 10)")
-    start = system.apply(system.initial) + system.offset - system.initial
-
-    def evaluate(matrix, start):
-        scale = np.linalg.norm(start) or 1.0
-        column, last = start[:, None] / scale, np.eye(1, len(start) + 1, len(start))
-        augmented = np.block([[np.block([matrix, column])], [last]])
-        orbits = {time: orbit(augmented, scale * last[0], rounds, time) for time in ("rounds", "flow")}
-        return {time: states[:, :-1] for time, (states, _) in orbits.items()}, max(
-            growth for _, growth in orbits.values()
-        )
-
-    reduction, coefficients, error = _reduce(system, start, evaluate, method, rtol, float(rounds[-1]))
+    _must_be_method(method)
+    memory = free_memory() // 2 if memory is None else memory
+    span = _Span(
+        system.size,
+        times,
+        len(rounds),
+        memory,
+        ROUNDING if _is_dense(system.size, method) else max(ROUNDING, NEGLIGIBLE * rtol),
+    )
+    if system.varying:
+        found = _solve_varying(system, rounds, times, method, rtol, memory, span)
+    else:
+        step = _constant(system)
+        found = _windows(step, rounds, tuple(times), method, rtol, memory, span.add)
     return Solution(
         system=system,
-        reduction=reduction,
         rounds=rounds,
-        coefficients=coefficients,
-        method="dense" if reduction.basis is None else "krylov",
-        error=error,
-        converged=error <= rtol,
+        basis=span.basis,
+        coefficients=span.coefficients,
+        method=found.method,
+        size=found.size,
+        error=float(found.error),
+        converged=bool(found.error <= rtol),
     )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An affine map of which many powers are wanted: one round, or one period of rounds."""
+
+    initial: np.ndarray
+    affine: Callable[[np.ndarray], np.ndarray]
+    linear: Callable[[np.ndarray], np.ndarray]
+    matrix: Callable[[], np.ndarray]
+    grow: Callable[[np.ndarray, int], Iterator[Reduction]]
+    symmetric: bool
+    growth: float
+
+
+def _constant(system: LinearSystem) -> _Step:
+    def affine(s):
+        return system.apply(s) + system.offset
+
+    def grow(start, most):
+        return krylov.lanczos(system, start, most) if system.symmetric else krylov.arnoldi(system.apply, start, most)
+
+    return _Step(system.initial, affine, system.apply, system.matrix, grow, system.symmetric, system.growth)
+
+
+@dataclass
+class _Found:
+    method: str = "krylov"
+    size: int = 0
+    error: float = 0.0
+
+
+#: By time: which of the rounds are made, and the coefficients with which they are.
+Parts = dict[Time, tuple[np.ndarray, np.ndarray]]
+
+
+def _windows(
+    step: _Step,
+    rounds: np.ndarray,
+    times: tuple[Time, ...],
+    method: Method,
+    rtol: float,
+    memory: int,
+    sink: Callable[[np.ndarray | None, Parts], None],
+) -> _Found:
+    """All deviations from the start, window by window; the sink takes what each of them finds."""
+    n, horizon = len(step.initial), float(rounds[-1])
+    dense = _is_dense(n, method)
+    found = _Found("dense" if dense else "krylov")
+    most = min(KRYLOV_SIZE[step.symmetric], int(SHARE * memory) // (8 * n))
+    if not dense and most < min(LEAST_BASIS, n):
+        raise ValueError(
+            f"a basis of {n} states needs at least {LEAST_BASIS * 8 * n / SHARE / 1e6:.3g} MB and may take "
+            f"{memory / 1e6:.3g} MB: raise memory, or take fewer agents, samples or outputs"
+        )
+    # (times, the round where the window begins, the deviation there, its error and size so far)
+    open_windows: list[tuple[tuple[Time, ...], float, np.ndarray | None, float, float]] = [(times, 0.0, None, 0.0, 0.0)]
+    while open_windows:
+        times, begin, deviation, carried, size = open_windows.pop()
+        here = step.initial if deviation is None else step.initial + deviation
+        start = step.affine(here) - here
+        left = horizon - begin
+        if not start.any():  # it rests
+            reduction, curves = Reduction(np.zeros((1, n)), np.zeros((1, 1)), np.zeros(1), 0.0, True), {}
+            reach = dict.fromkeys(times, left)
+        elif dense:
+            reduction = Reduction(None, step.matrix(), start, 0.0, step.symmetric)
+            curves = {time: krylov.error_curve(reduction, left, time, step.growth) for time in times}
+            reach = dict.fromkeys(times, left)
+        else:
+            reduction, curves, reach = _grown(step, start, left, horizon, times, rtol, carried, size, most)
+        found.size = max(found.size, len(reduction.start))
+        parts: Parts = {}
+        for time in times:
+            covered = np.flatnonzero((rounds >= begin) & (rounds <= begin + reach[time]))
+            parts[time] = covered, reduction.coefficients(rounds[covered] - begin, time)
+            error, largest = _error_at(curves[time], reach[time], n) if curves else (0.0, 0.0)
+            largest = max(largest, size)
+            error = error + carried
+            found.error = max(found.error, error / largest if largest > 0 else 0.0)
+            if reach[time] < left:
+                end = reduction.coefficients(np.array([reach[time]]), time) @ reduction.basis
+                end = end[0] if deviation is None else end[0] + deviation
+                open_windows.append(((time,), begin + reach[time], end, error, largest))
+        vectors = reduction.basis
+        if deviation is not None:  # the coefficient of where the window began is 1
+            vectors = np.concatenate([deviation[None], vectors])  # pyright: ignore
+            parts = {t: (at, np.concatenate([np.ones((len(at), 1)), c], axis=1)) for t, (at, c) in parts.items()}
+        sink(vectors, parts)
+        del vectors, reduction
+    return found
+
+
+def _grown(
+    step: _Step,
+    start,
+    left: float,
+    horizon: float,
+    times: tuple[Time, ...],
+    rtol: float,
+    carried: float,
+    size: float,
+    most: int,
+) -> tuple[Reduction, dict[Time, krylov.ErrorCurve], dict[Time, float]]:
+    """A basis that covers what is left of the horizon, or as much of it as its size allows."""
+    reduction, curves = None, {}
+    for reduction in step.grow(start, most):
+        curves: dict[Time, krylov.ErrorCurve] = {
+            time: krylov.error_curve(reduction, left, time, step.growth) for time in times
+        }
+        errors = {time: _relative(curve, carried, size) for time, curve in curves.items()}
+        if reduction.remainder == 0 or max(e.max() for e in errors.values()) <= rtol:
+            return reduction, curves, dict.fromkeys(times, left)
+    assert reduction is not None
+    # Each window may add to the error in proportion to its length.
+    reach = {}
+    for time, curve in curves.items():
+        good = (curve.error <= rtol * np.maximum(curve.size, size) * curve.rounds / horizon) & (curve.rounds >= 1)
+        # Rounds within a Krylov space are exact; a flow that no window covers is taken as far as a good one goes.
+        least = len(reduction.start) - 1 if time == "rounds" else max(1, len(reduction.start) // 4)
+        reach[time] = min(left, max(least, float(np.floor(curve.rounds[good]).max(initial=0))))
+    return reduction, curves, reach
+
+
+def _relative(curve: krylov.ErrorCurve, carried: float, size: float) -> np.ndarray:
+    scale = np.maximum(curve.size, size)
+    return (curve.error + carried) / np.where(scale > 0, scale, 1.0)
+
+
+def _error_at(curve: krylov.ErrorCurve, reach: float, n: int) -> tuple[float, float]:
+    """The bound of the error when a window ends, rounding included, and the size of the deviation there."""
+    i = min(int(np.searchsorted(curve.rounds, reach)), len(curve.rounds) - 1)
+    return curve.error[i] + np.finfo(float).eps * (n + reach) * curve.growth * curve.size[i], curve.size[i]
+
+
+@dataclass
+class _Span:
+    """Vectors that span all that is found, and its coefficients in them: never more vectors than times."""
+
+    n: int
+    times: Sequence[Time]
+    count: int
+    memory: int
+    rounding: float
+    basis: np.ndarray = field(init=False)
+    coefficients: dict[Time, np.ndarray] = field(init=False)
+
+    def __post_init__(self):
+        self.basis = np.zeros((0, self.n))
+        self.coefficients = {time: np.zeros((self.count, 0)) for time in self.times}
+
+    def add(self, vectors: np.ndarray | None, parts: Parts, /) -> None:
+        """Take in vectors (m, n), or None for the identity, and the coefficients with which they make some times."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            rows = np.concatenate([c for _, c in parts.values()])
+            norms = np.linalg.norm(rows, axis=1)
+        finite = np.isfinite(norms)
+        # Each relative to the largest until then, as the error is.
+        scale = np.maximum.accumulate(np.where(finite, norms, 0.0))
+        weights, space = _row_space(rows[finite] / np.where(scale > 0, scale, 1.0)[finite, None], self.rounding)
+        fresh = weights[:, None] * (space if vectors is None else space @ vectors)
+        before = len(self.basis)
+        if 8 * self.n * (before + len(fresh)) > self.memory:
+            raise ValueError(
+                f"the states at the rounds asked for span {before + len(fresh)} vectors of {self.n} numbers, more than "
+                f"the {self.memory / 1e6:.0f} MB they may take: ask for fewer rounds, or raise memory"
+            )
+        change = np.eye(len(fresh))
+        if before:
+            fresh, change = self._beyond(fresh)
+        elif fresh.size:
+            self.basis = fresh
+        for time in self.times:
+            wider = np.pad(self.coefficients[time], ((0, 0), (0, len(self.basis) - before)))
+            if time in parts:
+                at, c = parts[time]
+                with np.errstate(invalid="ignore", over="ignore"):
+                    wider[at] = ((c @ space.T) / weights) @ change
+            self.coefficients[time] = wider
+
+    def _beyond(self, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Extend the basis, now orthonormal, by what new vectors have beyond it; their coefficients in it."""
+        q, r = np.linalg.qr(self.basis.T)
+        self.basis = q.T
+        with np.errstate(invalid="ignore", over="ignore"):
+            self.coefficients = {time: c @ r.T for time, c in self.coefficients.items()}
+        old, rest = np.zeros((len(fresh), len(self.basis))), fresh
+        for _ in range(2):  # twice is enough
+            overlap = rest @ self.basis.T
+            old, rest = old + overlap, rest - overlap @ self.basis
+        q, r, order = scipy.linalg.qr(rest.T, mode="economic", pivoting=True)  # pyright: ignore
+        kept = int((np.abs(np.diagonal(r)) > self.rounding * np.linalg.norm(fresh, axis=1).max(initial=0.0)).sum())
+        new = np.zeros((len(fresh), kept))
+        new[order] = r[:kept].T
+        self.basis = np.concatenate([self.basis, q[:, :kept].T])  # pyright: ignore
+        return self.basis, np.concatenate([old, new], axis=1)
+
+
+def _row_space(rows: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values and an orthonormal basis (p, m) of the rows' span, but for directions that are mere rounding."""
+    sketch = rows
+    if len(rows) > 2 * SKETCH:  # so many times repeat themselves: random sums of them span the same
+        sketch = np.random.default_rng(0).normal(size=(SKETCH, len(rows))) @ rows / math.sqrt(SKETCH)
+    _, weights, space = scipy.linalg.svd(sketch, full_matrices=False, check_finite=False)
+    kept = weights > rounding * weights.max(initial=0.0)
+    weights, space = weights[kept], space[kept]
+    if sketch is not rows and np.abs(rows - rows @ space.T @ space).max(initial=0.0) > 10 * rounding:
+        _, weights, space = scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
+    kept = weights > rounding * weights.max(initial=0.0)
+    return weights[kept], space[kept]
+
+
+def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
+    """Deviations of a system whose mixing changes: period by period, or round by round."""
+    period = len(system.order)
+    found = _Found("products")
+    if not system.periodic and rounds[-1] > period:
+        raise ValueError(f"the mixing is given for {period} rounds, and round {rounds[-1]} is asked for")
+    if system.periodic and rounds[-1] >= PERIODS * period:
+        wholes, which = np.unique(rounds // period, return_inverse=True)
+        for time in times:
+            inner = _Span(system.size, ("rounds",), len(wholes), memory, span.rounding)
+            one = _windows(_period(system, time), wholes, ("rounds",), method, rtol, memory, inner.add)
+            found = _Found(one.method, max(found.size, one.size), max(found.error, one.error))
+            vectors, start, reached = inner.basis, system.initial[None], 0
+            for phase in np.unique(rounds % period):
+                vectors = advance_over(system, vectors, reached, phase - reached, time, driven=False)
+                start = advance_over(system, start, reached, phase - reached, time)
+                reached = phase
+                at = np.flatnonzero(rounds % period == phase)
+                c = inner.coefficients["rounds"][which[at]]
+                part = at, np.concatenate([np.ones((len(at), 1)), c], axis=1)
+                span.add(np.concatenate([start - system.initial, vectors]), {time: part})
+        return found
+    for time in times:
+        state, reached, block = system.initial[None], 0, max(1, BLOCK // (8 * system.size))
+        for first in range(0, len(rounds), block):
+            states = []
+            for k in rounds[first : first + block]:
+                state = advance_over(system, state, reached, k - reached, time)
+                reached = k
+                states.append(state[0] - system.initial)
+            at = np.arange(first, first + len(states))
+            span.add(np.array(states), {time: (at, np.eye(len(states)))})
+    found.error = float(np.finfo(float).eps * (system.size + rounds[-1]) * np.nan_to_num(system.growth, nan=1.0))
+    return found
+
+
+def _period(system: LinearSystem, time: Time) -> _Step:
+    """One period as one step."""
+    over = partial(advance_over, system, begin=0, count=len(system.order), time=time)
+
+    def linearly(s):
+        return over(s[None], driven=False)[0]
+
+    return _Step(
+        initial=system.initial,
+        affine=lambda s: over(s[None])[0],
+        linear=linearly,
+        matrix=lambda: over(np.eye(system.size), driven=False).T,
+        grow=lambda start, most: krylov.arnoldi(linearly, start, most),
+        symmetric=False,
+        growth=system.growth,
+    )
+
+
+@in_float64
+def advance_over(
+    system: LinearSystem,
+    states: Float[np.ndarray, "p n"],
+    begin: int,
+    count: int,
+    time: Time,
+    *,
+    driven: bool = True,
+    length: float = 1.0,
+) -> Float[np.ndarray, "p n"]:
+    """States taken over `count` rounds from round `begin` on, in rounds or in flow, in one compiled loop.
+
+    Parameters
+    ----------
+    driven
+        Whether b takes part; without it, Φ is applied.
+    length
+        In flow, the share of each of these rounds that passes.
+    """
+    advanced = _advance_over(
+        system.advance, time, driven, system.parameters, system.order, jnp.asarray(states, float), begin, count, length
+    )
+    return np.asarray(advanced)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _advance_over(advance, time, driven, parameters, order, states, begin, count, length):
+    def one_round(k, states):
+        now = parameters | {"mixing": parameters["mixing"][order[k % len(order)]]}
+        if time == "rounds":
+            step = partial(advance, now) if driven else partial(linear, advance, now)
+        else:
+            step = partial(_exponential, advance, now, driven, length)
+        return jax.vmap(step)(states)
+
+    return jax.lax.fori_loop(begin, begin + count, one_round, states)
+
+
+def _exponential(advance, parameters, driven: bool, length, s: Array) -> Array:
+    """The flow over a share of one round: e^{ℓ (M − I)} as e^{−ℓ} Σ (ℓ M)^j / j!, with b as one more state."""
+    offset = advance(parameters, jnp.zeros_like(s)) if driven else jnp.zeros_like(s)
+
+    def more(carry):
+        total, term, *_ = carry
+        return jnp.linalg.norm(term) > jnp.finfo(float).eps / 8 * jnp.linalg.norm(total)
+
+    def add(carry):
+        total, term, unit, j = carry
+        term = length / j * (linear(advance, parameters, term) + unit * offset)
+        return total + term, term, length / j * unit, j + 1
+
+    weight = jnp.exp(-length)
+    # The first term is counted even if it is 0: the offset may still drive what rests at 0.
+    first = add((weight * s, weight * s, weight, 1.0))
+    return jax.lax.while_loop(more, add, first)[0]
 
 
 @dataclass(frozen=True)
@@ -150,185 +484,112 @@ class Transition:
     Attributes
     ----------
     system
-        The system, time-invariant.
-    duration
-        t − t₀, in flow time, or in rounds.
+        The system.
+    end, begin
+        t and t₀, in flow time or in rounds.
     time
-        "flow": Φ = exp(A (t − t₀)). "rounds": Φ = M^(k − k₀).
+        "flow": Φ = exp(A (t − t₀)). "rounds": Φ = M^(k − k₀). Ordered products of such where the mixing changes.
     """
 
     system: LinearSystem
-    duration: float | int
+    end: float | int
+    begin: float | int
     time: Time = "flow"
 
+    @in_float64
     def matrix(self) -> Float[np.ndarray, "n n"]:
         """Φ as a matrix: for small systems."""
-        return self._of(self.system.matrix())
+        if self.system.varying:
+            return self._varying(np.eye(self.system.size), "dense", 1e-8).T
+        matrix = self.system.matrix()
+        if self.time == "rounds":
+            return np.linalg.matrix_power(matrix, int(self.end - self.begin))
+        return scipy.linalg.expm(self._rounds * (matrix - np.eye(len(matrix))))
 
     def __matmul__(self, state: np.ndarray) -> np.ndarray:
         return self.apply(state)
 
+    @in_float64
     def apply(
-        self, state: Float[np.ndarray, " n"], /, *, method: Method = "auto", rtol: float = 1e-8
-    ) -> Float[np.ndarray, " n"]:
-        """Φ s, by the method of `solve`."""
+        self, state: Float[np.ndarray, "n *columns"], /, *, method: Method = "auto", rtol: float = 1e-8
+    ) -> Float[np.ndarray, "n *columns"]:
+        """Φ s, for one state of shape (n,) or several as columns, (n, p), by the method of `solve` and as accurately.
 
-        def evaluate(matrix, start):
-            return {self.time: (self._of(matrix) @ start)[None]}, 1.0
+        Raises
+        ------
+        ValueError
+            If the states are not of this system, or for an unknown method.
+        """
+        state = np.asarray(state, float)
+        if len(state) != self.system.size or state.ndim > 2:
+            raise ValueError(f"states have shape {state.shape}: ({self.system.size},), or columns of it, is needed")
+        _must_be_method(method)
+        columns = state.reshape(len(state), -1).T
+        if self.system.varying:
+            moved = self._varying(columns, method, rtol)
+        else:
+            moved = np.array([self._power(_constant(self.system), s, self._rounds, method, rtol) for s in columns])
+        return moved.T.reshape(state.shape)
 
-        steps = float(self.duration if self.time == "rounds" else self.duration / self.system.step_size)
-        reduction, coefficients, _ = _reduce(self.system, state, evaluate, method, rtol, steps)
-        return reduction.expand(coefficients[self.time])[0]
+    @property
+    def _rounds(self) -> float:
+        length = self.end - self.begin
+        return float(length if self.time == "rounds" else length / self.system.step_size)
 
-    def _of(self, matrix):
-        if self.time == "rounds":
-            return np.linalg.matrix_power(matrix, int(self.duration))
-        generator = (matrix - np.eye(len(matrix))) / self.system.step_size
-        return scipy.linalg.expm(self.duration * generator)
+    def _power(self, step: _Step, state, power, method, rtol, time: Time | None = None) -> np.ndarray:
+        """The step without its offset, `power` times."""
+        time = time or self.time
+        span = _Span(len(state), (time,), 1, 2**63, ROUNDING)
+        homogeneous = replace(step, initial=state, affine=step.linear)
+        _windows(homogeneous, np.array([power]), (time,), method, rtol, free_memory() // 2, span.add)
+        return state + (span.coefficients[time] @ span.basis)[0]
+
+    def _varying(self, states, method, rtol) -> np.ndarray:
+        """An ordered product: what is left of the first round, whole rounds or periods, and a part of the last one."""
+        system, scale = self.system, 1 if self.time == "rounds" else self.system.step_size
+        begin, end = self.begin / scale, self.end / scale
+        over = partial(advance_over, system, time=self.time, driven=False)
+        first, last = math.ceil(begin - WHOLE), math.floor(end + WHOLE)
+        if last < first:  # within one round
+            return over(states, begin=last, count=1, length=end - begin)
+        if first - begin > WHOLE:
+            states = over(states, begin=first - 1, count=1, length=first - begin)
+        period = len(system.order)
+        periods = (last - first) // period
+        if system.periodic and periods >= PERIODS:
+            # Periods that begin at this phase are those of the same system with its order turned.
+            turned = replace(system, order=np.roll(system.order, -first))
+            step = _period(turned, self.time)
+            states = np.array([self._power(step, s, periods, method, rtol, "rounds") for s in states])
+            first += periods * period
+        states = over(states, begin=first, count=last - first)
+        if end - last > WHOLE:
+            states = over(states, begin=last, count=1, length=end - last)
+        return states
 
 
 def transition(system: LinearSystem, t: float | int, t0: float | int = 0, /, *, time: Time = "flow") -> Transition:
-    """Φ(t, t₀) of a system, for t ≥ t₀ in flow time or in whole rounds.
+    """Φ(t, t₀) of a system, for t ≥ t₀ ≥ 0 in flow time or in whole rounds.
 
     Raises
     ------
     ValueError
-        If t < t₀, or rounds are not whole numbers.
+        If t < t₀, rounds are not whole numbers, or t is beyond the end of a mixing sequence.
     """
-    if t < t0:
-        raise ValueError(f"transition(t, t0) runs forward: found t = {t:g} before t0 = {t0:g}")
+    if not 0 <= t0 <= t:
+        raise ValueError(f"transition(t, t0) runs forward from t0 ≥ 0: found t = {t:g} and t0 = {t0:g}")
     if time == "rounds" and (int(t) != t or int(t0) != t0):
         raise ValueError(f'rounds are whole numbers, found {t:g} and {t0:g}: use time="flow" in between')
-    return Transition(system, t - t0, time)
+    end = t if time == "rounds" else t / system.step_size
+    if system.varying and not system.periodic and end > len(system.order) + WHOLE:
+        raise ValueError(f"the mixing is given for {len(system.order)} rounds, and t = {t:g} is round {end:g}")
+    return Transition(system, t, t0, time)
 
 
-def orbit(
-    matrix: Float[np.ndarray, "m m"], start: Float[np.ndarray, " m"], rounds: np.ndarray, time: Time, /
-) -> tuple[Float[np.ndarray, "times m"], float]:
-    """M^k s, or its flow exp(M − I)^k s, at ascending rounds k, by repeated squaring of one round's map.
-
-    Returns
-    -------
-    states
-        At the given rounds.
-    growth
-        max ‖(M/ρ)^k‖ over the powers that were formed, ρ = max(1, spectral radius): by so much may a rounding error in
-        M be amplified. About 1 for a normal matrix; the transient growth of a non-normal one.
-    """
-    one = matrix if time == "rounds" else scipy.linalg.expm(matrix - np.eye(len(matrix)))
-    radius = max(1.0, np.abs(np.linalg.eigvals(one)).max())
-    powers, growth = [one], _norm(one / radius)
-    state, reached, states = start, 0, []
-    with np.errstate(over="ignore", invalid="ignore"):  # an unstable system overflows: flagged, not an error
-        for k in rounds:
-            for bit, digit in enumerate(reversed(f"{k - reached:b}")):
-                if bit == len(powers):
-                    powers.append(powers[-1] @ powers[-1])
-                    norm = _norm(powers[-1] / radius ** float(2**bit))
-                    growth = max(growth, norm) if np.isfinite(norm) else growth
-                if digit == "1":
-                    state = powers[bit] @ state
-            reached = k
-            states.append(state)
-    return np.array(states), float(growth)
+def _is_dense(size: int, method: Method) -> bool:
+    return method == "dense" or (method == "auto" and size <= DENSE_SIZE)
 
 
-def _norm(matrix: np.ndarray) -> float:
-    """An upper bound of the spectral norm."""
-    return float(np.sqrt(np.linalg.norm(matrix, 1) * np.linalg.norm(matrix, np.inf)))
-
-
-def _reduce(
-    system: LinearSystem,
-    start: np.ndarray,
-    evaluate: Callable[[np.ndarray, np.ndarray], tuple[dict[str, np.ndarray], float]],
-    method: Method,
-    rtol: float,
-    rounds: float,
-) -> tuple[Reduction, dict[str, np.ndarray], float]:
-    """A reduction of the system for `start`, the coefficients that `evaluate` finds in it, and their error.
-
-    `evaluate` also tells by how much rounding errors are amplified.
-    """
-    if method not in ("auto", "dense", "krylov"):
+def _must_be_method(method: str) -> None:
+    if method not in METHODS:
         raise ValueError(f'method must be "auto", "dense" or "krylov", found {method!r}')
-    rounding = float(np.finfo(float).eps) * (system.size + rounds)  # of `rounds` products with M, at ‖M‖ about 1
-    if method == "dense" or (method == "auto" and system.size <= DENSE_SIZE):
-        reduction = Reduction(None, system.matrix(), start)
-        coefficients, growth = evaluate(reduction.matrix, start)
-        return reduction, coefficients, rounding * growth
-
-    growing = _krylov(system.apply, start, system.symmetric)
-    smaller, previous = None, float("inf")
-    while True:
-        reduction = next(growing)
-        coefficients, growth = evaluate(reduction.matrix, reduction.start)
-        if reduction.remainder == 0:
-            return reduction, coefficients, rounding * growth
-        floor = rounding * growth  # below which no larger basis helps
-        change = float("inf")
-        if smaller is not None:
-            change = max(_distance(smaller[time], coefficients[time]) for time in coefficients)
-        # What is still to come if it goes on falling at the rate seen: Σ change · ratio^j, at least the change itself.
-        ratio = min(change / previous, 1.0) if previous > 0 and change < float("inf") else 0.0
-        error = change * max(1.0, ratio / (1 - ratio) if ratio < 1 else float("inf"))
-        if max(error, floor) <= max(rtol, floor) or len(reduction.matrix) >= KRYLOV_SIZE:
-            return reduction, coefficients, max(error, floor)
-        smaller, previous = coefficients, change
-
-
-def _distance(smaller: np.ndarray, larger: np.ndarray) -> float:
-    """The largest change of the coefficients over time, relative to the largest vector so far.
-
-    A basis contains the smaller one it grew from; once it converges, its error is smaller than the change that its
-    growth made.
-    """
-    change = larger.copy()
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        change[:, : smaller.shape[1]] -= smaller
-        scale = np.maximum.accumulate(np.linalg.norm(larger, axis=1))
-        relative = np.linalg.norm(change, axis=1) / scale
-    # Nothing can be said, nor need be, where nothing has moved yet or where an unstable system has overflowed.
-    return float(np.max(relative[np.isfinite(relative)], initial=0.0))
-
-
-def _krylov(apply, start: np.ndarray, symmetric: bool):
-    """Grow a basis of span{v, M v, M² v, …}; yields a `Reduction` at growing sizes."""
-    norm = np.linalg.norm(start)
-    basis = np.zeros((64, len(start)))
-    hessenberg = np.zeros((65, 64))
-    basis[0] = start / norm if norm > 0 else start
-    # Without re-orthogonalisation Lanczos may need more vectors than there are states.
-    size, largest = 0, KRYLOV_SIZE if symmetric else min(KRYLOV_SIZE, len(start))
-    goal = min(24, largest)
-
-    def reduction(remainder):
-        first = norm * np.eye(size)[0] if size else np.zeros(0)
-        return Reduction(basis[:size].T, hessenberg[:size, :size], first, remainder)
-
-    if norm == 0:
-        size = 1
-        yield reduction(0.0)
-        return
-    while True:
-        w = apply(basis[size])
-        scale = np.linalg.norm(w)
-        first = max(0, size - 1) if symmetric else 0
-        for _ in range(1 if symmetric else 2):  # twice is enough
-            overlap = basis[first : size + 1] @ w
-            hessenberg[first : size + 1, size] += overlap
-            w = w - overlap @ basis[first : size + 1]
-        remainder = float(np.linalg.norm(w))
-        size += 1
-        invariant = remainder <= 1e-14 * scale or (not symmetric and size == len(start))
-        if invariant or size == largest:
-            yield reduction(0.0 if invariant else remainder)
-            return
-        if size == goal:
-            yield reduction(remainder)
-            goal = min(goal * 3 // 2, largest)
-        if size == len(basis):
-            basis = np.concatenate([basis, np.zeros_like(basis)])
-            hessenberg = np.pad(hessenberg, ((0, size), (0, size)))
-        hessenberg[size, size - 1] = remainder
-        basis[size] = w / remainder

@@ -1,5 +1,3 @@
-import sys
-
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -144,12 +142,22 @@ def test_transition_matrices_are_the_definitions():
     )
 
 
-def test_a_basis_that_may_not_grow_says_so(monkeypatch):
-    monkeypatch.setattr(sys.modules["ntkp2p.dynamics.transition"], "KRYLOV_SIZE", 30)
-    hard = system(np.diag(np.linspace(-1, 1, 500)), symmetric=True)
-    solution = solve(hard, [400], method="krylov")
-    assert not solution.converged
-    assert solution.error > 1e-8
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_basis_that_may_not_grow_is_started_anew(symmetric):
+    rounds = np.array([1, 5, 90, 91, 400])
+    hard = system(np.diag(np.linspace(-0.99, 1, 500)), symmetric=symmetric)
+    least, ample = (solve(hard, rounds, method="krylov", memory=size * 8 * 500 * 5 // 4) for size in (30, 500))
+    assert least.size <= 30 < ample.size
+    for solution in (least, ample):
+        assert solution.converged
+        for time, exact in (("rounds", simulated(hard, rounds)), ("flow", flow_by_scipy(hard, rounds))):
+            deviation, found = exact - hard.initial, solution.states(time) - hard.initial
+            assert relative(found, deviation) <= solution.error + 1e-12
+
+
+def test_a_basis_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"needs at least 0\.08 MB and may take 0\.001 MB: raise memory"):
+        solve(system(np.eye(500)), [400], method="krylov", memory=1000)
 
 
 def test_resting_system_rests():
