@@ -6,7 +6,7 @@ from ntkp2p.compare import Comparison, compare
 from ntkp2p.dynamics import linear_system, solve, transition
 from ntkp2p.experiment import Experiment
 from ntkp2p.prediction import predict, predictions
-from ntkp2p.topology import check_mixing, graphs, lazy, load_mixing, max_degree, metropolis
+from ntkp2p.topology import check_mixing, graphs, lazy, load_mixing, max_degree, metropolis, schedules
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
 
@@ -35,6 +35,7 @@ __all__ = [
     "models",
     "predict",
     "predictions",
+    "schedules",
     "solve",
     "train",
     "transition",

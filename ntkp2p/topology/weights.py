@@ -23,7 +23,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from ntkp2p._names import lookup
-from ntkp2p.topology.check import square_matrix
+from ntkp2p.topology._matrix import square_matrix
 
 
 def metropolis(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
@@ -59,7 +59,7 @@ def metropolis(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     .. [2] S. Boyd, P. Diaconis, L. Xiao, "Fastest mixing Markov chain on a graph",
        SIAM Review 46 (2004).
     """
-    links = _adjacency(graph)
+    links = adjacency(graph)
     degrees = links.sum(axis=1)
     return _completed(links / (1 + np.maximum.outer(degrees, degrees)))
 
@@ -94,7 +94,7 @@ def max_degree(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     .. [1] L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging",
        Systems & Control Letters 53 (2004).
     """
-    links = _adjacency(graph)
+    links = adjacency(graph)
     return _completed(links / (1 + links.sum(axis=1).max()))
 
 
@@ -179,7 +179,7 @@ def load_mixing(path: str | os.PathLike[str], /) -> Float[np.ndarray, "Q Q"]:
     return square_matrix(_READERS[path.suffix.lower()](path), name=str(path))
 
 
-def _adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
+def adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
     """Zeros and ones in the graph's node order, for a simple undirected graph and no other."""
     if not isinstance(graph, nx.Graph):
         raise TypeError(f"weights are built from a networkx Graph, got {type(graph).__name__}")
