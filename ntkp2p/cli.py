@@ -72,7 +72,7 @@ def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: s
     graph
         In place of a file: a graph such as cycle:10 or grid:4,5.
     weights
-        The graph's weights: metropolis (the default), max_degree or lazy_metropolis.
+        The graph's weights: metropolis (the default), max_degree, lazy_metropolis or fastest_mixing.
     """
     from ntkp2p.topology import check_mixing, load_mixing
     from ntkp2p.topology.graphs import from_spec
