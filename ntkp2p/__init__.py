@@ -6,7 +6,7 @@ from ntkp2p.compare import Comparison, compare
 from ntkp2p.dynamics import linear_system, solve, transition
 from ntkp2p.experiment import Experiment
 from ntkp2p.prediction import predict, predictions
-from ntkp2p.topology import check_mixing, graphs, lazy, load_mixing, max_degree, metropolis
+from ntkp2p.topology import check_mixing, fastest_mixing, graphs, lazy, load_mixing, max_degree, metropolis, schedules
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
 
@@ -26,6 +26,7 @@ __all__ = [
     "compare",
     "data",
     "devices",
+    "fastest_mixing",
     "graphs",
     "lazy",
     "linear_system",
@@ -35,6 +36,7 @@ __all__ = [
     "models",
     "predict",
     "predictions",
+    "schedules",
     "solve",
     "train",
     "transition",

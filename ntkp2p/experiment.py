@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import networkx as nx
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,8 +19,9 @@ from ntkp2p import data as datasets
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import ALGORITHMS, Algorithm
 from ntkp2p.data import AgentData
+from ntkp2p.data.datasets import whole
 from ntkp2p.models import NETWORKS, Features, Model, Network, infinite_features, prepare
-from ntkp2p.topology import load_mixing, validate_mixing
+from ntkp2p.topology import Schedule, load_mixing, schedules, validate_mixing
 from ntkp2p.topology.graphs import from_spec
 from ntkp2p.topology.weights import from_graph
 
@@ -35,7 +37,7 @@ class Experiment:
     data
         The agents' data, `dataset.split(...)`.
     mixing
-        W, shape (Q, Q): row q receives.
+        W, shape (Q, Q): row q receives. Or one of `ntkp2p.schedules`: round k mixes with its matrix W_k.
     algorithm
         For instance `DGD(step_size=0.1)`.
     rounds
@@ -92,7 +94,9 @@ class Experiment:
         if not (self.kernel_rtol is None or (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1)):
             raise ValueError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
         lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
-        mixing = validate_mixing(self.mixing, agents=self.agents, stochastic=self.algorithm.stochastic)
+        mixing = validate_mixing(
+            self.mixing, agents=self.agents, rounds=int(self.rounds), stochastic=self.algorithm.stochastic
+        )
         object.__setattr__(self, "mixing", mixing)
         object.__setattr__(self, "recorded", _recorded(self.record, int(self.rounds)))
 
@@ -156,7 +160,7 @@ class Experiment:
             **({} if architecture is None else {"limit": architecture.limit}),
             "data": f"{self.data.name}, {_checksum(self.data.inputs, self.data.targets)}",
             "split": f"{self.data.by}, {_checksum(self.data.owner)}",
-            "mixing": f"{self.agents} agents, {_checksum(self.mixing)}",
+            "mixing": _mixing_in_words(self.mixing),
             "algorithm": type(self.algorithm).__name__,
             "constants": repr(self.algorithm),
             "step_size": float(self.algorithm.step_size),
@@ -214,7 +218,7 @@ class Experiment:
         return cls(
             model=_named(NETWORKS, tables["model"], "model"),
             data=data,
-            mixing=_mixing(_with_paths(tables["mixing"], folder), data.agents),
+            mixing=_mixing(_with_paths(tables["mixing"], folder), data.agents, tables["rounds"]),
             algorithm=_named(ALGORITHMS, tables["algorithm"], "algorithm"),
             **{key: tables[key] for key in plain if key in tables},
         )
@@ -222,6 +226,12 @@ class Experiment:
 
 def _checksum(*arrays: np.ndarray) -> str:
     return f"crc32 {zlib.crc32(b''.join(np.ascontiguousarray(a).tobytes() for a in arrays)):08x}"
+
+
+def _mixing_in_words(mixing: np.ndarray | Schedule) -> str:
+    if isinstance(mixing, Schedule):
+        return f"{mixing!r}, {_checksum(mixing.matrices, mixing.order)}"
+    return f"{len(mixing)} agents, {_checksum(mixing)}"
 
 
 def _recorded(record: int | Sequence[int], rounds: int) -> np.ndarray:
@@ -276,20 +286,51 @@ def _with_paths(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for key in ("file", "folder"):
         if not isinstance(entries.get(key, ""), str):
             raise ValueError(f"{key} must be a path in quotes, found {entries[key]!r}")
-    paths = {key: str(folder / entries[key]) for key in ("file", "folder") if key in entries}
+    paths: dict[str, Any] = {key: str(folder / entries[key]) for key in ("file", "folder") if key in entries}
+    if "files" in entries:
+        names = entries["files"]
+        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise ValueError(f'files must be a list of paths in quotes, ["W0.csv", "W1.csv"], found {names!r}')
+        paths["files"] = [str(folder / name) for name in names]
     return {**entries, **paths}
 
 
-def _mixing(entries: dict[str, Any], agents: int) -> np.ndarray:
+def _mixing(entries: dict[str, Any], agents: int, rounds: Any) -> np.ndarray | Schedule:
     for key in entries:
-        lookup(dict.fromkeys(("file", "graph", "weights")), key, "key in [mixing]")
-    if ("file" in entries) == ("graph" in entries):
-        raise ValueError('[mixing] needs either graph = "cycle" or file = "W.csv"')
-    if "file" in entries:
-        if "weights" in entries:
-            raise ValueError("[mixing] with a file takes no weights: the file holds them")
-        return load_mixing(entries["file"])
-    spec = entries["graph"]
-    # A graph that is named without a size takes the number of agents for it.
-    graph = from_spec(spec if ":" in str(spec) else f"{spec}:{agents}")
-    return from_graph(graph, entries.get("weights", "metropolis"))
+        lookup(dict.fromkeys(("file", "files", "graph", "weights", "schedule", "seed")), key, "key in [mixing]")
+    if "schedule" in entries:
+        return _schedule(entries, agents, rounds)
+    sources = [key for key in ("file", "files", "graph") if key in entries]
+    if len(sources) != 1:
+        raise ValueError(
+            '[mixing] needs either graph = "cycle", file = "W.csv", files = ["W0.csv", "W1.csv"] '
+            f'or schedule = "one_peer_exponential", found {" and ".join(sources) or "none of them"}'
+        )
+    if "seed" in entries:
+        raise ValueError('[mixing] takes a seed only with schedule = "random_matchings": leave it out')
+    if "graph" in entries:
+        return from_graph(_graph(entries["graph"], agents), entries.get("weights", "metropolis"))
+    if "weights" in entries:
+        raise ValueError(f"[mixing] with {sources[0]} takes no weights: what is in a file are the weights")
+    return load_mixing(entries["file"]) if "file" in entries else schedules.periodic(map(load_mixing, entries["files"]))
+
+
+def _schedule(entries: dict[str, Any], agents: int, rounds: Any) -> Schedule:
+    name, given = entries["schedule"], {k: v for k, v in entries.items() if k != "schedule"}
+    build = lookup(schedules.SCHEDULES, name, "schedule")
+    parameters = inspect.signature(build).parameters
+    for key in given:
+        if key not in parameters:
+            raise ValueError(f'[mixing] schedule = "{name}" takes no {key}: leave it out')
+    if "graph" in given:
+        given["graph"] = _graph(given["graph"], agents)
+    if "seed" in given:
+        whole(given["seed"], "seed in [mixing]", least=0)
+    run = {"agents": agents, "rounds": whole(rounds, "rounds", least=1)}
+    given |= {key: value for key, value in run.items() if key in parameters}
+    return build(**_checked(build, given, "mixing"))
+
+
+def _graph(spec: Any, agents: int) -> nx.Graph:
+    """A graph that is named without a size takes the number of agents for it."""
+    return from_spec(spec if ":" in str(spec) else f"{spec}:{agents}")

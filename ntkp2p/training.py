@@ -8,11 +8,11 @@ import re
 import zlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 from jax.tree_util import Partial
@@ -23,6 +23,7 @@ from ntkp2p.algorithms import World
 from ntkp2p.devices import AXIS, agree, all_devices, place
 from ntkp2p.experiment import Experiment
 from ntkp2p.precision import in_float64
+from ntkp2p.topology import Schedule, schedules
 from ntkp2p.trajectory import Trajectory
 
 
@@ -81,8 +82,8 @@ def train(
     world, state = _world(experiment, apply, mesh), _start(experiment, theta, mesh)
     advance, evaluate, models = _compiled(experiment, theta, apply, state, mesh)
     rounds, recorded = experiment.recorded, []
-    for before, now in zip([0, *rounds], rounds, strict=False):
-        state = advance(state, world, now - before)
+    for before, now in zip(np.append(0, rounds), rounds, strict=False):
+        state = advance(state, world, before, now)
         measured = {name: np.asarray(value, float) for name, value in evaluate(state).items()}
         recorded.append(measured)
         if progress is not None:
@@ -116,8 +117,8 @@ def _must_agree(experiment: Experiment, mesh: Mesh) -> None:
         raise ValueError("the processes were given different experiments: give every process the same")
 
 
-def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> World:
-    """The verbs, each with what every device holds for its agents: rows of W, or data."""
+def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> Callable[[Any], World]:
+    """Round → the verbs, each with what every device holds for its agents: rows of W, or data."""
     data, agents = experiment.data, experiment.agents
     # Idle agents fill the last devices: they mix with nobody, and hold somebody's data with weight 0.
     idle = _seats(agents, mesh) - agents
@@ -125,7 +126,6 @@ def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> World:
     samples = data.inputs, data.targets, 1 / data.sizes[data.owner]
     inputs, targets, weights = (data.per_agent(a)[holder] for a in samples)
     weights[agents:] = 0
-    mixing = scipy.linalg.block_diag(experiment.mixing, np.eye(idle))
 
     def local_loss(theta, inputs, targets, weights):
         errors = jnp.sum((apply(theta, inputs) - targets) ** 2, axis=-1)
@@ -135,13 +135,26 @@ def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> World:
     def gradients(inputs, targets, weights, x):
         return jax.vmap(jax.grad(local_loss))(x, inputs, targets, weights)
 
-    def held(array):
-        return place(array.astype(experiment.precision), mesh, AXIS)
+    def held(array, *axes):
+        return place(array.astype(experiment.precision), mesh, *axes, AXIS)
 
+    mixing = experiment.mixing
+    schedule = mixing if isinstance(mixing, Schedule) else schedules.periodic([mixing])
+    matrices = np.tile(np.eye(agents + idle), (len(schedule.matrices), 1, 1))
+    matrices[:, :agents, :agents] = schedule.matrices
+    if len(matrices) == 1:  # nothing to look up, round by round
+        mixing_at = Partial(lambda W, k: W, held(matrices[0]))
+    else:
+        mixing_at = Partial(
+            lambda W, order, k: W[order[k % len(order)]], held(matrices, None), place(schedule.order, mesh)
+        )
+    return Partial(_verbs, mixing_at, Partial(gradients, *map(held, (inputs, targets, weights))))
+
+
+def _verbs(mixing_at: Callable, grad: Callable, k: Any) -> World:
     # Rows of W times everybody's x: the compiler gathers these, the only time that devices talk in a round.
     # Accelerators would multiply float32 in fewer bits, and agents agree to no more than that.
-    mix = Partial(partial(jnp.matmul, precision="highest"), held(mixing))
-    return World(mix, Partial(gradients, *map(held, (inputs, targets, weights))))
+    return World(Partial(partial(jnp.matmul, precision="highest"), mixing_at(k)), grad)
 
 
 def _start(experiment: Experiment, theta: np.ndarray, mesh: Mesh) -> PyTree:
@@ -169,8 +182,8 @@ def _compiled(experiment: Experiment, theta: np.ndarray, apply: Callable, state:
         return _on_devices(partial(jax.lax.map, lambda theta: apply(theta, inputs)), mesh)(x)[:agents]
 
     @partial(jax.jit, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state))
-    def advance(state, world, rounds):
-        return jax.lax.fori_loop(0, rounds, lambda _, state: algorithm.round(state, world), state)
+    def advance(state, world, first, end):
+        return jax.lax.fori_loop(first, end, lambda k, state: algorithm.round(state, world(k)), state)
 
     @for_host
     def models(state):

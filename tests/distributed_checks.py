@@ -4,6 +4,7 @@ Run as `python distributed_checks.py CHECK OUT.npz ...`; the function here that 
 returns arrays by name.
 """
 
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -47,9 +48,11 @@ def experiment(algorithm: type[p2p.Algorithm], **options) -> p2p.Experiment:
 
 
 def training() -> dict[str, np.ndarray]:
-    """Every recorded variable and the last parameters of four algorithms, on one device and on all of them."""
+    """Every recorded variable and the last parameters of each run, on one device and on all of them."""
+    runs = {algorithm.__name__: experiment(algorithm) for algorithm in (p2p.DGD, p2p.CTA, p2p.ATC, HeavyBall)}
+    runs["schedule"] = dataclasses.replace(runs["ATC"], mixing=p2p.schedules.one_peer_exponential(AGENTS))
     results = {}
-    for algorithm in (p2p.DGD, p2p.CTA, p2p.ATC, HeavyBall):
+    for label, run in runs.items():
         for count in (1, jax.device_count()):
             found = {}
 
@@ -57,8 +60,8 @@ def training() -> dict[str, np.ndarray]:
                 found.update(parameters=x, rows=rows_by_device(parameters=x.shape[1]))
 
             mesh = Mesh(np.asarray(jax.devices()[:count]), (p2p.devices.AXIS,))
-            found |= p2p.train(experiment(algorithm), mesh=mesh, observe=observe).dataset.data_vars
-            results |= {f"{algorithm.__name__}/{count}/{name}": np.asarray(v) for name, v in found.items()}
+            found |= p2p.train(run, mesh=mesh, observe=observe).dataset.data_vars
+            results |= {f"{label}/{count}/{name}": np.asarray(v) for name, v in found.items()}
     return results
 
 

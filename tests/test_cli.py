@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from ntkp2p import cli
+from ntkp2p import cli, schedules
 
 TOML = """
 rounds = 20
@@ -193,6 +194,17 @@ def test_nan_in_the_data(run, experiment, tmp_path):
 )
 def test_misspelt_toml(run, experiment, tmp_path, old, new, fragments):
     fails(run("predict", experiment((old, new)), "--out", tmp_path), "experiment.toml", *fragments)
+
+
+@pytest.mark.parametrize("mixing", ["matrix", "schedule"])
+def test_an_unstable_run_blames_a_single_matrix_only(mixing, capsys):
+    W = np.array([[2.0, -1.0], [-1.0, 2.0]])
+    facts = {"converged": True, "stable_step_size": 0.5, "spectral_radius": 3.0}
+    predicted = SimpleNamespace(dataset=SimpleNamespace(attrs=facts), stable=False)
+    cli._flag(SimpleNamespace(mixing=schedules.periodic([W]) if mixing == "schedule" else W), predicted)
+    said = capsys.readouterr().err
+    assert ("the mixing matrix alone has 3" in said) == (mixing != "schedule")
+    assert ("stable below step_size = 0.5" in said) == (mixing == "schedule")
 
 
 def test_pickle_in_npy(run, tmp_path):

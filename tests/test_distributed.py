@@ -81,20 +81,20 @@ def free_port():
 
 def test_training_on_eight_devices(start):
     results = start("training", 8)()
-    for algorithm in ("DGD", "CTA", "ATC", "HeavyBall"):
+    for run in ("DGD", "CTA", "ATC", "HeavyBall", "schedule"):
         one, eight = (
             {name.removeprefix(prefix): v for name, v in results.items() if name.startswith(prefix)}
-            for prefix in (f"{algorithm}/1/", f"{algorithm}/8/")
+            for prefix in (f"{run}/1/", f"{run}/8/")
         )
         # Ten agents and six idle ones; a state of two leaves has both divided, and no device has more than its own.
         assert one.pop("rows").size == 0
         rows = eight.pop("rows")
-        assert rows.shape == (2 if algorithm == "HeavyBall" else 1, 8)
+        assert rows.shape == (2 if run == "HeavyBall" else 1, 8)
         assert (rows == 2).all()
         assert one["parameters"].shape == eight["parameters"].shape == (10, 16 * 64 + 16 + 16 + 1)
         assert one.keys() == eight.keys() >= {"local_loss", "consensus_distance", "test_accuracy"}
         for name, expected in one.items():
-            np.testing.assert_allclose(eight[name], expected, rtol=1e-10, atol=1e-13, err_msg=f"{algorithm} {name}")
+            np.testing.assert_allclose(eight[name], expected, rtol=1e-10, atol=1e-13, err_msg=f"{run} {name}")
 
 
 def test_kernels_on_eight_devices(start):

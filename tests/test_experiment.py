@@ -3,7 +3,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ntkp2p import ATC, DGD, Experiment, data, graphs, metropolis, models, predict
+from ntkp2p import ATC, DGD, Experiment, data, graphs, metropolis, models, predict, schedules
+
+TOML = """
+rounds = 20
+model = {{name = "affine"}}
+data = {{name = "digits", classes = [0, 1], samples = 40, test_samples = 20}}
+split = {{agents = 4, by = "label"}}
+algorithm = {{name = "DGD", step_size = 0.1}}
+[mixing]
+{}
+"""
 
 
 @pytest.fixture
@@ -46,6 +56,66 @@ def test_python_and_toml_describe_the_same_run(experiment, tmp_path):
     np.testing.assert_array_equal(predict(read).local_loss, predict(written).local_loss)
 
 
+@pytest.mark.parametrize(
+    ("mixing", "expected"),
+    [
+        ('schedule = "one_peer_exponential"', schedules.one_peer_exponential(4)),
+        ('files = ["W0.csv", "W1.csv"]', schedules.periodic([np.eye(4), metropolis(graphs.star(4))])),
+        ('schedule = "random_matchings"\ngraph = "cycle"', schedules.random_matchings(graphs.cycle(4), 20)),
+        (
+            'schedule = "random_matchings"\ngraph = "grid:2,2"\nseed = 3',
+            schedules.random_matchings(graphs.grid(2, 2), 20, seed=3),
+        ),
+    ],
+)
+def test_schedules_in_toml(tmp_path, mixing, expected):
+    np.savetxt(tmp_path / "W0.csv", np.eye(4), delimiter=",")
+    np.savetxt(tmp_path / "W1.csv", metropolis(graphs.star(4)), delimiter=",")
+    (tmp_path / "run.toml").write_text(TOML.format(mixing))
+    read = Experiment.from_toml(tmp_path / "run.toml").mixing
+    np.testing.assert_array_equal(read.matrices, expected.matrices)
+    np.testing.assert_array_equal(read.order, expected.order)
+    assert read.periodic is expected.periodic
+
+
+@pytest.mark.parametrize(
+    ("mixing", "message"),
+    [
+        ("", r'\[mixing\] needs either graph = .*or schedule = "one_peer_exponential", found none of them'),
+        ('graph = "cycle"\nfile = "W.csv"', "found file and graph"),
+        ('files = ["W0.csv"]\nfile = "W.csv"', "found file and files"),
+        ('files = ["W0.csv"]\nweights = "metropolis"', "with files takes no weights"),
+        ('files = "W0.csv"', "files must be a list of paths in quotes"),
+        ("files = []", "files must be a list of paths in quotes"),
+        ('graph = "cycle"\nseed = 3', 'a seed only with schedule = "random_matchings"'),
+        (
+            'schedule = "one_peer_exponentail"',
+            "unknown schedule 'one_peer_exponentail'.*did you mean 'one_peer_exponential'",
+        ),
+        ('schedule = "one_peer_exponential"\ngraph = "cycle"', "takes no graph: leave it out"),
+        ('schedule = "one_peer_exponential"\nseed = 1', "takes no seed: leave it out"),
+        ('schedule = "one_peer_exponential"\nfile = "W.csv"', "takes no file: leave it out"),
+        ('schedule = "random_matchings"\nweights = "metropolis"\ngraph = "cycle"', "takes no weights: leave it out"),
+        ('schedule = "random_matchings"', r"\[mixing\] needs graph = ..."),
+        ('schedule = "random_matchings"\ngraph = "cycle"\nseed = -1', "seed in \\[mixing\\] must be a whole number"),
+        ('schedule = "random_matchings"\ngraph = "cycle:5"', "5 × 5 but .* 4 agents"),
+    ],
+)
+def test_mixing_in_toml_that_makes_no_sense(tmp_path, mixing, message):
+    (tmp_path / "run.toml").write_text(TOML.format(mixing))
+    with pytest.raises(ValueError, match=message):
+        Experiment.from_toml(tmp_path / "run.toml")
+
+
+def test_a_schedule_is_told_from_another(experiment):
+    matrices = [metropolis(graphs.cycle(4)), metropolis(graphs.star(4))]
+    mixings = [matrices[0], *map(schedules.periodic, (matrices, matrices[::-1])), schedules.sequence(matrices * 10)]
+    runs = [dataclasses.replace(experiment, mixing=mixing) for mixing in mixings]
+    assert len({run.describe()["mixing"] for run in runs}) == len(runs)
+    assert runs[1].mixing is mixings[1]
+    assert "Schedule(4 agents, periodic over 2 rounds, 2 matrices), crc32" in runs[1].describe()["mixing"]
+
+
 def test_seeds_make_different_networks(experiment):
     other = dataclasses.replace(experiment, seed=1)
     assert not np.allclose(predict(experiment).local_loss[0], predict(other).local_loss[0])
@@ -71,6 +141,13 @@ def test_recorded_rounds(experiment, rounds, record, expected):
         ({"precision": "float16"}, ValueError, "unknown precision"),
         ({"mixing": np.eye(4)}, ValueError, "connect"),
         ({"mixing": np.ones((3, 3)) / 3}, ValueError, "4 agents"),
+        ({"mixing": schedules.one_peer_exponential(5)}, ValueError, "5 × 5 but .* 4 agents"),
+        ({"mixing": schedules.periodic([np.eye(4)])}, ValueError, "over all its rounds falls into 4 components"),
+        (
+            {"mixing": schedules.random_matchings(graphs.cycle(4), 19)},
+            ValueError,
+            "a schedule of 19 rounds for a run of 20: give it 20 matrices",
+        ),
     ],
 )
 def test_bad_fields_are_refused(experiment, change, error, message):

@@ -16,13 +16,16 @@ import html
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
-import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float, Inexact
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+from ntkp2p.topology._matrix import square_matrix
+from ntkp2p.topology.schedules import Schedule
 
 #: How far a row or column sum may be from one, and an entry from its mirror image or from its sign.
 TOLERANCE = 1e-8
@@ -34,61 +37,33 @@ _EIGENVALUE_TOLERANCE = 1e-6
 _SLOW_ROUNDS = 100
 
 
-def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q Q"]:
-    """Take anything array-like as a square, finite float64 matrix, or say why it is none.
-
-    Raises
-    ------
-    TypeError
-        If W is a graph, or does not consist of real numbers.
-    ValueError
-        If W is ragged, empty, not square, or has an entry that is not finite.
-    """
-    if isinstance(W, nx.Graph):
-        raise TypeError(f"{name} is a graph, not a matrix: give its links weights, metropolis(graph)")
-    try:
-        matrix = np.asarray(W)
-    except ValueError:
-        raise ValueError(f"{name} has rows of unequal length: give every row one number per agent") from None
-    if matrix.dtype.kind not in "buif":
-        raise TypeError(
-            f"{name} is to be a square array of real numbers, got {type(W).__name__} "
-            f"with entries of type {matrix.dtype}"
-        )
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        shape = " × ".join(map(str, matrix.shape)) or "a single number"
-        raise ValueError(f"{name} is {shape}, not square: one row and one column per agent")
-    matrix = matrix.astype(np.float64, copy=False)
-    bad = np.argwhere(~np.isfinite(matrix))
-    if len(bad):
-        row, column = bad[0]
-        raise ValueError(f"{name}[{row}, {column}] is {matrix[row, column]}: every weight is to be finite")
-    return matrix
-
-
 def validate_mixing(
     W: object,
     /,
     *,
     agents: int | None = None,
+    rounds: int | None = None,
     stochastic: Literal["row", "column", "doubly"] = "row",
-) -> Float[np.ndarray, "Q Q"]:
-    """Check a mixing matrix at the door, and return it as a float64 array, never repaired.
+) -> Float[np.ndarray, "Q Q"] | Schedule:
+    """Check a mixing matrix, or a schedule of them, at the door, and return it, never repaired.
 
     Parameters
     ----------
     W
-        Array-like, shape (Q, Q); row q receives. Negative weights are allowed.
+        Array-like, shape (Q, Q); row q receives. Negative weights are allowed. Or a `Schedule`, whose matrices need
+        not be connected one by one: their union is to be.
     agents
         The Q that the data are split over, where it is known.
+    rounds
+        The rounds of the run, where they are known: a schedule that ends is to last as long.
     stochastic
         Which sums are to be one, within `TOLERANCE`: ``"row"`` (DGD, CTA, ATC), ``"column"``
         (push-sum), or ``"doubly"`` for both.
 
     Returns
     -------
-    ndarray, shape (Q, Q)
-        W itself where it already is a float64 array.
+    ndarray, shape (Q, Q), or Schedule
+        W as a float64 array, itself where it already is one; a schedule as it is.
 
     Raises
     ------
@@ -96,18 +71,31 @@ def validate_mixing(
         If W is a graph, or does not consist of real numbers.
     ValueError
         If W is not square and finite, is of another size than `agents`, has a row or column sum
-        that is not one, or is not strongly connected. The message ends with the remedy.
+        that is not one, or is not strongly connected; or if a schedule is too short. The message ends with the
+        remedy, and names the first round that uses a matrix at fault.
     """
-    matrix = square_matrix(W)
-    size = len(matrix)
+    given: dict[str, object] = {"mixing": W}
+    if isinstance(W, Schedule):
+        used = zip(*np.unique(W.order, return_index=True), strict=True)
+        given = {f"mixing in round {first}": W.matrices[index] for index, first in used}
+    matrices = {name: square_matrix(matrix, name=name) for name, matrix in given.items()}
+    size = len(next(iter(matrices.values())))
     if agents is not None and size != agents:
         raise ValueError(
             f"mixing is {size} × {size} but the data are split over {agents} agents: "
             f"build it on {agents} nodes, or split the data over {size}"
         )
-    if fault := _sums_fault(matrix, stochastic) or _connection_fault(_components(matrix)):
-        raise ValueError(f"mixing {fault}")
-    return matrix
+    if isinstance(W, Schedule) and rounds is not None and not W.covers(rounds):
+        raise ValueError(
+            f"mixing is a schedule of {W.period} rounds for a run of {rounds}: "
+            f"give it {rounds} matrices, repeat it with schedules.periodic(matrices), or set rounds = {W.period}"
+        )
+    for name, matrix in matrices.items():
+        if fault := _sums_fault(matrix, stochastic):
+            raise ValueError(f"{name} {fault}")
+    if fault := _connection_fault(_components(reduce(np.maximum, map(np.abs, matrices.values())))):
+        raise ValueError(f"mixing {'over all its rounds ' if isinstance(W, Schedule) else ''}{fault}")
+    return W if isinstance(W, Schedule) else matrices["mixing"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,7 +1,7 @@
 """From a graph to a mixing matrix W, in which row q receives: x_q ← Σ_r W[q, r] x_r.
 
-Every function here returns a plain float64 array. The two constructions from an undirected graph
-give a symmetric, doubly stochastic W, so that mixing keeps the average.
+Every function here returns a plain float64 array. The constructions from an undirected graph
+give a symmetric W with row and column sums one, so that mixing keeps the average.
 
 Examples
 --------
@@ -19,11 +19,14 @@ from pathlib import Path
 
 import networkx as nx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from ntkp2p._names import lookup
-from ntkp2p.topology.check import square_matrix
+from ntkp2p.topology._matrix import square_matrix
+
+# Weights of links that a solver finds smaller than this are none.
+_SOLVER_ROUNDING = 1e-8
 
 
 def metropolis(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
@@ -59,7 +62,7 @@ def metropolis(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     .. [2] S. Boyd, P. Diaconis, L. Xiao, "Fastest mixing Markov chain on a graph",
        SIAM Review 46 (2004).
     """
-    links = _adjacency(graph)
+    links = adjacency(graph)
     degrees = links.sum(axis=1)
     return _completed(links / (1 + np.maximum.outer(degrees, degrees)))
 
@@ -94,8 +97,60 @@ def max_degree(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     .. [1] L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging",
        Systems & Control Letters 53 (2004).
     """
-    links = _adjacency(graph)
+    links = adjacency(graph)
     return _completed(links / (1 + links.sum(axis=1).max()))
+
+
+def fastest_mixing(graph: nx.Graph, /, *, nonnegative: bool = True) -> Float[np.ndarray, "Q Q"]:
+    """Symmetric weights of the fastest averaging: the second-largest eigenvalue modulus is the least possible.
+
+    W = I − Σ_e w_e L_e, with one weight w_e for each link and L_e the Laplacian of that link alone, minimises
+    ‖W − 11ᵀ/Q‖₂: a semidefinite program. In a disconnected graph, each component has its own.
+
+    Parameters
+    ----------
+    graph
+        As in `metropolis`.
+    nonnegative
+        True: no weight is negative, on the diagonal neither; the fastest mixing Markov chain [2]_. False: weights of
+        any sign, the fastest distributed linear averaging [1]_, which is as fast or faster.
+
+    Returns
+    -------
+    ndarray, shape (Q, Q)
+        Symmetric, with row and column sums one, zero where there is no link. A link may weigh nothing, and so may an
+        agent's own value.
+
+    Raises
+    ------
+    ImportError
+        Without cvxpy and Clarabel.
+    RuntimeError
+        If the solver does not reach its accuracy.
+    TypeError, ValueError
+        As `metropolis`.
+
+    Notes
+    -----
+    The modulus is the least one to about 1e-8. Unlike the other weights it takes a solver: 6 seconds for 50 agents
+    with 382 links on 2 cores, 18 seconds for 70 with 513.
+
+    References
+    ----------
+    .. [1] L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging",
+       Systems & Control Letters 53 (2004).
+    .. [2] S. Boyd, P. Diaconis, L. Xiao, "Fastest mixing Markov chain on a graph",
+       SIAM Review 46 (2004).
+    """
+    links = adjacency(graph)
+    weights = np.zeros_like(links)
+    for component in nx.connected_components(nx.from_numpy_array(links)):
+        agents = sorted(component)
+        ends = np.argwhere(np.triu(links[np.ix_(agents, agents)]))
+        if len(ends):
+            i, j = np.array(agents)[ends.T]
+            weights[i, j] = weights[j, i] = _fastest_weights(ends, len(agents), nonnegative)
+    return _completed(weights)
 
 
 def lazy(W: ArrayLike, /) -> Float[np.ndarray, "Q Q"]:
@@ -137,6 +192,7 @@ WEIGHTS: Mapping[str, Callable[[nx.Graph], np.ndarray]] = {
     "metropolis": metropolis,
     "max_degree": max_degree,
     "lazy_metropolis": _lazy_metropolis,
+    "fastest_mixing": fastest_mixing,
 }
 
 
@@ -179,7 +235,7 @@ def load_mixing(path: str | os.PathLike[str], /) -> Float[np.ndarray, "Q Q"]:
     return square_matrix(_READERS[path.suffix.lower()](path), name=str(path))
 
 
-def _adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
+def adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
     """Zeros and ones in the graph's node order, for a simple undirected graph and no other."""
     if not isinstance(graph, nx.Graph):
         raise TypeError(f"weights are built from a networkx Graph, got {type(graph).__name__}")
@@ -198,6 +254,33 @@ def _adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
             "drop them with graph.remove_edges_from(nx.selfloop_edges(graph))"
         )
     return nx.to_numpy_array(graph, weight=None)  # pyright: ignore[reportArgumentType] (stubs lag)
+
+
+def _fastest_weights(links: Int[np.ndarray, "E 2"], agents: int, nonnegative: bool) -> Float[np.ndarray, " E"]:
+    """One weight for each link of a connected graph, by the semidefinite program; free of the solver's rounding."""
+    try:
+        import clarabel  # noqa: F401  (cvxpy finds it by itself)
+        import cvxpy as cp
+    except ImportError as error:
+        raise ImportError("fastest_mixing needs cvxpy and Clarabel: pip install 'ntkp2p[optimal]'") from error
+    incidence = np.eye(agents)[links[:, 0]] - np.eye(agents)[links[:, 1]]
+    weights, modulus = cp.Variable(len(links)), cp.Variable()
+    mixing, bound = np.eye(agents) - incidence.T @ cp.diag(weights) @ incidence, modulus * np.eye(agents)
+    # Without 11ᵀ/Q below, where it changes nothing: so that matrix is as sparse as the graph.
+    constraints: list[cp.Constraint] = [mixing - 1 / agents << bound, mixing >> -bound]
+    if nonnegative:
+        constraints += [weights >= 0, abs(incidence).T @ weights <= 1]
+    problem = cp.Problem(cp.Minimize(modulus), constraints)
+    problem.solve(solver=cp.CLARABEL)
+    if problem.status != cp.OPTIMAL:
+        raise RuntimeError(f"the solver for the fastest mixing ends as {problem.status}: use metropolis(graph)")
+    found = np.array(weights.value)
+    found[abs(found) < _SOLVER_ROUNDING] = 0
+    if not nonnegative:
+        return found
+    found = found.clip(min=0)
+    # If some agent's links weigh more than one, all are scaled to just below, which leaves its own weight nonnegative.
+    return found / max(1.0, (abs(incidence).T @ found).max() + 1e-12)
 
 
 def _completed(off_diagonal: Float[np.ndarray, "Q Q"]) -> Float[np.ndarray, "Q Q"]:

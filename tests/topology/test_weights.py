@@ -1,6 +1,7 @@
 """Weights against published values, analytic spectra, and the properties that they promise."""
 
 import math
+import sys
 
 import networkx as nx
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkp2p.topology import graphs, lazy, load_mixing, max_degree, metropolis, weights
+from ntkp2p.topology import fastest_mixing, graphs, lazy, load_mixing, max_degree, metropolis, weights
 
 quick = settings(deadline=None, max_examples=40)
 
@@ -16,6 +17,9 @@ quick = settings(deadline=None, max_examples=40)
 BOYD = nx.empty_graph(8)
 BOYD.add_edges_from([(0, 1), (1, 2), (2, 3), (0, 4), (1, 7), (1, 3), (4, 5)])
 BOYD.add_edges_from([(4, 6), (2, 6), (3, 7), (5, 6), (6, 7), (1, 6)])
+
+# The solver's weights need neither be positive nor, where several are as fast, the same in another order.
+BY_DEGREES = [name for name in weights.WEIGHTS if name != "fastest_mixing"]
 
 
 @st.composite
@@ -66,7 +70,7 @@ def test_spectra_of_regular_graphs(build, graph, spectrum):
     assert np.linalg.eigvalsh(lazy(build(graph))) == pytest.approx(lazy_spectrum, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", weights.WEIGHTS)
+@pytest.mark.parametrize("name", BY_DEGREES)
 @given(graph=connected_graphs(), data=st.data())
 @quick
 def test_symmetric_doubly_stochastic_nonnegative_and_keeps_the_average(name, graph, data):
@@ -82,7 +86,7 @@ def test_symmetric_doubly_stochastic_nonnegative_and_keeps_the_average(name, gra
     assert nx.utils.edges_equal(nx.from_numpy_array(W - np.diag(np.diag(W))).edges, graph.edges)
 
 
-@pytest.mark.parametrize("name", weights.WEIGHTS)
+@pytest.mark.parametrize("name", BY_DEGREES)
 @given(graph=connected_graphs(), data=st.data())
 @quick
 def test_permuting_the_nodes_permutes_the_weights(name, graph, data):
@@ -119,7 +123,7 @@ def loop():
     return graph
 
 
-@pytest.mark.parametrize("build", [metropolis, max_degree])
+@pytest.mark.parametrize("build", [metropolis, max_degree, fastest_mixing])
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
@@ -154,9 +158,62 @@ def test_from_graph_defaults_to_metropolis():
 
 
 def test_from_graph_names_the_closest_weights():
-    known = "known: metropolis, max_degree, lazy_metropolis$"
+    known = "known: metropolis, max_degree, lazy_metropolis, fastest_mixing$"
     with pytest.raises(ValueError, match=rf"'metropolys' \(did you mean 'metropolis'\?\); {known}"):
         weights.from_graph(BOYD, "metropolys")
+
+
+# --- the fastest, by a semidefinite program ---
+
+
+@pytest.mark.parametrize(
+    ("graph", "nonnegative", "value"),
+    [
+        (BOYD, False, 0.64333),
+        (BOYD, True, 0.68096),
+        (graphs.cycle(6), True, 0.6),
+        (graphs.path(8), True, 0.92388),
+        (graphs.path(2), True, 0),
+        (graphs.complete(5), False, 0),
+    ],
+)
+def test_fastest_mixing_reaches_the_published_values(graph, nonnegative, value):
+    assert second_modulus(fastest_mixing(graph, nonnegative=nonnegative)) == pytest.approx(value, abs=1e-5)
+
+
+@given(graph=connected_graphs(), nonnegative=st.booleans())
+@quick
+def test_fastest_mixing_is_a_mixing_matrix_and_none_is_faster(graph, nonnegative):
+    W = fastest_mixing(graph, nonnegative=nonnegative)
+    assert np.array_equal(W, W.T)
+    assert W.sum(axis=1) == pytest.approx(1, abs=1e-14)
+    links = nx.to_numpy_array(graph) + np.eye(len(graph))
+    assert not W[links == 0].any()
+    assert not nonnegative or W.min() >= 0
+    if len(graph) > 1:
+        others = [metropolis(graph), max_degree(graph)] + [fastest_mixing(graph)] * (not nonnegative)
+        assert second_modulus(W) <= min(map(second_modulus, others)) + 1e-7
+
+
+def test_fastest_mixing_follows_the_graphs_own_node_order():
+    graph = nx.Graph([("c", "a"), ("a", "b"), ("b", "d")])
+    assert fastest_mixing(graph) == pytest.approx(fastest_mixing(graphs.path(4)), abs=1e-6)
+
+
+def test_fastest_mixing_takes_each_component_for_itself():
+    parts = [graphs.path(3), nx.empty_graph(1), BOYD]
+    W = fastest_mixing(nx.disjoint_union_all(parts))
+    expected = np.zeros((12, 12))
+    expected[:3, :3], expected[3, 3], expected[4:, 4:] = fastest_mixing(parts[0]), 1, fastest_mixing(BOYD)
+    np.testing.assert_allclose(W, expected, rtol=0, atol=1e-15)
+    assert np.array_equal(fastest_mixing(graphs.path(1)), [[1]])
+
+
+@pytest.mark.parametrize("missing", ["cvxpy", "clarabel"])
+def test_fastest_mixing_names_what_is_missing(missing, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r"pip install 'ntkp2p\[optimal\]'"):
+        weights.from_graph(BOYD, "fastest_mixing")
 
 
 # --- files ---

@@ -1,0 +1,229 @@
+"""Mixing that changes over the rounds: which matrix W_k the agents mix with in round k = 0, 1, …
+
+Row q receives, as in a single matrix. The agents need not be connected in any one round, only over all of them.
+
+Examples
+--------
+>>> schedule = one_peer_exponential(8)
+>>> schedule
+Schedule(8 agents, periodic over 3 rounds, 3 matrices)
+>>> (schedule.at(2) @ schedule.at(1) @ schedule.at(0))[0]
+array([0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125])
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Float, Int
+
+from ntkp2p.topology._matrix import square_matrix
+from ntkp2p.topology.weights import adjacency
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Schedule:
+    """Mixing matrices over the rounds; `periodic`, `sequence` and the named schedules here build one.
+
+    Attributes
+    ----------
+    matrices : ndarray, shape (D, Q, Q)
+        The distinct matrices, read-only; row q receives.
+    order : ndarray of int, shape (T,)
+        Round k mixes with matrices[order[k]].
+    periodic : bool
+        Whether the rounds repeat after T, so that round k mixes with matrices[order[k mod T]]; otherwise the schedule
+        is for the rounds k < T only.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not have these shapes, or the order asks for a matrix that there is not.
+    """
+
+    matrices: Float[np.ndarray, "D Q Q"]
+    order: Int[np.ndarray, " T"]
+    periodic: bool
+
+    def __post_init__(self):
+        matrices, order = np.array(self.matrices, np.float64), np.array(self.order)
+        stacked = matrices.ndim == 3 and matrices.shape[1] == matrices.shape[2]
+        known = order.ndim == 1 and order.dtype.kind in "iu" and np.isin(order, np.arange(len(matrices))).all()
+        if not (stacked and known and order.size):
+            raise ValueError(
+                f"a schedule has matrices of shape (D, Q, Q) and an order of numbers below D, found shapes "
+                f"{matrices.shape} and {order.shape}: use schedules.periodic(matrices) or schedules.sequence(matrices)"
+            )
+        for name, array in (("matrices", matrices), ("order", order.astype(np.int64))):
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+    @property
+    def agents(self) -> int:
+        """Q."""
+        return self.matrices.shape[1]
+
+    @property
+    def period(self) -> int:
+        """T, the rounds after which the schedule repeats or ends."""
+        return len(self.order)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether every matrix equals its transpose exactly."""
+        return np.array_equal(self.matrices, self.matrices.swapaxes(1, 2))
+
+    def covers(self, rounds: int, /) -> bool:
+        """Whether a run of so many rounds has a matrix for each."""
+        return self.periodic or rounds <= self.period
+
+    def at(self, k: int, /) -> Float[np.ndarray, "Q Q"]:
+        """W_k, the matrix of round k; IndexError where there is none."""
+        self._must_reach(k)
+        return self.matrices[self.order[k % self.period]]
+
+    def indices(self, rounds: int, /) -> Int[np.ndarray, " rounds"]:
+        """Which of the matrices the rounds 0, …, rounds − 1 mix with; IndexError where one has none."""
+        if rounds:
+            self._must_reach(rounds - 1)
+        return self.order[np.arange(rounds) % self.period]
+
+    def _must_reach(self, k: int) -> None:
+        if k < 0:
+            raise IndexError(f"there is no round {k}: rounds count from 0")
+        if not self.covers(k + 1):
+            raise IndexError(
+                f"the schedule of {self.period} rounds has no round {k}: "
+                "give it more matrices, or repeat them with schedules.periodic(matrices)"
+            )
+
+    def __repr__(self) -> str:
+        rounds = f"{'periodic over ' if self.periodic else ''}{self.period} rounds"
+        return f"Schedule({self.agents} agents, {rounds}, {len(self.matrices)} matrices)"
+
+
+def periodic(matrices: Iterable[object], /) -> Schedule:
+    """The matrices in turn, over and over: round k mixes with matrices[k mod T].
+
+    Parameters
+    ----------
+    matrices
+        T ≥ 1 square matrices of one size, shape (T, Q, Q); row q receives. Equal ones are kept once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is none, or one is not square and finite, or not of the first one's size. `validate_mixing` checks
+        the rest.
+    """
+    return _schedule(matrices, repeats=True)
+
+
+def sequence(matrices: Iterable[object], /) -> Schedule:
+    """The matrices in turn, once: round k mixes with matrices[k], for k < T only.
+
+    Parameters
+    ----------
+    matrices
+        As for `periodic`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `periodic`.
+    """
+    return _schedule(matrices, repeats=False)
+
+
+def one_peer_exponential(agents: int) -> Schedule:
+    """In round k every agent takes the mean of its own value and that of the one agent 2^(k mod τ) places ahead.
+
+    W_k = (I + P)/2 with P[q, (q + 2^(k mod τ)) mod Q] = 1 and τ = ⌈log₂ Q⌉: circulant and doubly stochastic. For Q a
+    power of two the τ rounds of a period average exactly [1]_, Theorem 2.
+
+    Parameters
+    ----------
+    agents
+        Q ≥ 1.
+
+    Raises
+    ------
+    ValueError
+        If there is no agent.
+
+    References
+    ----------
+    .. [1] B. Ying, K. Yuan, Y. Chen, H. Hu, P. Pan, W. Yin, "Exponential graph is provably
+       efficient for decentralized deep training", NeurIPS 2021.
+    """
+    if agents < 1:
+        raise ValueError(f"one_peer_exponential(agents) needs agents >= 1, got {agents}")
+    own, hops = np.eye(agents), 2 ** np.arange(max(1, (agents - 1).bit_length()))
+    return periodic([(own + np.roll(own, hop, axis=1)) / 2 for hop in hops])
+
+
+def random_matchings(graph: nx.Graph, rounds: int, *, seed: int = 0) -> Schedule:
+    """In every round neighbours pair up at random, as many as can, and each pair takes its mean.
+
+    A round goes through the links in random order and pairs the ends of each that are both still alone: a maximal
+    matching. Its matrix is symmetric and doubly stochastic, the gossip of [1]_ with many pairs at a time.
+
+    Parameters
+    ----------
+    graph
+        An undirected graph without self-loops; rows follow the graph's own node order.
+    rounds
+        How many rounds the schedule has; it does not repeat. They take 8 Q² bytes each.
+    seed
+        Of all draws; the first rounds do not depend on how many there are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the graph is none that `metropolis` takes, or there is no round.
+
+    References
+    ----------
+    .. [1] S. Boyd, A. Ghosh, B. Prabhakar, D. Shah, "Randomized gossip algorithms",
+       IEEE Transactions on Information Theory 52 (2006).
+    """
+    links = np.argwhere(np.triu(adjacency(graph)))
+    if rounds < 1:
+        raise ValueError(f"random_matchings(graph, rounds) needs rounds >= 1, got {rounds}")
+    rng = np.random.default_rng(seed)
+    return sequence(_averaging_pairs(rng.permutation(links), len(graph)) for _ in range(rounds))
+
+
+#: The schedules that a name can ask for; the one place that knows the names.
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
+    build.__name__: build for build in (one_peer_exponential, random_matchings)
+}
+
+
+def _averaging_pairs(links: Int[np.ndarray, "E 2"], agents: int) -> Float[np.ndarray, "Q Q"]:
+    """The first of the links, their ends taken, and so on; each pair's mean, and the rest as they are."""
+    W = np.eye(agents)
+    for i, j in links:
+        if W[i, i] == W[j, j] == 1:
+            W[[i, i, j, j], [i, j, i, j]] = 0.5
+    return W
+
+
+def _schedule(matrices: Iterable[object], *, repeats: bool) -> Schedule:
+    """Check the matrices one by one, and keep each distinct one once."""
+    places: dict[bytes, int] = {}
+    order, size = [], 0
+    for number, W in enumerate(matrices):
+        matrix = square_matrix(W, name=f"matrices[{number}]")
+        size = size or len(matrix)
+        if len(matrix) != size:
+            raise ValueError(
+                f"matrices[{number}] is {len(matrix)} × {len(matrix)} where matrices[0] is {size} × {size}: "
+                "every round mixes the same agents"
+            )
+        order.append(places.setdefault(matrix.tobytes(), len(places)))
+    if not order:
+        raise ValueError("a schedule needs at least one matrix, got none")
+    distinct = np.frombuffer(b"".join(places)).reshape(-1, size, size)
+    return Schedule(distinct, np.array(order), repeats)

@@ -1,0 +1,188 @@
+"""Schedules: which matrix a round mixes with, what the named ones average, and what is refused."""
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntkp2p.topology import Schedule, graphs, metropolis, schedules, validate_mixing
+from ntkp2p.topology.schedules import one_peer_exponential, periodic, random_matchings, sequence
+
+quick = settings(deadline=None, max_examples=30)
+
+RING, STAR = metropolis(graphs.cycle(4)), metropolis(graphs.star(4))
+PAIRS = np.kron(np.eye(2), np.full((2, 2), 0.5))
+OTHER_PAIRS = np.roll(PAIRS, (1, 1), axis=(0, 1))
+
+
+@given(pattern=st.lists(st.integers(0, 2), min_size=1, max_size=12), rounds=st.integers(0, 40))
+@quick
+def test_rounds_take_the_matrices_in_turn_and_equal_ones_are_stored_once(pattern, rounds):
+    choices = RING, STAR, PAIRS.tolist()
+    given = [choices[i] for i in pattern]
+    repeated, once = periodic(given), sequence(given)
+    for schedule in (repeated, once):
+        assert (schedule.agents, schedule.period) == (4, len(pattern))
+        assert len(schedule.matrices) == len(set(pattern))
+        assert schedule.symmetric
+    assert repeated.covers(rounds)
+    assert once.covers(rounds) == (rounds <= len(pattern))
+    for k, index in enumerate(repeated.indices(rounds)):
+        np.testing.assert_array_equal(repeated.at(k), given[k % len(pattern)])
+        np.testing.assert_array_equal(repeated.matrices[index], repeated.at(k))
+    reached = min(rounds, len(pattern))
+    np.testing.assert_array_equal(once.indices(reached), repeated.indices(reached))
+
+
+def test_no_round_past_the_end_nor_before_the_start():
+    once = sequence([RING, STAR])
+    np.testing.assert_array_equal(once.at(1), STAR)
+    for beyond in (lambda: once.at(2), lambda: once.indices(3)):
+        with pytest.raises(IndexError, match=r"2 rounds has no round 2: give it more .*schedules.periodic\(matrices\)"):
+            beyond()
+    for schedule in (once, periodic([RING])):
+        with pytest.raises(IndexError, match="no round -1: rounds count from 0"):
+            schedule.at(-1)
+
+
+def test_is_a_copy_that_cannot_be_written_to():
+    W = RING.copy()
+    schedule = periodic([W, STAR])
+    W[:] = 0
+    np.testing.assert_array_equal(schedule.at(0), RING)
+    for array in (schedule.matrices, schedule.order, schedule.at(0)):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_symmetric_is_exact():
+    assert not periodic([RING, one_peer_exponential(4).at(0)]).symmetric
+    tilted = RING.copy()
+    tilted[0, 1] += 1e-15
+    assert not periodic([tilted]).symmetric
+
+
+def test_says_what_it_is():
+    assert repr(periodic([RING, STAR, RING])) == "Schedule(4 agents, periodic over 3 rounds, 2 matrices)"
+    assert repr(sequence([RING, STAR])) == "Schedule(4 agents, 2 rounds, 2 matrices)"
+
+
+# --- the named ones ---
+
+
+@pytest.mark.parametrize("agents", [1, 2, 4, 8, 32])
+def test_one_peer_exponential_averages_exactly_over_a_period(agents):
+    schedule = one_peer_exponential(agents)
+    assert schedule.period == max(1, np.log2(agents))
+    for start in range(schedule.period):  # whichever round comes first
+        product = np.eye(agents)
+        for k in range(start, start + schedule.period):
+            product = schedule.at(k) @ product
+        np.testing.assert_allclose(product, 1 / agents, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("agents", [3, 6, 10, 33])
+def test_one_peer_exponential_is_circulant_with_one_neighbour(agents):
+    schedule = one_peer_exponential(agents)
+    assert schedule.period == np.ceil(np.log2(agents))
+    for k in range(2 * schedule.period):
+        W = schedule.at(k)
+        expected = np.zeros(agents)
+        expected[[0, 2 ** (k % schedule.period)]] = 0.5
+        for q in range(agents):
+            np.testing.assert_array_equal(W[q], np.roll(expected, q))
+    assert validate_mixing(schedule, agents=agents, stochastic="doubly") is schedule
+
+
+@given(n=st.integers(1, 12), p=st.floats(0, 1), seed=st.integers(0, 2**31))
+@quick
+def test_matchings_are_maximal_and_average_pairs(n, p, seed):
+    graph = nx.gnp_random_graph(n, p, seed=seed)
+    schedule = random_matchings(graph, 5, seed=seed)
+    assert (schedule.agents, schedule.period, schedule.periodic) == (n, 5, False)
+    assert schedule.symmetric
+    for k in range(5):
+        W = schedule.at(k)
+        pairs = {tuple(sorted(pair)) for pair in np.argwhere(W - np.diag(np.diag(W))).tolist()}
+        assert nx.is_maximal_matching(graph, pairs)
+        np.testing.assert_array_equal(W.sum(axis=1), 1)
+        np.testing.assert_array_equal(W @ W, W)  # a projection: pairs average
+        assert set(W[W > 0]) <= {0.5, 1.0}
+
+
+def test_matchings_by_seed_and_in_the_graphs_own_node_order():
+    graph = graphs.cycle(10)
+    first, again, other = (random_matchings(graph, 20, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.matrices, again.matrices)
+    assert not np.array_equal(first.at(0), other.at(0))
+    np.testing.assert_array_equal(random_matchings(graph, 5, seed=3).at(4), first.at(4))
+    named = nx.relabel_nodes(graph, dict(enumerate("jihgfedcba")))
+    np.testing.assert_array_equal(random_matchings(named, 20, seed=3).matrices, first.matrices)
+    assert validate_mixing(first, agents=10, rounds=20, stochastic="doubly") is first
+
+
+def test_every_link_is_drawn():
+    graph = graphs.star(5)
+    drawn = sum(random_matchings(graph, 200).at(k) for k in range(200))
+    counts = 2 * drawn[0, 1:]  # a round of a star pairs the hub with one leaf
+    assert counts.sum() == 200
+    assert counts.min() > 30
+
+
+def test_schedules_names_its_functions():
+    assert all(getattr(schedules, name) is build for name, build in schedules.SCHEDULES.items())
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: periodic([]), ValueError, "at least one matrix"),
+        (lambda: sequence([RING, np.eye(3)]), ValueError, r"matrices\[1\] is 3 × 3 where matrices\[0\] is 4 × 4"),
+        (lambda: periodic(RING), ValueError, r"matrices\[0\] is 4, not square"),
+        (lambda: periodic([RING, np.full((4, 4), np.inf)]), ValueError, r"matrices\[1\]\[0, 0\] is inf"),
+        (lambda: periodic([graphs.cycle(4)]), TypeError, r"matrices\[0\] is a graph.*metropolis\(graph\)"),
+        (lambda: one_peer_exponential(0), ValueError, "agents >= 1, got 0"),
+        (lambda: random_matchings(graphs.cycle(4), 0), ValueError, "rounds >= 1, got 0"),
+        (lambda: random_matchings(nx.DiGraph([(0, 1)]), 3), ValueError, "directed"),
+        (lambda: Schedule(RING[None], np.array([0, 1]), True), ValueError, r"an order of numbers below D"),
+        (lambda: Schedule(RING[None], np.array([-1]), True), ValueError, r"use schedules.periodic\(matrices\)"),
+        (lambda: Schedule(RING[None], np.array([], int), False), ValueError, r"found shapes \(1, 4, 4\) and \(0,\)"),
+    ],
+)
+def test_what_is_no_schedule(build, error, message):
+    with pytest.raises(error, match=message):
+        build()
+
+
+ROW = np.array([[0.5, 0.5], [0.2, 0.8]])
+
+
+def test_the_door_lets_in_what_is_connected_over_all_rounds():
+    for schedule in (periodic([PAIRS, OTHER_PAIRS]), sequence([PAIRS, PAIRS, OTHER_PAIRS])):
+        assert validate_mixing(schedule, agents=4, stochastic="doubly") is schedule
+    assert validate_mixing(periodic([ROW.T]), stochastic="column").agents == 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "message"),
+    [
+        (periodic([PAIRS, PAIRS]), {}, r"mixing over all its rounds falls into 2 components, \{0, 1\} \{2, 3\}"),
+        (periodic([RING, STAR]), {"agents": 5}, "4 × 4 but the data are split over 5 agents"),
+        (sequence([RING, RING, 2 * STAR]), {}, "mixing in round 2 row 0 sums to 2, not 1"),
+        (periodic([np.eye(2), ROW]), {"stochastic": "doubly"}, "mixing in round 1 column 0 sums to 0.7, not 1"),
+        (Schedule(np.full((1, 4, 4), np.nan), np.array([0]), True), {}, r"mixing in round 0\[0, 0\] is nan"),
+        (sequence([RING, STAR]), {"rounds": 3}, r"2 rounds for a run of 3: give it 3 matrices, .* or set rounds = 2"),
+    ],
+)
+def test_the_door_names_the_round_at_fault(schedule, options, message):
+    with pytest.raises(ValueError, match=message):
+        validate_mixing(schedule, **options)
+
+
+def test_the_door_asks_a_run_of_what_a_schedule_covers():
+    for schedule, rounds in ((sequence([RING, STAR]), 2), (periodic([RING, STAR]), 300)):
+        assert validate_mixing(schedule, rounds=rounds) is schedule
