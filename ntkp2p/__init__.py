@@ -3,9 +3,10 @@
 from ntkp2p import data, devices, models
 from ntkp2p.algorithms import ATC, CTA, DGD, Algorithm, World
 from ntkp2p.compare import Comparison, compare
-from ntkp2p.dynamics import linear_system, solve, transition
+from ntkp2p.design import Objective, best_weights
+from ntkp2p.dynamics import NoSteadyStateError, linear_system, solve, transition
 from ntkp2p.experiment import Experiment
-from ntkp2p.prediction import predict, predictions
+from ntkp2p.prediction import predict, predictions, steady_state
 from ntkp2p.topology import check_mixing, fastest_mixing, graphs, lazy, load_mixing, max_degree, metropolis, schedules
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
@@ -20,8 +21,11 @@ __all__ = [
     "Comparison",
     "DivergedError",
     "Experiment",
+    "NoSteadyStateError",
+    "Objective",
     "Trajectory",
     "World",
+    "best_weights",
     "check_mixing",
     "compare",
     "data",
@@ -38,6 +42,7 @@ __all__ = [
     "predictions",
     "schedules",
     "solve",
+    "steady_state",
     "train",
     "transition",
 ]

@@ -137,7 +137,7 @@ def compare(*trajectories: Trajectory) -> Comparison:
         If there are fewer than two, two from one source, or they are not of one experiment.
     """
     by_source = {t.source: t for t in trajectories}
-    if len(trajectories) < 2 or len(by_source) < len(trajectories):
+    if len(trajectories) < 2 or len(by_source) < len(trajectories) or not set(by_source) <= set(SOURCES):
         found = ", ".join(t.source for t in trajectories) or "none"
         raise ValueError(f"compare takes trajectories from different sources (trained, rounds, flow), found {found}")
     first, *others = trajectories

@@ -27,6 +27,7 @@ VARIABLES = {
     "test_accuracy": "test accuracy",
     "consensus_distance": "consensus distance $\\|\\theta_q - \\bar\\theta\\|$",
     "parameter_distance": "parameter distance $\\|\\theta_q - \\theta_0\\|$",
+    "bias": "distance from the minimiser $\\|\\theta_q - \\theta^*\\|$",
 }
 
 #: Nodes of the quadrature for accuracies, which makes it exact to 1e-10 for ten classes.
@@ -35,9 +36,15 @@ NODES = 64
 PerAgent = dict[str, Shaped[Array, "*times Q"]]
 
 
-def losses(outputs: Float[Array, "*times Q N C"], data: AgentData, /) -> PerAgent:
-    """Local and global loss from every agent's outputs on all training samples, in agent order."""
-    errors = jnp.sum((outputs - jnp.asarray(data.targets, outputs.dtype)) ** 2, axis=-1) / 2
+def losses(
+    outputs: Float[Array, "*times Q N C"], data: AgentData, targets: Float[Array, "N C"] | None = None, /
+) -> PerAgent:
+    """Local and global loss from every agent's outputs on all training samples, in agent order.
+
+    `targets` stand for those of the data, if given.
+    """
+    y = data.targets if targets is None else targets
+    errors = jnp.sum((outputs - jnp.asarray(y, outputs.dtype)) ** 2, axis=-1) / 2
     # Sample n weighs 1/N_q in the local loss of its owner q, and 1/(Q N_q) in everybody's global loss.
     weight = jnp.asarray(1 / data.sizes[data.owner], outputs.dtype)
     own = data.owner[None, :] == jnp.arange(data.agents)[:, None]

@@ -33,12 +33,18 @@ LINES: dict[str, dict[str, Any]] = {
     "trained": {"linewidth": 3.2, "alpha": 0.55, "solid_capstyle": "round", "zorder": 1},
     "rounds": {"linewidth": 0.9, "color": "black", "linestyle": (0, (4, 2)), "zorder": 3},
     "flow": {"linewidth": 0.9, "color": "#b03030", "linestyle": (0, (1, 1.5)), "zorder": 2},
+    "steady": {"linewidth": 0.9, "alpha": 0.8, "linestyle": (0, (6, 2, 1, 2)), "zorder": 2},
 }
 #: By how much a curve may grow over its start before it is cut off.
 OFF_THE_CHART = 1e6
 #: How dark the agents' bands are together where all of them overlap; the lines stay visible on it.
 BAND = 0.4
-LABELS = {"trained": "trained", "rounds": "predicted, rounds", "flow": "predicted, flow"}
+LABELS = {
+    "trained": "trained",
+    "rounds": "predicted, rounds",
+    "flow": "predicted, flow",
+    "steady": "predicted, steady state",
+}
 
 
 def agent_curves(
@@ -88,7 +94,8 @@ def agent_curves(
         ax.set_xlabel("round $k$")
         ax.set_ylabel(label)
         ax.margins(x=0.01)
-        _flow_time_above(ax, trajectories[0])
+        if not np.isinf(trajectories[0].dataset["round"][-1]):
+            _flow_time_above(ax, trajectories[0])
         _mark_unstable(ax, trajectories)
         if legend:
             band = [Patch(color="0.3", alpha=BAND, linewidth=0, label="± one standard deviation")] if averaged else []
@@ -125,6 +132,10 @@ def _draw(ax: Axes, trajectory: Trajectory, variable: str, ceiling: float) -> No
     style = LINES[trajectory.source]
     if values.shape[1] > 20:
         style = style | {"linewidth": style["linewidth"] / 2}
+    if np.isinf(rounds[-1]):  # levels: nothing there depends on the round
+        for agent, level in enumerate(values[-1]):
+            ax.axhline(level, **({"color": colours[agent]} | style))
+        return
     for agent, curve in enumerate(np.where(np.abs(values) <= ceiling, values, np.nan).T):
         ax.plot(rounds, curve, **({"color": colours[agent]} | style))
 

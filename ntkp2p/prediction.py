@@ -1,12 +1,16 @@
 """A whole run, predicted: features, linear system, transition, and the measures along it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from ntkp2p import measures
 from ntkp2p.dynamics.stability import EDGE, Spectrum, spectrum
+from ntkp2p.dynamics.steady import steady_state as solve_steady
 from ntkp2p.dynamics.system import linear_system
 from ntkp2p.dynamics.transition import Method, Solution, Time, solve
 from ntkp2p.experiment import Experiment
@@ -81,10 +85,7 @@ def predictions(
     for time in times:
         if time not in ("rounds", "flow"):
             raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
-    if features is None:
-        features = experiment.features()
-    elif not _are_of(features, experiment.data.inputs):
-        raise ValueError("these features are of other data or another order of them: leave features out")
+    features = features_of(experiment, features)
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
     solution = solve(system, experiment.recorded, times=times, method=method, rtol=rtol)
     extremes = spectrum(system)
@@ -96,7 +97,106 @@ def predictions(
         for verdict in verdicts.values():
             verdict["error_estimate"] = max(verdict["error_estimate"], error)
             verdict["converged"] = verdict["converged"] and converged
-    return {time: Trajectory.of(experiment, time, solution.rounds, measured[time], **verdicts[time]) for time in times}
+    return {
+        time: Trajectory.of(
+            experiment,
+            time,
+            solution.rounds,
+            measured[time],
+            models=_Models(experiment, features, solution, time),
+            **verdicts[time],
+        )
+        for time in times
+    }
+
+
+@in_float64
+def steady_state(
+    experiment: Experiment, /, *, time: Time = "rounds", features: Features | None = None, rtol: float = 1e-10
+) -> Trajectory:
+    """Where a run comes to rest, t = ∞, by one linear solve: its losses, disagreement and bias.
+
+    Parameters
+    ----------
+    experiment
+        What to predict; its rounds do not matter.
+    time
+        "rounds" or "flow": they rest at the same point, but the flow may be stable where the rounds are not.
+    features
+        As for `predict`.
+    rtol
+        The relative residual of the solve; see `ntkp2p.dynamics.steady_state`.
+
+    Returns
+    -------
+    trajectory
+        With the one round ∞, source "steady", and beside the usual variables `bias`: every agent's distance from the
+        minimiser of the global loss (of all minimisers the one nearest to θ₀). `trajectory.plot()` draws levels.
+
+    Raises
+    ------
+    NoSteadyStateError
+        A ValueError that says why the run never rests.
+    ValueError
+        If the loss is not squared error, or for the average over initialisations.
+    ArithmeticError
+        If the solve of a large system does not converge.
+    """
+    features = features_of(experiment, features)
+    if features.spread is not None:
+        raise ValueError("the steady state is that of one initialisation: give the network a finite width")
+    system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+    state, residual = solve_steady(system, time=time, rtol=rtol)
+    basis = (state - system.initial)[None]
+    solution = Solution(system, np.array([np.inf]), basis, {time: np.ones((1, 1))}, "steady", 1, residual, True)
+    measured = _measure(experiment, features, solution, (time,))[time]
+    share = np.repeat(np.sqrt(1 / experiment.data.sizes[experiment.data.owner]), _rows_per_sample(experiment, features))
+    errors = (features.initial - experiment.data.targets).reshape(-1, features.columns)
+    best = -np.linalg.lstsq(share[:, None] * features.matrix, share[:, None] * errors)[0]
+    measured["bias"] = np.linalg.norm(system.model(state) - best.reshape(-1), axis=1)[None]
+    models = _Models(experiment, features, solution, time)
+    facts = {"closed_form": True, "states": system.size, "residual": residual, "time": time}
+    return Trajectory.of(experiment, "steady", solution.rounds, measured, models=models, **facts)
+
+
+def _rows_per_sample(experiment: Experiment, features: Features) -> int:
+    return len(features.matrix) // experiment.data.samples
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The agents' models at the rounds of a solution."""
+
+    experiment: Experiment
+    features: Features
+    solution: Solution
+    time: Time
+
+    @in_float64
+    def parameters(self, agent: int, round: float, /) -> Any:
+        if self.features.parameters is None:
+            raise ValueError("these models have no parameters of their own: take a finite width and kernel='exact'")
+        theta, unravel = ravel_pytree(self.experiment.initialise().params)
+        return unravel(theta + self.features.parameters(self._coordinates(round)[agent]))
+
+    @in_float64
+    def outputs(self, x: np.ndarray, round: float, /) -> np.ndarray:
+        initial, z = self.features.initial_at(x), self._coordinates(round)
+        return initial + (self.features.matrix_at(x) @ z).reshape(len(z), *initial.shape)
+
+    def _coordinates(self, round: float) -> np.ndarray:
+        at = np.flatnonzero(self.solution.rounds == round)
+        z = self.solution.system.models(self.solution.states(self.time, at))[0]
+        return z.reshape(len(z), self.features.rank, self.features.columns)
+
+
+def features_of(experiment: Experiment, features: Features | None, /) -> Features:
+    """Those given, if they are of this experiment's data, or else computed."""
+    if features is None:
+        return experiment.features()
+    if not _are_of(features, experiment.data.inputs):
+        raise ValueError("these features are of other data or another order of them: leave features out")
+    return features
 
 
 def _are_of(features: Features, inputs: np.ndarray) -> bool:

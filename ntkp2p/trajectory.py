@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from ntkp2p.experiment import Experiment
 
 
+class Models(Protocol):
+    """The agents' models along a predicted run."""
+
+    def parameters(self, agent: int, round: float, /) -> Any:
+        """θ_q at a recorded round."""
+        ...
+
+    def outputs(self, x: np.ndarray, round: float, /) -> np.ndarray:
+        """Every agent's outputs at a recorded round, shape (Q, M, C)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """Every agent's measures over the recorded rounds.
@@ -28,14 +40,17 @@ class Trajectory:
     dataset
         An `xarray.Dataset` with dimensions `round` and `agent`. Every variable of `ntkp2p.measures.VARIABLES` that the
         run has is (round, agent); the coordinate `time` = η · round is flow time. Its attributes describe the run:
-        `source` ("trained", "rounds" or "flow"), algorithm, step size, and what the solver said of itself.
+        `source` ("trained", "rounds", "flow" or "steady"), algorithm, step size, and what the solver said of itself.
 
         A prediction of infinite width, whose attribute `width` is "infinite", is over initialisations: losses and
         accuracies are means, distances root mean squares, and `local_loss_std`, `global_loss_std` and `test_loss_std`
         the losses' standard deviations.
+    models
+        The agents' models behind a prediction; None for a trained run, or one that was loaded from a file.
     """
 
     dataset: xr.Dataset
+    models: Models | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -45,6 +60,8 @@ class Trajectory:
         rounds: np.ndarray,
         measured: dict[str, np.ndarray],
         /,
+        *,
+        models: Models | None = None,
         **attributes: Any,
     ) -> Trajectory:
         """Label what was measured, arrays of shape (rounds, agents), with the run that it belongs to."""
@@ -59,11 +76,11 @@ class Trajectory:
             attrs={"source": source, **experiment.describe()}
             | {k: int(v) if isinstance(v, bool) else v for k, v in attributes.items()},
         )
-        return cls(dataset)
+        return cls(dataset, models)
 
     @property
     def source(self) -> str:
-        """ "trained", "rounds" or "flow"."""
+        """ "trained", "rounds", "flow" or "steady"."""
         return self.dataset.attrs["source"]
 
     @property
@@ -104,6 +121,60 @@ class Trajectory:
         """One row for each round and agent."""
         return self.dataset.to_dataframe().reset_index()
 
+    def parameters(self, agent: int, round: float | None = None, /) -> Any:
+        """The predicted parameters θ_q of an agent's network at a recorded round, in the network's own structure.
+
+        Coordinates become parameters by one vector-Jacobian product.
+
+        Parameters
+        ----------
+        agent
+            q, from 0.
+        round
+            A recorded round; by default the last one.
+
+        Raises
+        ------
+        ValueError
+            If there is no such agent, the round was not recorded, the run was trained or loaded from a file, or the
+            model has no parameters of its own: infinite width, or a kernel that several outputs share.
+        """
+        models, at = self._models_at(round)
+        if not 0 <= agent < self.dataset.sizes["agent"]:
+            raise ValueError(f"there is no agent {agent}: they are 0 to {self.dataset.sizes['agent'] - 1}")
+        return models.parameters(agent, at)
+
+    def outputs(self, x: np.ndarray, round: float | None = None, /) -> np.ndarray:
+        """Every agent's predicted outputs on inputs x of shape (M, ...) at a recorded round, shape (Q, M, C).
+
+        Parameters
+        ----------
+        x
+            New inputs, or any others.
+        round
+            A recorded round; by default the last one.
+
+        Raises
+        ------
+        ValueError
+            If the round was not recorded, or the run was trained or loaded from a file.
+        """
+        models, at = self._models_at(round)
+        return models.outputs(x, at)
+
+    def _models_at(self, round: float | None) -> tuple[Models, float]:
+        rounds = self.dataset["round"].values
+        if self.models is None:
+            raise ValueError(
+                f"this run ({self.source}) has no models with it: predict(experiment) has, and training hands its "
+                "parameters to train(experiment, observe=...)"
+            )
+        at = float(rounds[-1]) if round is None else float(round)
+        if at not in rounds:
+            near = rounds[np.argmin(np.abs(rounds - at))]
+            raise ValueError(f"round {at:g} was not recorded, the nearest is {near:g}: record=[{at:g}] adds it")
+        return self.models, at
+
     def plot(self, variable: str = "local_loss", /, *, ax: Axes | None = None) -> Axes:
         """Every agent's curve of one variable against rounds, flow time on top; returns the axes.
 
@@ -121,7 +192,7 @@ class Trajectory:
         spread = f" ± {float(d['global_loss_std'][-1].mean()):.2g}" if "global_loss_std" in d else ""
         return (
             f"Trajectory({self.source}: {d.attrs.get('algorithm')}, {d.sizes['agent']} agents, "
-            f"{int(d['round'][-1])} rounds, final global loss {final:.4g}{spread}{state})"
+            f"{d['round'][-1].item():g} rounds, final global loss {final:.4g}{spread}{state})"
         )
 
     def _repr_html_(self) -> str:

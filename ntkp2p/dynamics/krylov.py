@@ -87,9 +87,9 @@ class Reduction:
             norms = [_norm(power[:m, :m] / radius ** float(2**i)) for i, power in enumerate(powers)]
         return max([1.0, *(norm for norm in norms if np.isfinite(norm))]), radius
 
-    def steady(self) -> Float[np.ndarray, " m"]:
-        """Where c rests: H c + start = c, in the sense of least squares."""
-        return np.linalg.lstsq(np.eye(len(self.start)) - self.matrix, self.start)[0]
+    def expand(self, coefficients: Float[np.ndarray, "*times m"], /) -> Float[np.ndarray, "*times n"]:
+        """Vectors of the full space from their coefficients."""
+        return coefficients if self.basis is None else coefficients @ self.basis
 
     @cached_property
     def _modes(self):
@@ -97,7 +97,7 @@ class Reduction:
         return scipy.linalg.eigh(np.eye(len(self.start)) - self.matrix)
 
     def _orbit(self, rounds, time, driven):
-        first = np.append(np.zeros_like(self.start), self._scale) if driven else np.append(self.start, 0.0)
+        first = np.append(np.zeros_like(self.start), self.scale) if driven else np.append(self.start, 0.0)
         whole = np.floor(rounds)
         states = _orbit(self._powers(time), first, whole)
         for part in set(rounds - whole) - {0.0}:  # only the flow has times between rounds
@@ -106,25 +106,26 @@ class Reduction:
         return states
 
     @property
-    def _scale(self) -> float:
+    def scale(self) -> float:
+        """‖v‖, or 1 if that is 0."""
         return float(np.linalg.norm(self.start)) or 1.0
 
     @cached_property
-    def _augmented(self):
+    def augmented(self):
         """[[H, v/‖v‖], [0, 1]], whose orbit from (0, ‖v‖) has c, and from (c, 0) the powers of H."""
         last = np.eye(1, len(self.start) + 1, len(self.start))
-        return np.block([[np.block([self.matrix, self.start[:, None] / self._scale])], [last]])
+        return np.block([[np.block([self.matrix, self.start[:, None] / self.scale])], [last]])
 
     @property
     def _generator(self):
-        return self._augmented - np.eye(len(self._augmented))
+        return self.augmented - np.eye(len(self.augmented))
 
     def _powers(self, time: Time) -> "_Powers":
         return self._of_rounds if time == "rounds" else self._of_flow
 
     @cached_property
     def _of_rounds(self):
-        return _Powers(self._augmented)
+        return _Powers(self.augmented)
 
     @cached_property
     def _of_flow(self):

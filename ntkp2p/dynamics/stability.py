@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse.linalg
 
 from ntkp2p.dynamics.system import LinearSystem
-from ntkp2p.dynamics.transition import DENSE_SIZE
+from ntkp2p.dynamics.transition import DENSE_SIZE, Step, period
 
 #: By how much an eigenvalue may pass the edge of stability by rounding.
 EDGE = 1e-6
@@ -35,24 +35,39 @@ def spectrum(system: LinearSystem, /) -> Spectrum:
     """The spectral radius of the rounds and the spectral abscissa of the flow.
 
     All eigenvalues of a small system; of a large one its extreme ones to a residual of 1e-3, by implicitly restarted
-    Lanczos or Arnoldi (ARPACK), which never forms M.
+    Lanczos or Arnoldi (ARPACK), which never forms M. Where the mixing repeats itself every T rounds, those of the
+    period's map, Floquet's multipliers, as one round's T-th root; NaN where it changes without repeating.
     """
+    if system.varying:
+        if not system.periodic:
+            return Spectrum(float("nan"), float("nan"))
+        radii = {time: _radius(period(system, time)) for time in ("rounds", "flow")}
+        length = len(system.order)
+        abscissa = np.log(radii["flow"]) / (length * system.step_size)
+        return Spectrum(float(radii["rounds"] ** (1 / length)), float(abscissa))
     if system.size <= DENSE_SIZE:
         values = np.linalg.eigvals(system.matrix())
         radius, rightmost = np.abs(values).max(), np.real(values).max()
     elif system.symmetric:  # the two ends of a real spectrum tell both
-        rightmost = _extreme(system, "LA").real
-        radius = max(abs(rightmost), abs(_extreme(system, "SA")))
+        rightmost = _extreme(system.apply, system.size, "LA", symmetric=True).real
+        radius = max(abs(rightmost), abs(_extreme(system.apply, system.size, "SA", symmetric=True)))
     else:
-        radius, rightmost = abs(_extreme(system, "LM")), _extreme(system, "LR").real
+        radius = abs(_extreme(system.apply, system.size, "LM"))
+        rightmost = _extreme(system.apply, system.size, "LR").real
     return Spectrum(float(radius), float((rightmost - 1) / system.step_size))
 
 
-def _extreme(system: LinearSystem, which: str) -> complex:
-    shape = (system.size, system.size)
-    operator = scipy.sparse.linalg.LinearOperator(shape, matvec=system.apply, dtype=float)  # pyright: ignore
-    solver: Callable = scipy.sparse.linalg.eigsh if system.symmetric else scipy.sparse.linalg.eigs
-    start = np.random.default_rng(0).normal(size=system.size)
+def _radius(step: Step) -> float:
+    size = len(step.initial)
+    if size <= DENSE_SIZE:
+        return float(np.abs(np.linalg.eigvals(step.matrix())).max())
+    return abs(_extreme(step.linear, size, "LM"))
+
+
+def _extreme(apply: Callable[[np.ndarray], np.ndarray], size: int, which: str, *, symmetric: bool = False) -> complex:
+    operator = scipy.sparse.linalg.LinearOperator((size, size), matvec=apply, dtype=float)  # pyright: ignore
+    solver: Callable = scipy.sparse.linalg.eigsh if symmetric else scipy.sparse.linalg.eigs
+    start = np.random.default_rng(0).normal(size=size)
     try:
         (value,) = solver(
             operator, 1, which=which, v0=start, ncv=30, tol=TOLERANCE, maxiter=100, return_eigenvectors=False

@@ -8,7 +8,7 @@ an affine map of the state, and its derivative is M. Where the mixing matrix cha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from ntkp2p.data import AgentData
 from ntkp2p.losses import LOSSES
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
+from ntkp2p.topology import Schedule
 
 #: Bytes that a block of states may take where many are advanced together.
 BLOCK = 2**26
@@ -93,7 +94,7 @@ class Affine:
 
 def assemble(
     algorithm: Algorithm,
-    mixing: np.ndarray,
+    mixing: np.ndarray | Schedule,
     features: Features,
     data: AgentData,
     /,
@@ -105,9 +106,7 @@ def assemble(
 
     Parameters
     ----------
-    mixing
-        W, shape (Q, Q), or a stack of them.
-    columns
+    mixing, columns
         As for `linear_system`.
 
     Returns
@@ -115,8 +114,9 @@ def assemble(
     round
         The function of parameters and state.
     parameters
-        "algorithm": its real constants. "mixing". "matrix": S_q, (Q, rows, rank), padded with zero rows to the largest
-        agent. "outputs", "targets": f₀ and y, (Q, samples, C). "weights": 1/N_q, and 0 for padding, (Q, samples).
+        "algorithm": its real constants. "mixing": W, or a schedule's distinct matrices (D, Q, Q). "matrix": S_q,
+        (Q, rows, rank), padded with zero rows to the largest agent. "outputs", "targets": f₀ and y, (Q, samples, C).
+        "weights": 1/N_q, and 0 for padding, (Q, samples).
     """
     constants, rest = eqx.partition(algorithm, lambda leaf: eqx.is_inexact_array_like(leaf))
     outputs, targets = (features.initial, data.targets) if columns is None else (columns, 0 * columns)
@@ -124,7 +124,7 @@ def assemble(
         outputs, targets = (rows.reshape(data.samples, -1) for rows in (outputs, targets))
     parameters = {
         "algorithm": jax.tree.map(jnp.asarray, constants),
-        "mixing": jnp.asarray(mixing),
+        "mixing": jnp.asarray(mixing.matrices if isinstance(mixing, Schedule) else mixing),
         "matrix": _agent_blocks(features.matrix, data),
         "outputs": jnp.asarray(data.per_agent(outputs)),
         "targets": jnp.asarray(data.per_agent(targets)),
@@ -134,7 +134,7 @@ def assemble(
     return Round(rest, (data.agents, features.rank, width), loss), parameters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearSystem:
     """s_{k+1} = M s_k + b, one step a round, and its flow ds/dt = (M − I) s/η + b/η.
 
@@ -198,6 +198,11 @@ class LinearSystem:
             growth=growth,
         )
 
+    def with_parameters(self, parameters: PyTree, initial: Float[np.ndarray, " n"], /) -> "LinearSystem":
+        """The system of the same form and structure with other numbers, of which no bounds are known."""
+        unknown = dict.fromkeys(("growth", "curvature", "stable_step_size"), float("nan"))
+        return replace(self, parameters=parameters, initial=initial, **unknown)
+
     @property
     def size(self) -> int:
         """n, the number of states."""
@@ -252,9 +257,10 @@ class LinearSystem:
         return f"LinearSystem({self.size} states, {kind}, step_size={self.step_size:g})"
 
 
+@in_float64
 def linear_system(
     algorithm: Algorithm,
-    mixing: np.ndarray,
+    mixing: np.ndarray | Schedule,
     features: Features,
     data: AgentData,
     /,
@@ -268,7 +274,7 @@ def linear_system(
     algorithm
         Any algorithm whose round is affine in the state when the gradients are.
     mixing
-        W, shape (Q, Q).
+        W, shape (Q, Q), or a schedule of such matrices.
     features
         S and f₀ on the data's inputs in agent order.
     data
@@ -282,26 +288,31 @@ def linear_system(
     ValueError
         If the round is not affine: it can be trained, not predicted.
     """
-    return _linear_system(algorithm, mixing, features, data, columns)
-
-
-@in_float64
-def _linear_system(algorithm, mixing, features, data, columns) -> LinearSystem:
     advance, parameters = assemble(algorithm, mixing, features, data, columns=columns)
     initial = np.asarray(advance.start(algorithm))
-    _must_be_affine(algorithm, advance, parameters, len(initial))
     blocks = np.asarray(parameters["matrix"])
     gram = blocks @ blocks.swapaxes(1, 2) / data.sizes[:, None, None]
     curvature = float(np.linalg.eigvalsh(gram).max())
+    schedule = mixing if isinstance(mixing, Schedule) else Schedule(mixing[None], np.zeros(1, int), True)
+    matrices, order = schedule.matrices, {}
+    growths = [algorithm.growth(W, curvature) for W in matrices]
+    if len(matrices) > 1:
+        order = {"order": schedule.order, "periodic": schedule.periodic}
+        # Rounds that are no longer powers of one M need one norm that each of them contracts.
+        growths = [max(growths) if all(growth == 1 for growth in growths) else float("nan")]
+    else:
+        parameters["mixing"] = jnp.asarray(matrices[0])
+    _must_be_affine(algorithm, advance, parameters | {"mixing": jnp.asarray(matrices[0])}, len(initial))
     return LinearSystem(
         advance=advance,
         parameters=parameters,
         initial=initial,
         step_size=float(algorithm.step_size),
-        symmetric=algorithm.is_symmetric(mixing),
-        growth=algorithm.growth(mixing, curvature),
+        symmetric=len(matrices) == 1 and algorithm.is_symmetric(matrices[0]),
+        growth=growths[0],
         curvature=curvature,
-        stable_step_size=algorithm.stable_step_size(mixing, curvature),
+        stable_step_size=float(np.min([algorithm.stable_step_size(W, curvature) for W in matrices])),
+        **order,
     )
 
 

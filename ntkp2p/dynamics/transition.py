@@ -156,8 +156,22 @@ def solve(
 
 
 @dataclass(frozen=True)
-class _Step:
-    """An affine map of which many powers are wanted: one round, or one period of rounds."""
+class Step:
+    """An affine map of which many powers are wanted: one round, or one period of rounds.
+
+    Attributes
+    ----------
+    initial
+        Where it starts, shape (n,).
+    affine, linear
+        The map, and without its offset.
+    matrix
+        The latter as a matrix.
+    grow
+        A start and the most vectors ↦ reductions to growing Krylov spaces.
+    symmetric, growth
+        As for a `LinearSystem`.
+    """
 
     initial: np.ndarray
     affine: Callable[[np.ndarray], np.ndarray]
@@ -168,14 +182,14 @@ class _Step:
     growth: float
 
 
-def _constant(system: LinearSystem) -> _Step:
+def _constant(system: LinearSystem) -> Step:
     def affine(s):
         return system.apply(s) + system.offset
 
     def grow(start, most):
         return krylov.lanczos(system, start, most) if system.symmetric else krylov.arnoldi(system.apply, start, most)
 
-    return _Step(system.initial, affine, system.apply, system.matrix, grow, system.symmetric, system.growth)
+    return Step(system.initial, affine, system.apply, system.matrix, grow, system.symmetric, system.growth)
 
 
 @dataclass
@@ -190,7 +204,7 @@ Parts = dict[Time, tuple[np.ndarray, np.ndarray]]
 
 
 def _windows(
-    step: _Step,
+    step: Step,
     rounds: np.ndarray,
     times: tuple[Time, ...],
     method: Method,
@@ -202,7 +216,7 @@ def _windows(
     n, horizon = len(step.initial), float(rounds[-1])
     dense = _is_dense(n, method)
     found = _Found("dense" if dense else "krylov")
-    most = min(KRYLOV_SIZE[step.symmetric], int(SHARE * memory) // (8 * n))
+    most = _most(n, step.symmetric, memory)
     if not dense and most < min(LEAST_BASIS, n):
         raise ValueError(
             f"a basis of {n} states needs at least {LEAST_BASIS * 8 * n / SHARE / 1e6:.3g} MB and may take "
@@ -216,7 +230,7 @@ def _windows(
         start = step.affine(here) - here
         left = horizon - begin
         if not start.any():  # it rests
-            reduction, curves = Reduction(np.zeros((1, n)), np.zeros((1, 1)), np.zeros(1), 0.0, True), {}
+            reduction, curves = _at_rest(n), {}
             reach = dict.fromkeys(times, left)
         elif dense:
             reduction = Reduction(None, step.matrix(), start, 0.0, step.symmetric)
@@ -247,7 +261,7 @@ def _windows(
 
 
 def _grown(
-    step: _Step,
+    step: Step,
     start,
     left: float,
     horizon: float,
@@ -365,24 +379,80 @@ def _row_space(rows: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarra
     return weights[kept], space[kept]
 
 
+def reduction_for(
+    system: LinearSystem,
+    start: Float[np.ndarray, " n"],
+    horizon: float,
+    time: Time,
+    rtol: float,
+    /,
+    *,
+    transposed: bool = False,
+) -> Reduction:
+    """A reduction in which both e' = M e + v from 0 and M^k v, v = start, are accurate up to a horizon.
+
+    Parameters
+    ----------
+    transposed
+        Whether Mᵀ takes the place of M.
+
+    Raises
+    ------
+    ValueError
+        If the basis does not fit, or the mixing changes over time.
+    """
+    if system.varying:
+        raise ValueError("where the mixing changes over time there is no derivative yet: use one mixing matrix")
+    if not start.any():
+        return _at_rest(system.size)
+    if _is_dense(system.size, "auto"):
+        matrix = system.matrix()
+        return Reduction(None, matrix.T if transposed else matrix, start, 0.0, system.symmetric)
+    step = _constant(system)
+    grow = step.grow
+    if transposed and not system.symmetric:
+        grow = partial(krylov.arnoldi, system.transposed)
+    reduction, error = None, math.inf
+    for reduction in grow(start, _most(system.size, system.symmetric, free_memory() // 2)):
+        curves = (krylov.error_curve(reduction, horizon, time, step.growth, driven=driven) for driven in (True, False))
+        error = max(_relative(curve, 0.0, 0.0).max() for curve in curves)
+        if error <= rtol:
+            break
+    if reduction is None or error > rtol:
+        raise ValueError(
+            f"a derivative over {horizon:g} rounds needs a larger basis than memory and limits allow (error "
+            f"{error:.1g} in place of {rtol:g}): take fewer rounds, or a larger rtol"
+        )
+    return reduction
+
+
+def _at_rest(n: int) -> Reduction:
+    return Reduction(np.zeros((1, n)), np.zeros((1, 1)), np.zeros(1), 0.0, True)
+
+
+def _most(n: int, symmetric: bool, memory: int) -> int:
+    """The vectors that a basis may have."""
+    return min(KRYLOV_SIZE[symmetric], int(SHARE * memory) // (8 * n))
+
+
 def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
     """Deviations of a system whose mixing changes: period by period, or round by round."""
-    period = len(system.order)
+    length = len(system.order)
     found = _Found("products")
-    if not system.periodic and rounds[-1] > period:
-        raise ValueError(f"the mixing is given for {period} rounds, and round {rounds[-1]} is asked for")
-    if system.periodic and rounds[-1] >= PERIODS * period:
-        wholes, which = np.unique(rounds // period, return_inverse=True)
+    if not system.periodic and rounds[-1] > length:
+        raise ValueError(f"the mixing is given for {length} rounds, and round {rounds[-1]} is asked for")
+    if system.periodic and rounds[-1] >= PERIODS * length:
+        wholes, which = np.unique(rounds // length, return_inverse=True)
         for time in times:
             inner = _Span(system.size, ("rounds",), len(wholes), memory, span.rounding)
-            one = _windows(_period(system, time), wholes, ("rounds",), method, rtol, memory, inner.add)
+            one = _windows(period(system, time), wholes, ("rounds",), method, rtol, memory, inner.add)
             found = _Found(one.method, max(found.size, one.size), max(found.error, one.error))
             vectors, start, reached = inner.basis, system.initial[None], 0
-            for phase in np.unique(rounds % period):
+            for phase in np.unique(rounds % length):
                 vectors = advance_over(system, vectors, reached, phase - reached, time, driven=False)
                 start = advance_over(system, start, reached, phase - reached, time)
                 reached = phase
-                at = np.flatnonzero(rounds % period == phase)
+                at = np.flatnonzero(rounds % length == phase)
                 c = inner.coefficients["rounds"][which[at]]
                 part = at, np.concatenate([np.ones((len(at), 1)), c], axis=1)
                 span.add(np.concatenate([start - system.initial, vectors]), {time: part})
@@ -401,14 +471,14 @@ def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
     return found
 
 
-def _period(system: LinearSystem, time: Time) -> _Step:
+def period(system: LinearSystem, time: Time, /) -> Step:
     """One period as one step."""
     over = partial(advance_over, system, begin=0, count=len(system.order), time=time)
 
     def linearly(s):
         return over(s[None], driven=False)[0]
 
-    return _Step(
+    return Step(
         initial=system.initial,
         affine=lambda s: over(s[None])[0],
         linear=linearly,
@@ -536,7 +606,7 @@ class Transition:
         length = self.end - self.begin
         return float(length if self.time == "rounds" else length / self.system.step_size)
 
-    def _power(self, step: _Step, state, power, method, rtol, time: Time | None = None) -> np.ndarray:
+    def _power(self, step: Step, state, power, method, rtol, time: Time | None = None) -> np.ndarray:
         """The step without its offset, `power` times."""
         time = time or self.time
         span = _Span(len(state), (time,), 1, 2**63, ROUNDING)
@@ -554,14 +624,14 @@ class Transition:
             return over(states, begin=last, count=1, length=end - begin)
         if first - begin > WHOLE:
             states = over(states, begin=first - 1, count=1, length=first - begin)
-        period = len(system.order)
-        periods = (last - first) // period
+        length = len(system.order)
+        periods = (last - first) // length
         if system.periodic and periods >= PERIODS:
             # Periods that begin at this phase are those of the same system with its order turned.
             turned = replace(system, order=np.roll(system.order, -first))
-            step = _period(turned, self.time)
+            step = period(turned, self.time)
             states = np.array([self._power(step, s, periods, method, rtol, "rounds") for s in states])
-            first += periods * period
+            first += periods * length
         states = over(states, begin=first, count=last - first)
         if end - last > WHOLE:
             states = over(states, begin=last, count=1, length=end - last)

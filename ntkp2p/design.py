@@ -1,0 +1,238 @@
+r"""Design by differentiating the prediction: which weights, which step size make the predicted loss smallest?
+
+A predicted loss is a differentiable function of the mixing matrix, the step size, the targets and the time; its
+gradient costs about as much as the prediction. The best spectral gap is not always the best training run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from ntkp2p import measures
+from ntkp2p._names import lookup
+from ntkp2p.dynamics import LinearSystem, linear_system, propagate
+from ntkp2p.dynamics.krylov import Time
+from ntkp2p.experiment import Experiment
+from ntkp2p.models import Features
+from ntkp2p.precision import in_float64
+from ntkp2p.prediction import features_of
+from ntkp2p.topology import Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A predicted measure of every agent as a function that `jax.grad` differentiates in reverse mode.
+
+    Called with some of the quantities below, it takes the experiment's own for the others. Not for use inside
+    `jax.jit`: how large a basis must be depends on the numbers. Its own `value_and_grad` is in float64 whatever JAX's
+    flags.
+
+    Parameters
+    ----------
+    experiment
+        What is predicted, with one mixing matrix and squared error.
+    variable
+        One of `ntkp2p.measures.VARIABLES` that is differentiable: a loss or a distance.
+    time
+        "rounds", or "flow", where the time has a derivative too.
+    features
+        As for `ntkp2p.predict`.
+    rtol
+        The accuracy of states and adjoints.
+
+    Raises
+    ------
+    ValueError
+        For an unknown or a discrete variable, a schedule, or the average over initialisations.
+
+    Examples
+    --------
+    ::
+
+        objective = Objective(experiment, "global_loss")
+        loss, slopes = objective.value_and_grad(mixing=W, step_size=0.1)     # of the agents' mean
+        slopes["mixing"]                                                     # (Q, Q)
+    """
+
+    experiment: Experiment
+    variable: str = "global_loss"
+    time: Time = "rounds"
+    features: Features | None = None
+    rtol: float = 1e-10
+    system: LinearSystem = field(init=False, repr=False)
+
+    def __post_init__(self):
+        experiment = self.experiment
+        known = set(measures.VARIABLES) - {"test_accuracy", "bias"}
+        lookup(dict.fromkeys(name for name in measures.VARIABLES if name in known), self.variable, "variable")
+        if self.variable == "test_loss" and not len(experiment.data.test_inputs):
+            raise ValueError("test_loss needs test samples: load data with test_samples=...")
+        if isinstance(experiment.mixing, Schedule):
+            raise ValueError("where the mixing changes over time there is no derivative yet: use one mixing matrix")
+        features = features_of(experiment, self.features)
+        if features.spread is not None:
+            raise ValueError("an objective is of one initialisation: give the network a finite width")
+        object.__setattr__(self, "features", features)
+        system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+        object.__setattr__(self, "system", system)
+
+    def __call__(
+        self,
+        *,
+        mixing: Float[Array, "Q Q"] | np.ndarray | None = None,
+        step_size: Any = None,
+        targets: Float[Array, "N C"] | np.ndarray | None = None,
+        at: Any = None,
+    ) -> Float[Array, " Q"]:
+        """The measure for every agent, shape (Q,).
+
+        Parameters
+        ----------
+        mixing
+            W. Whether it is symmetric is decided by the experiment's: a symmetric one must stay so, to which end its
+            symmetric part is taken.
+        step_size
+            η.
+        targets
+            y on the training samples, in agent order, shape (N, C).
+        at
+            The round k, a whole number, by default the last; for time="flow" the flow time t, by default of that round.
+        """
+        experiment, features, system = self.experiment, self.features, self.system
+        assert features is not None
+        parameters = dict(system.parameters)
+        if mixing is not None:
+            mixing = jnp.asarray(mixing)
+            parameters["mixing"] = (mixing + mixing.T) / 2 if system.symmetric else mixing
+        eta = jnp.asarray(experiment.algorithm.step_size if step_size is None else step_size, float)
+        parameters["algorithm"] = eqx.tree_at(lambda a: a.step_size, parameters["algorithm"], eta)
+        y = jnp.asarray(experiment.data.targets if targets is None else targets)
+        if targets is not None:
+            parameters["targets"] = y[_places(experiment)] * (parameters["weights"] > 0)[..., None]
+        state = propagate(system, self.time, self.rtol, parameters, self._rounds(at, eta), jnp.asarray(system.initial))
+        x = system.advance.model(parameters, jnp.asarray(state))
+        if self.variable.endswith("distance"):
+            return measures.distances(x, jnp.zeros(x.shape[-1]))[self.variable]
+        z = x.reshape(len(x), features.rank, features.columns)
+        if self.variable == "test_loss":
+            tests = experiment.data.test_inputs
+            initial = features.initial_at(tests)
+            return measures.test_measures(_outputs(initial, features.matrix_at(tests), z), experiment.data)["test_loss"]
+        return measures.losses(_outputs(features.initial, features.matrix, z), experiment.data, y)[self.variable]
+
+    @in_float64
+    def value_and_grad(self, **at: Any) -> tuple[float, dict[str, np.ndarray]]:
+        """The agents' mean, and its derivatives with respect to what is given, as NumPy arrays by name.
+
+        Parameters
+        ----------
+        at
+            Some of the arguments of a call; a round (`at` for time="rounds") has no derivative and is left out.
+        """
+        fixed = {k: v for k, v in at.items() if k == "at" and self.time == "rounds"}
+        free = {k: jnp.asarray(v, float) for k, v in at.items() if k not in fixed}
+        value, slopes = jax.value_and_grad(lambda free: jnp.mean(self(**free, **fixed)))(free)
+        return float(value), {name: np.asarray(slope) for name, slope in slopes.items()}
+
+    def _rounds(self, at: Any, eta: Array) -> Array:
+        if self.time == "flow":
+            t = self.experiment.rounds * jax.lax.stop_gradient(eta) if at is None else at
+            return jnp.asarray(t, float) / eta
+        if isinstance(at, Tracer):
+            raise ValueError('a round has no derivative: take time="flow" for one with respect to the time')
+        k = self.experiment.rounds if at is None else at
+        if k != int(k) or k < 0:
+            raise ValueError(f'rounds are whole numbers ≥ 0, found {k!r}: use time="flow" in between')
+        return jnp.asarray(k, float)
+
+
+def _outputs(initial: np.ndarray, matrix: np.ndarray, z: Array) -> Array:
+    return jnp.asarray(initial) + (jnp.asarray(matrix) @ z).reshape(len(z), *initial.shape)
+
+
+def _places(experiment: Experiment) -> np.ndarray:
+    """Which sample stands where in the agents' blocks (Q, largest N_q)."""
+    return experiment.data.per_agent(np.arange(experiment.data.samples))
+
+
+def best_weights(
+    experiment: Experiment,
+    /,
+    *,
+    variable: str = "global_loss",
+    at: int | None = None,
+    features: Features | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Float[np.ndarray, "Q Q"]:
+    """The weights of a graph that make a predicted measure, the agents' mean of it, smallest at one round.
+
+    Over all symmetric doubly stochastic matrices on the graph of the experiment's mixing: W = I − Σ_e w_e L_e with
+    weights w_e ≥ 0 on the edges and self-weights 1 − Σ_e w_e ≥ 0, by sequential quadratic programming (SLSQP) from the
+    experiment's own, along the gradient of the prediction. A local optimum: the problem is not convex.
+
+    Parameters
+    ----------
+    experiment
+        With a symmetric mixing matrix, for instance `metropolis(graph)`.
+    variable, features
+        As for `Objective`.
+    at
+        The round; by default the last.
+    progress
+        Called with the iteration and the measure there.
+
+    Returns
+    -------
+    W
+        Symmetric, doubly stochastic, zero where the experiment's is, and no worse than it.
+
+    Raises
+    ------
+    ValueError
+        If the experiment's mixing is not symmetric, or as for `Objective`.
+    """
+    objective = Objective(experiment, variable, features=features)
+    start = experiment.mixing
+    if not np.array_equal(start, start.T):
+        raise ValueError("best_weights starts from a symmetric mixing matrix: for instance metropolis(graph)")
+    heads, tails = np.nonzero(np.triu(start, 1))
+    incidence = np.zeros((len(heads), len(start)))
+    incidence[np.arange(len(heads)), heads] = incidence[np.arange(len(heads)), tails] = 1
+
+    def mixing(weights: np.ndarray) -> np.ndarray:
+        W = np.diag(1 - weights @ incidence)
+        W[heads, tails] = W[tails, heads] = weights
+        return W
+
+    seen: list[tuple[float, np.ndarray]] = []
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slopes = objective.value_and_grad(mixing=mixing(weights), **({} if at is None else {"at": at}))
+        G = slopes["mixing"]
+        slope = G[heads, tails] + G[tails, heads] - G[heads, heads] - G[tails, tails]
+        if not seen or value < seen[-1][0]:
+            seen.append((value, weights.copy()))
+            if progress is not None:
+                progress(len(seen), value)
+        return float(np.log(value)), slope / value  # losses span decades
+
+    scipy.optimize.minimize(
+        loss,
+        start[heads, tails],
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * len(heads),
+        constraints={"type": "ineq", "fun": lambda w: 1 - w @ incidence, "jac": lambda w: -incidence.T},
+        options={"maxiter": 200, "ftol": 1e-10},
+    )
+    # SLSQP may overstep its bounds by rounding, which a doubly stochastic matrix may not.
+    weights = np.clip(seen[-1][1], 0, 1)
+    return mixing(weights / max(1.0, (weights @ incidence).max()))

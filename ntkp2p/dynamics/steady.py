@@ -1,0 +1,123 @@
+r"""Where a run comes to rest: s* = M s* + b, the same point for the rounds and for their flow.
+
+For a constant step size this is not the minimiser of the global loss. The distance between them is DGD's bias, O(η).
+"""
+
+import warnings
+from typing import get_args
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+from jaxtyping import Float
+
+from ntkp2p.dynamics.krylov import Time
+from ntkp2p.dynamics.stability import EDGE, spectrum
+from ntkp2p.dynamics.system import LinearSystem
+from ntkp2p.precision import in_float64
+
+#: Up to this many states a dense solve is the quicker one.
+DENSE_SOLVE = 3000
+#: Iterations of MINRES or GMRES at most.
+ITERATIONS = 20_000
+
+
+class NoSteadyStateError(ValueError):
+    """The run never rests: the message says why."""
+
+
+@in_float64
+def steady_state(
+    system: LinearSystem, /, *, time: Time = "rounds", rtol: float = 1e-10
+) -> tuple[Float[np.ndarray, " n"], float]:
+    """The state s* at t = ∞, from (I − M)(s* − s_0) = M s_0 + b − s_0.
+
+    Where M has eigenvalues 1, s* is what the run from s_0 goes to: s* − s_0 stays in the range of I − M.
+
+    Parameters
+    ----------
+    time
+        "rounds" or "flow": they rest in the same state, but one may be stable and the other not.
+    rtol
+        The relative residual at which an iteration for a large system stops.
+
+    Returns
+    -------
+    state
+        s*, shape (n,).
+    residual
+        ‖M s* + b − s*‖ / ‖M s_0 + b − s_0‖.
+
+    Raises
+    ------
+    NoSteadyStateError
+        If the run is unstable, keeps oscillating, or drifts for ever, or its mixing changes over time.
+    ArithmeticError
+        If the iteration does not reach `rtol`.
+    """
+    if time not in get_args(Time):
+        raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
+    if system.varying:
+        raise NoSteadyStateError("where the mixing changes over time nothing rests: predict a long run instead")
+    extremes = spectrum(system)
+    if time == "rounds" and extremes.radius > 1 + EDGE:
+        raise NoSteadyStateError(
+            f"the rounds have no steady state: their spectral radius is {extremes.radius:.6g} > 1; use a smaller step "
+            'size, or time="flow"'
+        )
+    if time == "flow" and extremes.abscissa * system.step_size > EDGE:
+        raise NoSteadyStateError(
+            f"the flow has no steady state: its spectral abscissa is {extremes.abscissa:.3g} > 0; see check_mixing(W)"
+        )
+    start = system.apply(system.initial) + system.offset - system.initial
+    if not start.any():
+        return system.initial, 0.0
+    if system.size <= DENSE_SOLVE:
+        change = _dense(system, start, turning=time == "rounds" and extremes.radius > 1 - EDGE)
+    else:
+        change = _iterated(system, start, rtol)
+    residual = float(np.linalg.norm(start - change + system.apply(change)) / np.linalg.norm(start))
+    if residual > max(1e-6, rtol):
+        raise NoSteadyStateError(
+            f"no state rests: a part of the drive ({residual:.2g} of it) acts on modes that nothing damps, and they "
+            "drift for ever"
+        )
+    return system.initial + change, residual
+
+
+def _dense(system: LinearSystem, start: np.ndarray, *, turning: bool) -> np.ndarray:
+    """(I − M)⁻¹ start; `turning` if eigenvalues of modulus 1 other than 1 are to be looked for."""
+    matrix = system.matrix()
+    if turning:
+        values = np.linalg.eigvals(matrix)
+        values = values[(np.abs(values) > 1 - EDGE) & (np.abs(values - 1) > 1e-3)]
+        if len(values):
+            raise NoSteadyStateError(
+                f"the rounds have no steady state: the eigenvalue {values[0]:.4g} keeps oscillating; try lazy(W) or "
+                'time="flow"'
+            )
+    away = np.eye(system.size) - matrix
+    try:
+        with warnings.catch_warnings(action="error", category=scipy.linalg.LinAlgWarning):
+            return scipy.linalg.solve(away, start)
+    except (scipy.linalg.LinAlgError, scipy.linalg.LinAlgWarning):
+        change = np.linalg.lstsq(away, start, rcond=1e-10)[0]
+        still, left = (scipy.linalg.null_space(m, rcond=1e-10) for m in (away, away.T))
+        # What rests anyway is not moved: its part in the change is taken out along the range of I − M.
+        return change - still @ np.linalg.lstsq(left.T @ still, left.T @ change)[0]
+
+
+def _iterated(system: LinearSystem, start: np.ndarray, rtol: float) -> np.ndarray:
+    shape = (system.size, system.size)
+    away = scipy.sparse.linalg.LinearOperator(shape, matvec=lambda s: s - system.apply(s), dtype=float)  # pyright: ignore
+    if system.symmetric:
+        change, failed = scipy.sparse.linalg.minres(away, start, rtol=rtol, maxiter=ITERATIONS)
+    else:
+        change, failed = scipy.sparse.linalg.gmres(away, start, rtol=rtol, restart=100, maxiter=ITERATIONS // 100)
+    if failed:
+        residual = np.linalg.norm(start - away.matvec(change)) / np.linalg.norm(start)
+        raise ArithmeticError(
+            f"the steady state was not found to {rtol:g} within {ITERATIONS} products: the residual is {residual:.2g}; "
+            "raise rtol, or predict a long run instead"
+        )
+    return change
