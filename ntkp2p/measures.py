@@ -1,11 +1,12 @@
 """What is measured on a run, by the same formulas for predicted and for trained models.
 
-Local loss L_q(θ) = ‖f(X_q; θ) − y_q‖² / (2 N_q); global loss L = (1/Q) Σ_q L_q, at each agent's model. The test loss is
-the mean of ‖f(x) − y‖² / 2 over test samples.
+Local loss L_q(θ): the mean of a loss of `ntkp2p.losses` over agent q's samples, for squared error
+‖f(X_q; θ) − y_q‖² / (2 N_q); global loss L = (1/Q) Σ_q L_q, at each agent's model. The test loss is the mean over test
+samples.
 
 Over initialisations, outputs are Gaussian: each of the C by itself, with means m of its own and the same covariance V
-of samples. A loss with weights w is then a quadratic form, whose mean and variance are exact (Isserlis, 1918), with
-D = diag(w):
+of samples. A squared loss with weights w is then a quadratic form, whose mean and variance are exact (Isserlis, 1918),
+with D = diag(w):
 
     ½ Σ_c [m_cᵀ D m_c + tr(D V)],    ¼ Σ_c [2 tr(D V D V) + 4 m_cᵀ D V D m_c].
 """
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from ntkp2p.data import AgentData
+from ntkp2p.losses import LOSSES
 
 #: name → label of every variable that a trajectory can hold.
 VARIABLES = {
@@ -33,9 +35,9 @@ NODES = 64
 PerAgent = dict[str, Shaped[Array, "*times Q"]]
 
 
-def losses(outputs: Float[Array, "*times Q N C"], data: AgentData, /) -> PerAgent:
+def losses(outputs: Float[Array, "*times Q N C"], data: AgentData, loss: str, /) -> PerAgent:
     """Local and global loss from every agent's outputs on all training samples, in agent order."""
-    errors = jnp.sum((outputs - jnp.asarray(data.targets, outputs.dtype)) ** 2, axis=-1) / 2
+    errors = LOSSES[loss](outputs, jnp.asarray(data.targets, outputs.dtype))
     # Sample n weighs 1/N_q in the local loss of its owner q, and 1/(Q N_q) in everybody's global loss.
     weight = jnp.asarray(1 / data.sizes[data.owner], outputs.dtype)
     own = data.owner[None, :] == jnp.arange(data.agents)[:, None]
@@ -46,9 +48,9 @@ def losses(outputs: Float[Array, "*times Q N C"], data: AgentData, /) -> PerAgen
     }
 
 
-def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, /) -> PerAgent:
+def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, loss: str, /) -> PerAgent:
     """Loss, and accuracy where there are classes, from every agent's outputs on the test samples."""
-    errors = jnp.sum((outputs - jnp.asarray(data.test_targets, outputs.dtype)) ** 2, axis=-1) / 2
+    errors = LOSSES[loss](outputs, jnp.asarray(data.test_targets, outputs.dtype))
     measured = {"test_loss": jnp.mean(errors, axis=-1)}
     if data.classes is not None:
         signs = outputs.shape[-1] == 1  # targets −1 and +1
