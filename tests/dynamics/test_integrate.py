@@ -45,8 +45,9 @@ def gradients(z, features, data):
     return found
 
 
-@pytest.mark.parametrize("classes", [(0, 1), (0, 1, 2)], ids=["binary", "three classes"])
-@pytest.mark.parametrize("algorithm", [DGD, CTA, ATC])
+@pytest.mark.parametrize(
+    ("algorithm", "classes"), [(DGD, (0, 1)), (DGD, (0, 1, 2)), (CTA, (0, 1, 2)), (ATC, (0, 1))], ids=str
+)
 def test_trained_affine_is_predicted_rounds(algorithm, classes, digits):
     experiment = logistic(digits(classes=classes), algorithm=algorithm(step_size=0.5))
     trained, predicted = train(experiment), predict(experiment)
