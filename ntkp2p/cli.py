@@ -101,7 +101,7 @@ def predict(
         trajectory.save(folder / f"predicted_{time}.nc")
     both = compare(*predicted.values())
     _save_figure(both.plot(), folder / "predicted.png")
-    _flag(run, predicted["rounds"])
+    _flag(run, predicted)
     print(both)
 
 
@@ -129,7 +129,7 @@ def compare(
     run, folder = _begin(experiment, out, processes, cache)
     predicted = _predicted(run, folder, cache)
     if folder is not None:
-        _flag(run, predicted["rounds"])
+        _flag(run, predicted)
     trained, diverged = _trained(run, folder)
     if folder is None:
         return
@@ -235,26 +235,32 @@ def _save_figure(figure, path: Path) -> None:
     plt.close(figure)
 
 
-def _flag(run: Experiment, predicted: Trajectory) -> None:
+def _flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
     import numpy as np
 
     from ntkp2p.topology import Schedule
 
-    facts = predicted.dataset.attrs
-    if not facts["converged"]:
-        _say(f"the solver's error estimate is {facts['error_estimate']:.1e}, not the accuracy asked for")
+    for verdict in (t.dataset.attrs for t in predicted.values()):
+        if "failure" in verdict:
+            _say(verdict["failure"])
+    facts = predicted["rounds"].dataset.attrs
+    error = max(t.dataset.attrs["error_estimate"] for t in predicted.values())
+    if not all(t.dataset.attrs["converged"] for t in predicted.values()):
+        _say(f"the solver's error estimate is {error:.1e}, not the accuracy asked for")
     if (cost := facts.get("sharing_error")) is not None:
         _say(f"the shared kernel differs from the exact one by {cost:.1%} on a sample of the data")
-    if predicted.stable:
+    if predicted["rounds"].stable:
         return
-    bound = facts["stable_step_size"]
+    bound = facts.get("stable_step_size", np.nan)
     # Of the matrices of a schedule none is at fault alone: one that grows may be undone by the next.
     mixing = 0.0 if isinstance(run.mixing, Schedule) else max(abs(np.linalg.eigvals(run.mixing)))
     if mixing > 1 + 1e-9:
         remedy = f"the mixing matrix alone has {mixing:.4g}, which no step size mends: try lazy(W) or metropolis(graph)"
     else:
         remedy = f"stable below step_size = {bound:.4g}" if bound == bound else "use a smaller step size"
-    _say(f"the rounds are unstable: spectral radius {facts['spectral_radius']:.4g} > 1; {remedy}")
+    # What is integrated has no spectrum.
+    cause = f"spectral radius {facts['spectral_radius']:.4g} > 1" if facts["closed_form"] else "they outgrow all bounds"
+    _say(f"the rounds are unstable: {cause}; {remedy}")
 
 
 @contextmanager

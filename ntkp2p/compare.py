@@ -7,7 +7,7 @@ linearisation
 time discretisation
     rounds − flow: the algorithm is not quite its gradient flow; its end point differs by O(η).
 solver
-    the closed form's own error estimate.
+    the error estimate of the closed form, or of the integration where there is none.
 
 A prediction of infinite width is a mean over initialisations. A training differs from it as one initialisation does
 from their mean, beyond what its width does: the first of the errors is then called `initialisation and width`, and is
@@ -141,7 +141,7 @@ def compare(*trajectories: Trajectory) -> Comparison:
         found = ", ".join(t.source for t in trajectories) or "none"
         raise ValueError(f"compare takes trajectories from different sources (trained, rounds, flow), found {found}")
     first, *others = trajectories
-    names = ["data", "split", "step_size", "algorithm", "constants", "mixing"]
+    names = ["data", "split", "loss", "step_size", "algorithm", "constants", "mixing"]
     names += ["limit"] if any(t.infinite for t in trajectories) else ["model", "seed", "kernel"]
     for other in others:
         for name in names:

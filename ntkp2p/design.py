@@ -71,10 +71,12 @@ class Objective:
 
     def __post_init__(self):
         experiment = self.experiment
-        known = set(measures.VARIABLES) - {"test_accuracy", "bias"}
-        lookup(dict.fromkeys(name for name in measures.VARIABLES if name in known), self.variable, "variable")
+        smooth = [name for name in measures.VARIABLES if name != "test_accuracy"]
+        lookup(dict.fromkeys(smooth), self.variable, "variable")
         if self.variable == "test_loss" and not len(experiment.data.test_inputs):
             raise ValueError("test_loss needs test samples: load data with test_samples=...")
+        if experiment.loss != "squared":
+            raise ValueError(f"an objective is of squared error, which has a closed form, and not of {experiment.loss}")
         if isinstance(experiment.mixing, Schedule):
             raise ValueError("where the mixing changes over time there is no derivative yet: use one mixing matrix")
         features = features_of(experiment, self.features)
@@ -125,8 +127,12 @@ class Objective:
         if self.variable == "test_loss":
             tests = experiment.data.test_inputs
             initial = features.initial_at(tests)
-            return measures.test_measures(_outputs(initial, features.matrix_at(tests), z), experiment.data)["test_loss"]
-        return measures.losses(_outputs(features.initial, features.matrix, z), experiment.data, y)[self.variable]
+            return measures.test_measures(_outputs(initial, features.matrix_at(tests), z), experiment.data, "squared")[
+                "test_loss"
+            ]
+        return measures.losses(_outputs(features.initial, features.matrix, z), experiment.data, "squared", y)[
+            self.variable
+        ]
 
     @in_float64
     def value_and_grad(self, **at: Any) -> tuple[float, dict[str, np.ndarray]]:

@@ -20,6 +20,7 @@ from ntkp2p._names import lookup
 from ntkp2p.algorithms import ALGORITHMS, Algorithm
 from ntkp2p.data import AgentData
 from ntkp2p.data.datasets import whole
+from ntkp2p.losses import LOSSES, name_classes
 from ntkp2p.models import NETWORKS, Features, Model, Network, infinite_features, prepare
 from ntkp2p.topology import Schedule, load_mixing, schedules, validate_mixing
 from ntkp2p.topology.graphs import from_spec
@@ -44,6 +45,9 @@ class Experiment:
         The horizon K, at least 1.
     record
         How many rounds are recorded, evenly spaced from 0 to K, or the rounds themselves.
+    loss
+        What the agents minimise and the measures report: "squared" error, or the "cross_entropy" of classes, the
+        outputs being logits. Only the former has a closed form; the latter is predicted step by step.
     kernel
         "exact", or "shared": the mean over outputs, cheaper for many outputs and no longer exact. A prediction then
         states `sharing_error`, what it leaves out of the exact kernel.
@@ -68,6 +72,7 @@ class Experiment:
     algorithm: Algorithm
     rounds: int
     record: int | Sequence[int] = 50
+    loss: Literal["squared", "cross_entropy"] = "squared"
     kernel: Literal["exact", "shared"] = "exact"
     kernel_rtol: float | None = None
     precision: Literal["float64", "float32"] = "float64"
@@ -90,6 +95,9 @@ class Experiment:
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             if not whole or not least <= value < 2**31:
                 raise ValueError(f"{name} must be a whole number ≥ {least} and below 2³¹, found {value!r}")
+        lookup(LOSSES, self.loss, "loss")
+        if self.loss == "cross_entropy":
+            _must_have_classes(self.data)
         lookup(dict.fromkeys(("exact", "shared")), self.kernel, "kernel")
         if not (self.kernel_rtol is None or (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1)):
             raise ValueError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
@@ -164,6 +172,7 @@ class Experiment:
             "algorithm": type(self.algorithm).__name__,
             "constants": repr(self.algorithm),
             "step_size": float(self.algorithm.step_size),
+            "loss": self.loss,
             "seed": int(self.seed),
             "kernel": self.kernel,
             **({} if self.kernel_rtol is None else {"kernel_rtol": self.kernel_rtol}),
@@ -222,6 +231,17 @@ class Experiment:
             algorithm=_named(ALGORITHMS, tables["algorithm"], "algorithm"),
             **{key: tables[key] for key in plain if key in tables},
         )
+
+
+def _must_have_classes(data: AgentData) -> None:
+    if data.classes is None:
+        raise ValueError(f'cross-entropy is for classes, and {data.name} is a regression: use loss = "squared"')
+    for name in ("targets", "test_targets"):
+        if not name_classes(getattr(data, name)):
+            raise ValueError(
+                f"the {name} of {data.name} do not name classes: cross-entropy takes −1 and +1 for two of them and "
+                'one-hot rows for more, other targets go with loss = "squared"'
+            )
 
 
 def _checksum(*arrays: np.ndarray) -> str:

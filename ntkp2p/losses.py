@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Loss = Callable[[Float[Array, "*rows C"], Float[Array, "*rows C"]], Float[Array, "*rows"]]
@@ -13,5 +15,25 @@ def squared(outputs: Float[Array, "*rows C"], targets: Float[Array, "*rows C"], 
     return jnp.sum((outputs - targets) ** 2, axis=-1) / 2
 
 
+def cross_entropy(outputs: Float[Array, "*rows C"], targets: Float[Array, "*rows C"], /) -> Float[Array, "*rows"]:
+    """−log p(right class), the outputs being logits: log(1 + exp(−y f)) for one output, else logsumexp(f) − f_c.
+
+    Targets as `ntkp2p.data` has them: y = −1 or +1 for two classes; for several the right class c has the largest, in
+    rows that are one-hot up to a constant.
+    """
+    if outputs.shape[-1] == 1:
+        return jax.nn.softplus(-(targets * outputs)[..., 0])
+    right = targets == jnp.max(targets, axis=-1, keepdims=True)
+    return -jnp.sum(jnp.where(right, jax.nn.log_softmax(outputs), 0), axis=-1)
+
+
 #: The losses that an experiment can name.
-LOSSES: dict[str, Loss] = {"squared": squared}
+LOSSES: dict[str, Loss] = {"squared": squared, "cross_entropy": cross_entropy}
+
+
+def name_classes(targets: Float[np.ndarray, "rows C"], /) -> bool:
+    """Whether these are targets of `cross_entropy`: all −1 or +1, or rows that are one-hot up to a constant."""
+    if targets.shape[1] == 1:
+        return bool(np.all(np.abs(targets) == 1))
+    above = np.sort(targets - targets.min(axis=1, keepdims=True), axis=1)
+    return bool(np.allclose(above, np.eye(targets.shape[1])[-1]))

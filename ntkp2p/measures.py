@@ -1,11 +1,12 @@
 """What is measured on a run, by the same formulas for predicted and for trained models.
 
-Local loss L_q(θ) = ‖f(X_q; θ) − y_q‖² / (2 N_q); global loss L = (1/Q) Σ_q L_q, at each agent's model. The test loss is
-the mean of ‖f(x) − y‖² / 2 over test samples.
+Local loss L_q(θ): the mean of a loss of `ntkp2p.losses` over agent q's samples, for squared error
+‖f(X_q; θ) − y_q‖² / (2 N_q); global loss L = (1/Q) Σ_q L_q, at each agent's model. The test loss is the mean over test
+samples.
 
 Over initialisations, outputs are Gaussian: each of the C by itself, with means m of its own and the same covariance V
-of samples. A loss with weights w is then a quadratic form, whose mean and variance are exact (Isserlis, 1918), with
-D = diag(w):
+of samples. A squared loss with weights w is then a quadratic form, whose mean and variance are exact (Isserlis, 1918),
+with D = diag(w):
 
     ½ Σ_c [m_cᵀ D m_c + tr(D V)],    ¼ Σ_c [2 tr(D V D V) + 4 m_cᵀ D V D m_c].
 """
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from ntkp2p.data import AgentData
+from ntkp2p.losses import LOSSES
 
 #: name → label of every variable that a trajectory can hold.
 VARIABLES = {
@@ -27,8 +29,9 @@ VARIABLES = {
     "test_accuracy": "test accuracy",
     "consensus_distance": "consensus distance $\\|\\theta_q - \\bar\\theta\\|$",
     "parameter_distance": "parameter distance $\\|\\theta_q - \\theta_0\\|$",
-    "bias": "distance from the minimiser $\\|\\theta_q - \\theta^*\\|$",
 }
+#: The same of a steady state.
+STEADY_VARIABLES = VARIABLES | {"bias": "distance from the minimiser $\\|\\theta_q - \\theta^*\\|$"}
 
 #: Nodes of the quadrature for accuracies, which makes it exact to 1e-10 for ten classes.
 NODES = 64
@@ -37,14 +40,14 @@ PerAgent = dict[str, Shaped[Array, "*times Q"]]
 
 
 def losses(
-    outputs: Float[Array, "*times Q N C"], data: AgentData, targets: Float[Array, "N C"] | None = None, /
+    outputs: Float[Array, "*times Q N C"], data: AgentData, loss: str, targets: Float[Array, "N C"] | None = None, /
 ) -> PerAgent:
     """Local and global loss from every agent's outputs on all training samples, in agent order.
 
     `targets` stand for those of the data, if given.
     """
     y = data.targets if targets is None else targets
-    errors = jnp.sum((outputs - jnp.asarray(y, outputs.dtype)) ** 2, axis=-1) / 2
+    errors = LOSSES[loss](outputs, jnp.asarray(y, outputs.dtype))
     # Sample n weighs 1/N_q in the local loss of its owner q, and 1/(Q N_q) in everybody's global loss.
     weight = jnp.asarray(1 / data.sizes[data.owner], outputs.dtype)
     own = data.owner[None, :] == jnp.arange(data.agents)[:, None]
@@ -55,9 +58,9 @@ def losses(
     }
 
 
-def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, /) -> PerAgent:
+def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, loss: str, /) -> PerAgent:
     """Loss, and accuracy where there are classes, from every agent's outputs on the test samples."""
-    errors = jnp.sum((outputs - jnp.asarray(data.test_targets, outputs.dtype)) ** 2, axis=-1) / 2
+    errors = LOSSES[loss](outputs, jnp.asarray(data.test_targets, outputs.dtype))
     measured = {"test_loss": jnp.mean(errors, axis=-1)}
     if data.classes is not None:
         signs = outputs.shape[-1] == 1  # targets −1 and +1
@@ -105,8 +108,6 @@ def factors(
     errors: Float[np.ndarray, "rows columns"],
     data: AgentData,
     /,
-    *,
-    squared: bool,
 ) -> Factors:
     """Distances, and the losses of squared error, of models in features that move in a few directions.
 
@@ -117,16 +118,12 @@ def factors(
         start: its coefficient is 1.
     matrix, errors
         S and f₀ − y on the training samples, in agent order.
-    squared
-        Whether the losses are wanted: otherwise they are no quadratic forms.
     """
     z = np.moveaxis(directions, 0, -1)  # (Q, d, p)
     norms = {
         "consensus_distance": [_triangle(agent) for agent in z - z.mean(axis=0)],
         "parameter_distance": [_triangle(agent) for agent in z],
     }
-    if not squared:
-        return Factors(norms, {}, {})
     per_sample = len(matrix) // data.samples
     share = np.repeat(1 / data.sizes[data.owner], per_sample)
     owner = np.repeat(data.owner, per_sample)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ntkp2p._names import lookup
-from ntkp2p.measures import VARIABLES
+from ntkp2p.measures import STEADY_VARIABLES
 from ntkp2p.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def agent_curves(
     trajectories
         Of one experiment, from different sources.
     variable
-        A name of `ntkp2p.measures.VARIABLES`.
+        A name of `ntkp2p.measures.VARIABLES`, or a steady state's bias.
     ax
         Where to draw; by default new axes.
     log
@@ -76,7 +76,7 @@ def agent_curves(
     ValueError
         For an unknown variable, or one that these runs do not have.
     """
-    label = lookup(VARIABLES, variable, "variable")
+    label = lookup(STEADY_VARIABLES, variable, "variable")
     for trajectory in trajectories:
         lookup(dict.fromkeys(map(str, trajectory.dataset.data_vars)), variable, "variable of this run")
     with plt.rc_context(STYLE):

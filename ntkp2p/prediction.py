@@ -1,22 +1,26 @@
 """A whole run, predicted: features, linear system, transition, and the measures along it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ntkp2p import measures
+from ntkp2p.dynamics.integrate import Integration, integrate
+from ntkp2p.dynamics.krylov import TIMES, Time, checked_time
 from ntkp2p.dynamics.stability import EDGE, Spectrum, spectrum
 from ntkp2p.dynamics.steady import steady_state as solve_steady
-from ntkp2p.dynamics.system import linear_system
-from ntkp2p.dynamics.transition import Method, Solution, Time, solve
+from ntkp2p.dynamics.system import assemble, linear_system
+from ntkp2p.dynamics.transition import Method, Solution, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.initialisations import over_initialisations
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
+from ntkp2p.topology import Schedule
 from ntkp2p.trajectory import Trajectory
 
 #: Bytes of outputs that are evaluated at a time.
@@ -27,12 +31,12 @@ def predict(
     experiment: Experiment,
     /,
     *,
-    time: Time = "rounds",
+    time: str = "rounds",
     features: Features | None = None,
     method: Method = "auto",
     rtol: float = 1e-8,
 ) -> Trajectory:
-    """Every agent's losses and distances in closed form, without training.
+    """Every agent's losses and distances without training: in closed form, or for cross-entropy step by step.
 
     Parameters
     ----------
@@ -44,7 +48,8 @@ def predict(
         Those of an experiment that differs in algorithm or mixing only, or computed with options of one's own
         (`experiment.features(cache=..., memory=...)`); by default computed here, which is most of the work.
     method, rtol
-        How the linear system is solved, and how accurately: see `ntkp2p.dynamics.solve`.
+        How the linear system is solved, and how accurately: see `ntkp2p.dynamics.solve`, and for another loss than
+        squared error `ntkp2p.dynamics.integrate`, which knows no other method than "auto".
 
     Returns
     -------
@@ -60,11 +65,14 @@ def predict(
         for a network of any width, or an affine model, with
         `features=models.infinite_features(experiment.model, experiment.data.inputs, experiment.data.outputs)`.
 
+        For cross-entropy `closed_form` is 0: there is no spectrum, `stable` tells whether the states grow beyond bounds
+        in these rounds, and `failure`, where there is one, why the flow was not followed to the end.
+
     Raises
     ------
     ValueError
         If the algorithm's rounds are not affine, the time is neither "rounds" nor "flow", or the features are not of
-        this experiment's data.
+        this experiment's data; for cross-entropy at infinite width, or by a method for linear systems.
     ImportError
         For infinite width without neural-tangents.
     """
@@ -76,24 +84,24 @@ def predictions(
     experiment: Experiment,
     /,
     *,
-    times: Sequence[Time] = ("rounds", "flow"),
+    times: Sequence[str] = TIMES,
     features: Features | None = None,
     method: Method = "auto",
     rtol: float = 1e-8,
-) -> dict[Time, Trajectory]:
+) -> Mapping[Any, Trajectory]:
     """`predict` for several notions of time, all from one basis."""
-    for time in times:
-        if time not in ("rounds", "flow"):
-            raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
+    asked: list[Time] = [checked_time(time) for time in times]
     features = features_of(experiment, features)
+    if experiment.loss != "squared":
+        return _integrated(experiment, features, asked, method, rtol)
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
-    solution = solve(system, experiment.recorded, times=times, method=method, rtol=rtol)
+    solution = solve(system, experiment.recorded, times=asked, method=method, rtol=rtol)
     extremes = spectrum(system)
-    verdicts = {time: _verdict(features, solution, extremes, time) for time in times}
+    verdicts = {time: _verdict(features, solution, extremes, time) for time in asked}
     if features.spread is None:
-        measured = _measure(experiment, features, solution, times)
+        measured = _measure(experiment, features, solution, asked)
     else:
-        measured, error, converged = over_initialisations(experiment, features, solution, times, rtol=rtol)
+        measured, error, converged = over_initialisations(experiment, features, solution, asked, rtol=rtol)
         for verdict in verdicts.values():
             verdict["error_estimate"] = max(verdict["error_estimate"], error)
             verdict["converged"] = verdict["converged"] and converged
@@ -103,16 +111,16 @@ def predictions(
             time,
             solution.rounds,
             measured[time],
-            models=_Models(experiment, features, solution, time),
+            models=_Models.of(experiment, features, solution, time),
             **verdicts[time],
         )
-        for time in times
+        for time in asked
     }
 
 
 @in_float64
 def steady_state(
-    experiment: Experiment, /, *, time: Time = "rounds", features: Features | None = None, rtol: float = 1e-10
+    experiment: Experiment, /, *, time: str = "rounds", features: Features | None = None, rtol: float = 1e-10
 ) -> Trajectory:
     """Where a run comes to rest, t = ∞, by one linear solve: its losses, disagreement and bias.
 
@@ -142,19 +150,21 @@ def steady_state(
     ArithmeticError
         If the solve of a large system does not converge.
     """
+    if experiment.loss != "squared":
+        raise ValueError(f"under {experiment.loss} there is no linear solve for the steady state: predict a long run")
     features = features_of(experiment, features)
     if features.spread is not None:
         raise ValueError("the steady state is that of one initialisation: give the network a finite width")
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
     state, residual = solve_steady(system, time=time, rtol=rtol)
-    basis = (state - system.initial)[None]
-    solution = Solution(system, np.array([np.inf]), basis, {time: np.ones((1, 1))}, "steady", 1, residual, True)
-    measured = _measure(experiment, features, solution, (time,))[time]
+    basis, clock = (state - system.initial)[None], checked_time(time)
+    solution = Solution(system, np.array([np.inf]), basis, {clock: np.ones((1, 1))}, "steady", 1, residual, True)
+    measured = _measure(experiment, features, solution, (clock,))[clock]
     share = np.repeat(np.sqrt(1 / experiment.data.sizes[experiment.data.owner]), _rows_per_sample(experiment, features))
     errors = (features.initial - experiment.data.targets).reshape(-1, features.columns)
     best = -np.linalg.lstsq(share[:, None] * features.matrix, share[:, None] * errors)[0]
     measured["bias"] = np.linalg.norm(system.model(state) - best.reshape(-1), axis=1)[None]
-    models = _Models(experiment, features, solution, time)
+    models = _Models.of(experiment, features, solution, clock)
     facts = {"closed_form": True, "states": system.size, "residual": residual, "time": time}
     return Trajectory.of(experiment, "steady", solution.rounds, measured, models=models, **facts)
 
@@ -165,12 +175,19 @@ def _rows_per_sample(experiment: Experiment, features: Features) -> int:
 
 @dataclass(frozen=True)
 class _Models:
-    """The agents' models at the rounds of a solution."""
+    """The agents' models at the recorded rounds: `coordinates` takes the number of one, and gives (Q, d)."""
 
     experiment: Experiment
     features: Features
-    solution: Solution
-    time: Time
+    rounds: np.ndarray
+    coordinates: Callable[[int], np.ndarray]
+
+    @classmethod
+    def of(cls, experiment: Experiment, features: Features, solution: Solution, time: Time) -> "_Models":
+        def coordinates(at):
+            return solution.system.model(solution.states(time, slice(at, at + 1))[0])
+
+        return cls(experiment, features, solution.rounds, coordinates)
 
     @in_float64
     def parameters(self, agent: int, round: float, /) -> Any:
@@ -185,8 +202,7 @@ class _Models:
         return initial + (self.features.matrix_at(x) @ z).reshape(len(z), *initial.shape)
 
     def _coordinates(self, round: float) -> np.ndarray:
-        at = np.flatnonzero(self.solution.rounds == round)
-        z = self.solution.system.models(self.solution.states(self.time, at))[0]
+        z = self.coordinates(int(np.flatnonzero(self.rounds == round)[0]))
         return z.reshape(len(z), self.features.rank, self.features.columns)
 
 
@@ -197,6 +213,35 @@ def features_of(experiment: Experiment, features: Features | None, /) -> Feature
     if not _are_of(features, experiment.data.inputs):
         raise ValueError("these features are of other data or another order of them: leave features out")
     return features
+
+
+def _integrated(
+    experiment: Experiment, features: Features, times: Sequence[Time], method: Method, rtol: float
+) -> dict[Time, Trajectory]:
+    """What has no closed form: the same linear models, followed step by step."""
+    if method != "auto":
+        raise ValueError(f"method {method!r} is for squared error: leave it out, {experiment.loss} is integrated")
+    if features.spread is not None:
+        raise ValueError(
+            f"at infinite width {experiment.loss} has no average over initialisations: take a finite width, or squared "
+            "error"
+        )
+    algorithm = experiment.algorithm
+    advance, parameters = assemble(algorithm, experiment.mixing, features, experiment.data, loss=experiment.loss)
+    predicted = {}
+    order = experiment.mixing.order if isinstance(experiment.mixing, Schedule) else None
+    start, recorded = advance.start(algorithm), experiment.recorded
+    for time in times:
+        found = integrate(advance, parameters, start, recorded, order=order, time=time, rtol=rtol)
+        predicted[time] = Trajectory.of(
+            experiment,
+            time,
+            found.rounds,
+            _measure_models(experiment, features, found.models),
+            models=_Models(experiment, features, found.rounds, found.models.__getitem__),
+            **_verdict_of_integration(features, found),
+        )
+    return predicted
 
 
 def _are_of(features: Features, inputs: np.ndarray) -> bool:
@@ -213,7 +258,7 @@ def _measure(
     system, data = solution.system, experiment.data
     directions = np.concatenate([system.model(system.initial)[None], system.directions(solution.basis)])
     errors = (features.initial - data.targets).reshape(-1, features.columns)
-    factors = measures.factors(directions, features.matrix, errors, data, squared=True)
+    factors = measures.factors(directions, features.matrix, errors, data)
     c = {time: np.pad(solution.coefficients[time], ((0, 0), (1, 0)), constant_values=1.0) for time in times}
     measured: dict[Time, dict[str, np.ndarray]] = {time: factors(c[time]) for time in times}
     if len(tests := data.test_inputs):
@@ -221,7 +266,7 @@ def _measure(
         z = directions.reshape(len(directions), data.agents, features.rank, features.columns)
         moved = np.moveaxis(np.tensordot(matrix, z, (1, 2)), (0, 1, 2, 3), (2, 0, 1, 3))
         moved = moved.reshape(len(directions), data.agents, *initial.shape)
-        evaluate = jax.jit(lambda outputs: measures.test_measures(outputs, data))
+        evaluate = jax.jit(lambda outputs: measures.test_measures(outputs, data, "squared"))
         step = max(1, CHUNK // (8 * data.agents * initial.size))
         for time in times:
             chunks = []
@@ -233,9 +278,30 @@ def _measure(
     return measured
 
 
+def _measure_models(experiment: Experiment, features: Features, models: np.ndarray) -> dict[str, np.ndarray]:
+    """What is measured of models (times, Q, d)."""
+    data = experiment.data
+    initial, matrix = features.initial, features.matrix
+    if len(tests := data.test_inputs):
+        initial = np.concatenate([initial, features.initial_at(tests)])
+        matrix = np.concatenate([matrix, features.matrix_at(tests)])
+    step = max(1, CHUNK // (8 * data.agents * initial.size))
+
+    @jax.jit
+    def measure(x):
+        z = x.reshape(*x.shape[:2], features.rank, features.columns)
+        outputs = initial + (matrix @ z).reshape(*x.shape[:2], *initial.shape)
+        measured = measures.losses(outputs[..., : data.samples, :], data, experiment.loss)
+        if len(tests):
+            measured |= measures.test_measures(outputs[..., data.samples :, :], data, experiment.loss)
+        return measured | measures.distances(x, jnp.zeros(x.shape[-1]))
+
+    chunks = [measure(models[first : first + step]) for first in range(0, len(models), step)]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
 def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: str) -> dict:
     unstable = extremes.radius > 1 + EDGE if time == "rounds" else extremes.abscissa * solution.system.step_size > EDGE
-    shared = {} if features.sharing_error is None else {"sharing_error": features.sharing_error}
     of_the_mean = {} if features.spread is None else {"width": "infinite", "spread_error": features.spread.error}
     return {
         "closed_form": True,
@@ -246,10 +312,26 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: s
         "method": solution.method,
         "states": solution.system.size,
         "basis": solution.size,
-        "rank": features.rank,
-        "kernel_error": features.error,
         "error_estimate": solution.error,
         "converged": solution.converged,
-        **shared,
+        **_of(features),
         **of_the_mean,
     }
+
+
+def _verdict_of_integration(features: Features, found: Integration) -> dict:
+    return {
+        "closed_form": False,
+        "stable": found.stable,
+        "method": found.method,
+        "states": found.size,
+        "error_estimate": found.error,
+        "converged": found.converged,
+        **_of(features),
+        **({"failure": found.failure} if found.failure else {}),
+    }
+
+
+def _of(features: Features) -> dict:
+    shared = {} if features.sharing_error is None else {"sharing_error": features.sharing_error}
+    return {"rank": features.rank, "kernel_error": features.error, **shared}

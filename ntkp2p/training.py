@@ -22,6 +22,7 @@ from ntkp2p import measures
 from ntkp2p.algorithms import World
 from ntkp2p.devices import AXIS, agree, all_devices, place
 from ntkp2p.experiment import Experiment
+from ntkp2p.losses import LOSSES
 from ntkp2p.precision import in_float64
 from ntkp2p.topology import Schedule, schedules
 from ntkp2p.trajectory import Trajectory
@@ -110,7 +111,7 @@ def _trajectory(experiment: Experiment, recorded: list[dict], **attributes) -> T
 def _must_agree(experiment: Experiment, mesh: Mesh) -> None:
     # Without data and weights: their last digits may differ from one kind of machine to another.
     facts, data = experiment.describe(), experiment.data
-    words = [facts[name] for name in ("model", "split", "algorithm", "step_size", "seed")]
+    words = [facts[name] for name in ("model", "split", "algorithm", "step_size", "loss", "seed")]
     words += [experiment.precision, data.inputs.shape, data.test_inputs.shape, data.targets.shape]
     words = [re.sub(r"0x[0-9a-f]+", "", str(word)) for word in words]  # addresses of a user's objects
     if not agree(zlib.crc32(repr([*words, experiment.recorded.tolist()]).encode()), mesh):
@@ -119,7 +120,7 @@ def _must_agree(experiment: Experiment, mesh: Mesh) -> None:
 
 def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> Callable[[Any], World]:
     """Round → the verbs, each with what every device holds for its agents: rows of W, or data."""
-    data, agents = experiment.data, experiment.agents
+    data, agents, loss = experiment.data, experiment.agents, LOSSES[experiment.loss]
     # Idle agents fill the last devices: they mix with nobody, and hold somebody's data with weight 0.
     idle = _seats(agents, mesh) - agents
     holder = np.minimum(np.arange(agents + idle), agents - 1)
@@ -128,8 +129,7 @@ def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> Callable[[Any
     weights[agents:] = 0
 
     def local_loss(theta, inputs, targets, weights):
-        errors = jnp.sum((apply(theta, inputs) - targets) ** 2, axis=-1)
-        return weights @ errors / 2
+        return weights @ loss(apply(theta, inputs), targets)
 
     @partial(_on_devices, mesh=mesh)
     def gradients(inputs, targets, weights, x):
@@ -192,9 +192,9 @@ def _compiled(experiment: Experiment, theta: np.ndarray, apply: Callable, state:
     @for_host
     def evaluate(state):
         x = algorithm.model(state)
-        measured = measures.losses(outputs(x, every), data)
+        measured = measures.losses(outputs(x, every), data, experiment.loss)
         if len(tests):
-            measured |= measures.test_measures(outputs(x, tests), data)
+            measured |= measures.test_measures(outputs(x, tests), data, experiment.loss)
         return measured | measures.distances(x[:agents], jnp.asarray(theta))
 
     return advance, evaluate, models

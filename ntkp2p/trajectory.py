@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ntkp2p.experiment import Experiment
 
 
+@runtime_checkable
 class Models(Protocol):
     """The agents' models along a predicted run."""
 

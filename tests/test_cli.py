@@ -106,6 +106,27 @@ def test_compare_writes_what_it_says(run, experiment, tmp_path):
     np.testing.assert_allclose(dataset["local_loss"][0], dataset["local_loss"][1], rtol=1e-10)
 
 
+def test_cross_entropy_is_compared_likewise(run, experiment, tmp_path):
+    code, out, err = run("compare", experiment(("rounds =", 'loss = "cross_entropy"\nrounds =')), "--out", tmp_path)
+    assert code == 0, err
+    assert "linearisation" in out
+    dataset = xr.load_dataset(tmp_path / "comparison.nc", engine="h5netcdf")
+    assert (dataset.attrs["loss"], dataset.attrs["rounds_closed_form"]) == ("cross_entropy", 0)
+    np.testing.assert_allclose(dataset["local_loss"][0], dataset["local_loss"][1], rtol=1e-10)
+
+
+def test_cross_entropy_that_outgrows_all_bounds(run, experiment, tmp_path):
+    np.save(tmp_path / "W.npy", np.array([[2.0, -1.0], [-1.0, 2.0]]))
+    path = experiment(
+        ("rounds =", 'loss = "cross_entropy"\nrounds ='),
+        ("agents = 4", "agents = 2"),
+        ('graph = "cycle"', 'file = "W.npy"'),
+    )
+    code, _, err = run("predict", path, "--out", tmp_path)
+    assert code == 0, err
+    assert "the rounds are unstable: they outgrow all bounds; the mixing matrix alone has 3" in err
+
+
 def test_predict_and_train_write_what_they_say(run, experiment, tmp_path):
     assert run("predict", experiment(), "--out", tmp_path)[0] == 0
     assert run("train", experiment(), "--out", tmp_path)[0] == 0

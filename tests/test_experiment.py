@@ -137,6 +137,7 @@ def test_recorded_rounds(experiment, rounds, record, expected):
         ({"record": 1}, ValueError, "record must be at least 2"),
         ({"record": [21]}, ValueError, "round 21 of a run of 20"),
         ({"record": [-1]}, ValueError, "rounds ≥ 0"),
+        ({"loss": "hinge"}, ValueError, "unknown loss 'hinge'"),
         ({"kernel": "mean"}, ValueError, "unknown kernel 'mean'"),
         ({"precision": "float16"}, ValueError, "unknown precision"),
         ({"mixing": np.eye(4)}, ValueError, "connect"),
@@ -153,6 +154,27 @@ def test_recorded_rounds(experiment, rounds, record, expected):
 def test_bad_fields_are_refused(experiment, change, error, message):
     with pytest.raises(error, match=message):
         dataclasses.replace(experiment, **change)
+
+
+def test_cross_entropy_is_of_classes(experiment):
+    regression = data.load("regression", samples=40).split(agents=4, by="iid")
+    with pytest.raises(ValueError, match=r'regression: use loss = "squared"'):
+        dataclasses.replace(experiment, data=regression, loss="cross_entropy")
+    source = data.load("digits", classes=(0, 1), samples=40)
+    halves = dataclasses.replace(source, targets=source.targets / 2).split(agents=4, by="iid")
+    with pytest.raises(ValueError, match=r"the targets of .* do not name classes: cross-entropy takes −1 and"):
+        dataclasses.replace(experiment, data=halves, loss="cross_entropy")
+
+
+def test_what_is_integrated_takes_no_method_for_linear_systems(experiment):
+    with pytest.raises(ValueError, match="'krylov' is for squared error: leave it out"):
+        predict(dataclasses.replace(experiment, loss="cross_entropy"), method="krylov")
+
+
+def test_cross_entropy_has_no_average_over_initialisations(experiment, neural_tangents):
+    infinite = dataclasses.replace(experiment, model=models.mlp(width=float("inf"), depth=1), loss="cross_entropy")
+    with pytest.raises(ValueError, match="take a finite width, or squared error"):
+        predict(infinite)
 
 
 def test_predict_refuses_an_unknown_time(experiment):

@@ -156,6 +156,9 @@ def test_only_one_experiment_is_compared(experiment, trajectories):
     other = predict(dataclasses.replace(experiment, mixing=metropolis(graphs.complete(4))))
     with pytest.raises(ValueError, match="not runs of one experiment: mixing"):
         compare(trajectories["trained"], other)
+    other = Trajectory(trajectories["rounds"].dataset.assign_attrs(loss="cross_entropy"))
+    with pytest.raises(ValueError, match=r"loss is 'squared' .* and 'cross_entropy'"):
+        compare(trajectories["trained"], other)
 
 
 def test_divergence_keeps_what_was_recorded(experiment):

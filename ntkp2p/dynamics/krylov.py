@@ -20,7 +20,7 @@ V is Lanczos' where M is symmetric: without re-orthogonalisation, whose absence 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,15 @@ from jaxtyping import Float
 from ntkp2p.dynamics.system import LinearSystem, linear
 
 Time = Literal["rounds", "flow"]
+TIMES: tuple[Time, ...] = get_args(Time)
+
+
+def checked_time(time: str, /) -> Time:
+    """The same, if it is one of `TIMES`; otherwise a ValueError."""
+    if time not in TIMES:
+        raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
+    return time
+
 
 #: Steps of Lanczos' recurrence that are compiled as one.
 STEPS = 8

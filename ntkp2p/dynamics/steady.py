@@ -4,14 +4,13 @@ For a constant step size this is not the minimiser of the global loss. The dista
 """
 
 import warnings
-from typing import get_args
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 from jaxtyping import Float
 
-from ntkp2p.dynamics.krylov import Time
+from ntkp2p.dynamics.krylov import checked_time
 from ntkp2p.dynamics.stability import EDGE, spectrum
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.precision import in_float64
@@ -28,7 +27,7 @@ class NoSteadyStateError(ValueError):
 
 @in_float64
 def steady_state(
-    system: LinearSystem, /, *, time: Time = "rounds", rtol: float = 1e-10
+    system: LinearSystem, /, *, time: str = "rounds", rtol: float = 1e-10
 ) -> tuple[Float[np.ndarray, " n"], float]:
     """The state s* at t = ∞, from (I − M)(s* − s_0) = M s_0 + b − s_0.
 
@@ -55,8 +54,7 @@ def steady_state(
     ArithmeticError
         If the iteration does not reach `rtol`.
     """
-    if time not in get_args(Time):
-        raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
+    time = checked_time(time)
     if system.varying:
         raise NoSteadyStateError("where the mixing changes over time nothing rests: predict a long run instead")
     extremes = spectrum(system)

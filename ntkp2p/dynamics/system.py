@@ -232,7 +232,7 @@ class LinearSystem:
 
     def models(self, states: Float[np.ndarray, "times n"], /) -> Float[np.ndarray, "times Q d"]:
         """The agents' coordinates in several states."""
-        return self._call(_models, states)
+        return self._call(models_of, states)
 
     def directions(self, basis: Float[np.ndarray, "p n"], /) -> Float[np.ndarray, "p Q d"]:
         """How the agents' coordinates change along vectors of states."""
@@ -316,6 +316,11 @@ def linear_system(
     )
 
 
+def at_round(parameters: PyTree, order: Array | np.ndarray, k: Array) -> PyTree:
+    """The parameters in round k of a mixing that changes: that round's matrix out of the stack of them."""
+    return parameters | {"mixing": parameters["mixing"][jnp.asarray(order)[k % len(order)]]}
+
+
 def linear(advance: Callable, parameters: PyTree, s: Array) -> Array:
     """M s, the derivative of the round."""
     return jax.jvp(partial(advance, parameters), (jnp.zeros_like(s),), (s,))[1]
@@ -326,7 +331,7 @@ advanced = jax.jit(lambda advance, parameters, s: advance(parameters, s), static
 product = jax.jit(linear, static_argnums=0)
 _products = jax.jit(lambda a, p, states: jax.vmap(partial(linear, a, p))(states), static_argnums=0)
 _model = jax.jit(lambda advance, parameters, s: advance.model(parameters, s), static_argnums=0)
-_models = jax.jit(lambda advance, p, states: jax.vmap(partial(advance.model, p))(states), static_argnums=0)
+models_of = jax.jit(lambda advance, p, states: jax.vmap(partial(advance.model, p))(states), static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)

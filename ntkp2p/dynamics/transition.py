@@ -25,8 +25,8 @@ from numpy.typing import ArrayLike
 
 from ntkp2p.devices import free_memory
 from ntkp2p.dynamics import krylov
-from ntkp2p.dynamics.krylov import Reduction, Time
-from ntkp2p.dynamics.system import BLOCK, LinearSystem, linear
+from ntkp2p.dynamics.krylov import TIMES, Reduction, Time
+from ntkp2p.dynamics.system import BLOCK, LinearSystem, at_round, linear
 from ntkp2p.precision import in_float64
 
 #: Up to this many states the dense route is the quicker one.
@@ -49,7 +49,6 @@ PERIODS = 4
 WHOLE = 1e-9
 
 METHODS = ("auto", "dense", "krylov")
-TIMES: tuple[Time, ...] = ("rounds", "flow")
 Method = str
 
 
@@ -518,7 +517,7 @@ def advance_over(
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _advance_over(advance, time, driven, parameters, order, states, begin, count, length):
     def one_round(k, states):
-        now = parameters | {"mixing": parameters["mixing"][order[k % len(order)]]}
+        now = at_round(parameters, order, k)
         if time == "rounds":
             step = partial(advance, now) if driven else partial(linear, advance, now)
         else:
