@@ -32,8 +32,8 @@ class Objective:
     """A predicted measure of every agent as a function that `jax.grad` differentiates in reverse mode.
 
     Called with some of the quantities below, it takes the experiment's own for the others. Not for use inside
-    `jax.jit`: how large a basis must be depends on the numbers. Its own `value_and_grad` is in float64 whatever JAX's
-    flags.
+    `jax.jit`: how large a basis must be depends on the numbers. `value_and_grad` needs no flags of JAX; `jax.grad` of a
+    function that calls this one needs `jax_enable_x64`.
 
     Parameters
     ----------
@@ -93,8 +93,8 @@ class Objective:
         step_size: Any = None,
         targets: Float[Array, "N C"] | np.ndarray | None = None,
         at: Any = None,
-    ) -> Float[Array, " Q"]:
-        """The measure for every agent, shape (Q,).
+    ) -> Float[Array, " Q"] | Float[np.ndarray, " Q"]:
+        """The measure for every agent, shape (Q,): of NumPy, or of JAX inside a function that it differentiates.
 
         Parameters
         ----------
@@ -107,16 +107,35 @@ class Objective:
             y on the training samples, in agent order, shape (N, C).
         at
             The round k, a whole number, by default the last; for time="flow" the flow time t, by default of that round.
+
+        Raises
+        ------
+        ValueError
+            For a round that is not whole, or is to be differentiated.
+        TypeError
+            Inside `jax.jit` or `jax.vmap`, or if JAX differentiates it without `jax_enable_x64`.
         """
+        given = {"mixing": mixing, "step_size": step_size, "targets": targets, "at": at}
+        if not any(isinstance(value, Tracer) for value in given.values()):
+            with jax.enable_x64(True):
+                return np.asarray(self._measure(**given))
+        if jnp.result_type(float) != jnp.float64:
+            raise TypeError(
+                "JAX differentiates in float32 here, and a closed form needs float64: use objective.value_and_grad(...) "
+                "or put it into `with jax.enable_x64(True):`"
+            )
+        return self._measure(**given)
+
+    def _measure(self, *, mixing, step_size, targets, at) -> Array:
         experiment, features, system = self.experiment, self.features, self.system
         assert features is not None
         parameters = dict(system.parameters)
         if mixing is not None:
-            mixing = jnp.asarray(mixing)
+            mixing = jnp.asarray(mixing, float)
             parameters["mixing"] = (mixing + mixing.T) / 2 if system.symmetric else mixing
         eta = jnp.asarray(experiment.algorithm.step_size if step_size is None else step_size, float)
         parameters["algorithm"] = eqx.tree_at(lambda a: a.step_size, parameters["algorithm"], eta)
-        y = jnp.asarray(experiment.data.targets if targets is None else targets)
+        y = jnp.asarray(experiment.data.targets if targets is None else targets, float)
         if targets is not None:
             parameters["targets"] = y[_places(experiment)] * (parameters["weights"] > 0)[..., None]
         state = propagate(system, self.time, self.rtol, parameters, self._rounds(at, eta), jnp.asarray(system.initial))
@@ -145,7 +164,7 @@ class Objective:
         """
         fixed = {k: v for k, v in at.items() if k == "at" and self.time == "rounds"}
         free = {k: jnp.asarray(v, float) for k, v in at.items() if k not in fixed}
-        value, slopes = jax.value_and_grad(lambda free: jnp.mean(self(**free, **fixed)))(free)
+        value, slopes = jax.value_and_grad(lambda free: jnp.mean(jnp.asarray(self(**free, **fixed))))(free)
         return float(value), {name: np.asarray(slope) for name, slope in slopes.items()}
 
     def _rounds(self, at: Any, eta: Array) -> Array:

@@ -1,5 +1,6 @@
 """The central test: an affine model is its own linearisation, so what was trained equals what was predicted."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -52,24 +53,56 @@ def test_whatever_the_split_and_the_features(split, samples, digits):
     np.testing.assert_allclose(predict(experiment).local_loss, train(experiment).local_loss, rtol=1e-10)
 
 
-def test_parameters_are_rebuilt(digits):
-    from ntkp2p import linear_system, solve
-
+@pytest.mark.parametrize("samples", [60, 400], ids=["Cholesky features", "Jacobian features"])
+def test_parameters_and_outputs_are_rebuilt(samples, digits):
     experiment = Experiment(
         model=models.affine(),
-        data=digits(classes=(0, 1, 2)),
+        data=digits(classes=(0, 1, 2), samples=samples),
         mixing=metropolis(graphs.cycle(4)),
         algorithm=ATC(step_size=0.2),
         rounds=50,
-        record=2,
+        record=[20],
     )
     seen = {}
     train(experiment, observe=lambda k, x: seen.update({k: x}))
-    features = experiment.features()
-    system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
-    z = solve(system, [50]).states("rounds").reshape(4, features.rank, features.columns)
-    rebuilt = seen[0] + np.stack([features.parameters(z_q) for z_q in z])
-    np.testing.assert_allclose(rebuilt, seen[50], atol=1e-10 * np.abs(seen[50]).max())
+    predicted = predict(experiment, rtol=1e-12)
+    model = experiment.initialise()
+    new = experiment.data.test_inputs
+    for k in (0, 20, 50):
+        outputs = predicted.outputs(new, k)
+        assert outputs.shape == (4, len(new), 3)
+        for q in range(4):
+            theta = predicted.parameters(q, k)
+            flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(theta)])
+            np.testing.assert_allclose(flat, seen[k][q], rtol=0, atol=1e-10 * np.abs(seen[k]).max())
+            with jax.enable_x64(True):
+                np.testing.assert_allclose(outputs[q], model.apply(theta, new), rtol=0, atol=1e-10)
+    errors = np.sum((predicted.outputs(new) - experiment.data.test_targets) ** 2, axis=-1) / 2
+    np.testing.assert_allclose(errors.mean(axis=1), predicted.test_loss[-1], rtol=1e-12)
+    right = predicted.outputs(new).argmax(axis=-1) == experiment.data.test_labels
+    np.testing.assert_array_equal(right.mean(axis=1), predicted.test_accuracy[-1])
+
+
+def test_models_of_a_run_that_has_none_are_refused(digits, tmp_path):
+    experiment = Experiment(
+        model=models.mlp(width=8, depth=1),
+        data=digits(classes=(0, 1, 2)),
+        mixing=metropolis(graphs.cycle(4)),
+        algorithm=DGD(step_size=0.2),
+        rounds=4,
+        record=[2],
+        kernel="shared",
+    )
+    predicted = predict(experiment)
+    with pytest.raises(ValueError, match="kernel='exact'"):
+        predicted.parameters(0)
+    with pytest.raises(ValueError, match="no agent 4"):
+        predicted.parameters(4)
+    with pytest.raises(ValueError, match=r"round 3 was not recorded, the nearest is 2: record=\[3\]"):
+        predicted.outputs(experiment.data.inputs, 3)
+    for without in (train(experiment), type(predicted).load(predicted.save(tmp_path / "p.nc"))):
+        with pytest.raises(ValueError, match="no models with it"):
+            without.parameters(0)
 
 
 def test_dense_and_krylov_agree(digits):

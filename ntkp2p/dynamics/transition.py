@@ -448,9 +448,10 @@ def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
             found = _Found(one.method, max(found.size, one.size), max(found.error, one.error))
             vectors, start, reached = inner.basis, system.initial[None], 0
             for phase in np.unique(rounds % length):
-                vectors = advance_over(system, vectors, reached, phase - reached, time, driven=False)
-                start = advance_over(system, start, reached, phase - reached, time)
-                reached = phase
+                more = int(phase) - reached
+                vectors = advance_over(system, vectors, reached, more, time, driven=False)
+                start = advance_over(system, start, reached, more, time)
+                reached += more
                 at = np.flatnonzero(rounds % length == phase)
                 c = inner.coefficients["rounds"][which[at]]
                 part = at, np.concatenate([np.ones((len(at), 1)), c], axis=1)
@@ -461,8 +462,8 @@ def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
         for first in range(0, len(rounds), block):
             states = []
             for k in rounds[first : first + block]:
-                state = advance_over(system, state, reached, k - reached, time)
-                reached = k
+                state = advance_over(system, state, reached, int(k) - reached, time)
+                reached = int(k)
                 states.append(state[0] - system.initial)
             at = np.arange(first, first + len(states))
             span.add(np.array(states), {time: (at, np.eye(len(states)))})
