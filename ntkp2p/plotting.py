@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+import networkx as nx
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -112,6 +113,23 @@ def comparison(comparison: "Comparison", variables: Sequence[str], /) -> Figure:
         for i, (ax, variable) in enumerate(zip(axes[0], variables, strict=True)):
             agent_curves(list(comparison.trajectories.values()), variable, ax=ax, legend=i == 0)
     return figure
+
+
+def weighted_graph(mixing: np.ndarray, graph: nx.Graph, /, *, ax: Axes) -> Axes:
+    """A graph whose edges are as broad as their weights, and whose agents are as large as their self-weights."""
+    place = nx.get_node_attributes(graph, "pos") or nx.kamada_kawai_layout(graph)
+    for a, b in graph.edges:
+        (xs, ys), weight = zip(place[a], place[b], strict=True), float(mixing[a, b])
+        ax.plot(xs, ys, color="0.85", linewidth=0.8, zorder=1)
+        ax.plot(xs, ys, color="#2a6f97", linewidth=9 * weight, solid_capstyle="butt", zorder=2)
+    x, y = np.array([place[q] for q in sorted(graph)]).T
+    ax.scatter(x, y, s=40 + 500 * np.diagonal(mixing), color="white", edgecolor="black", linewidth=0.8, zorder=3)
+    for q, at in enumerate(zip(x, y, strict=True)):
+        ax.annotate(str(q), at, ha="center", va="center", fontsize=7, zorder=4)
+    ax.margins(0.15)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    return ax
 
 
 def source_handles(sources: Sequence[str], /) -> list[Line2D]:

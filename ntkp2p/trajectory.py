@@ -122,7 +122,7 @@ class Trajectory:
         """One row for each round and agent."""
         return self.dataset.to_dataframe().reset_index()
 
-    def parameters(self, agent: int, round: float | None = None, /) -> Any:
+    def parameters(self, agent: int, round: float | int | None = None, /) -> Any:
         """The predicted parameters θ_q of an agent's network at a recorded round, in the network's own structure.
 
         Coordinates become parameters by one vector-Jacobian product.
@@ -145,7 +145,7 @@ class Trajectory:
             raise ValueError(f"there is no agent {agent}: they are 0 to {self.dataset.sizes['agent'] - 1}")
         return models.parameters(agent, at)
 
-    def outputs(self, x: np.ndarray, round: float | None = None, /) -> np.ndarray:
+    def outputs(self, x: np.ndarray, round: float | int | None = None, /) -> np.ndarray:
         """Every agent's predicted outputs on inputs x of shape (M, ...) at a recorded round, shape (Q, M, C).
 
         Parameters
@@ -163,7 +163,7 @@ class Trajectory:
         models, at = self._models_at(round)
         return models.outputs(x, at)
 
-    def _models_at(self, round: float | None) -> tuple[Models, float]:
+    def _models_at(self, round: float | int | None) -> tuple[Models, float]:
         rounds = self.dataset["round"].values
         if self.models is None:
             raise ValueError(

@@ -25,6 +25,9 @@ from ntkp2p.dynamics.krylov import Time
 from ntkp2p.dynamics.system import LinearSystem, advanced, linear
 from ntkp2p.dynamics.transition import reduction_for
 
+#: Up to so many times the size of the basis the rounds are summed one by one, which is quicker than powers.
+DIRECT = 10
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def propagate(
@@ -94,6 +97,10 @@ propagate.defvjp(_forward, _backward)
 
 def _sums(adjoint, reduction, rounds: float, time: Time) -> Float[np.ndarray, "a b"]:
     """(Ω, ω): sums over the rounds, or integrals, of d cᵀ and of d."""
+    if time == "rounds" and rounds <= DIRECT * len(reduction.start):
+        k = np.arange(rounds)
+        c = np.pad(reduction.coefficients(k, time), ((0, 0), (0, 1)), constant_values=1.0)
+        return adjoint.coefficients(k[::-1], time, driven=False).T @ c
     first, second = adjoint.matrix, reduction.augmented
     a, b = len(first), len(second)
     start = np.append(np.zeros(b - 1), 1.0)

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.linalg
 
 from ntkp2p.algorithms import ATC, CTA, DGD, World
 
@@ -66,3 +67,42 @@ def test_no_textbook_step_size_where_its_hypotheses_fail():
 
 def test_algorithms_are_pytrees_of_their_constants():
     assert jax.tree.leaves(DGD(step_size=0.1)) == [0.1]
+
+
+MIXINGS = {
+    "symmetric": np.array([[0.4, 0.6, 0.0], [0.6, 0.1, 0.3], [0.0, 0.3, 0.7]]),
+    "doubly stochastic": 0.3 * np.eye(3) + 0.7 * np.roll(np.eye(3), 1, axis=1),
+    "row-stochastic": np.array([[0.5, 0.5, 0.0], [0.1, 0.6, 0.3], [0.05, 0.0, 0.95]]),
+}
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize("algorithm", [DGD, CTA, ATC])
+@pytest.mark.parametrize("share", [0.3, 0.999])
+def test_the_declared_growth_bounds_all_powers_and_the_flow(algorithm, mixing, share):
+    """M^k and exp((M − I) k) of linear models with any Hessians stay below what the algorithm declares."""
+    matrix, rng = MIXINGS[mixing], np.random.default_rng(0)
+    for trial in range(20):
+        factors = rng.normal(size=(3, 2, 4)) * rng.choice([0.1, 1, 3], size=(3, 1, 1))
+        hessians = np.einsum("qnr,qns->qrs", factors, factors)
+        curvature = float(np.linalg.eigvalsh(hessians).max())
+        limits = [2 * np.diagonal(matrix).min(), 1 + np.linalg.eigvalsh(matrix)[0] if mixing == "symmetric" else 0.0]
+        eta = share * (max(limits) if algorithm is DGD else 2.0) / curvature
+        growth = algorithm(step_size=eta).growth(matrix, curvature)
+        assert np.isfinite(growth)
+        hessian, mix = scipy.linalg.block_diag(*hessians), np.kron(matrix, np.eye(4))
+        step = np.eye(12) - eta * hessian
+        one = {DGD: mix - eta * hessian, CTA: step @ mix, ATC: mix @ step}[algorithm]
+        for first in (one, scipy.linalg.expm(one - np.eye(12)), scipy.linalg.expm(0.3 * (one - np.eye(12)))):
+            power = np.eye(12)
+            for _ in range(30 if trial else 300):
+                power = first @ power
+                assert np.linalg.norm(power, 2) <= growth * (1 + 1e-9)
+
+
+def test_no_growth_is_declared_beyond_what_is_known():
+    matrix = MIXINGS["row-stochastic"]
+    assert np.isnan(DGD(step_size=1.01).growth(matrix, 1.0))
+    assert np.isnan(CTA(step_size=2.01).growth(matrix, 1.0))
+    assert np.isnan(ATC(step_size=0.1).growth(matrix - 0.1, 1.0))
+    assert np.isnan(ATC(step_size=0.1).growth(np.array([[1.2, -0.2], [0.3, 0.7]]), 1.0))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from ntkp2p import ATC, CTA, DGD, Experiment, linear_system, models
 from ntkp2p.dynamics import LinearSystem, solve, transition
 from ntkp2p.precision import in_float64
 
@@ -92,6 +93,40 @@ def test_the_error_estimate_bounds_the_error(name, rtol):
         deviation, found = exact - s.initial, solution.states(time) - s.initial
         # scipy's and the recursion's own rounding come on top of the estimate.
         assert relative(found, deviation) <= solution.error + 1e-12
+
+
+@pytest.mark.parametrize("algorithm", [DGD, CTA, ATC])
+@pytest.mark.parametrize("rtol", [1e-3, 1e-7])
+def test_the_bound_holds_where_growth_is_declared(algorithm, rtol, digits):
+    """Not symmetric, not normal, and of a norm that is known: the error stays below the residual's sum."""
+    W = 0.5 * np.eye(6) + 0.5 * np.random.default_rng(0).dirichlet(np.ones(6), size=6)
+    run = Experiment(
+        model=models.mlp(width=32, depth=1),
+        data=digits(agents=6, samples=90),
+        mixing=W,
+        algorithm=algorithm(step_size=0.2),
+        rounds=1,
+    )
+    s = linear_system(run.algorithm, W, run.features(), run.data)
+    assert 1 < s.growth < 5
+    rounds = np.array([1, 3, 10, 100, 1000])
+    exact, found = (solve(s, rounds, method=method, rtol=rtol) for method in ("dense", "krylov"))
+    assert found.size < s.size / 2
+    assert found.error <= rtol
+    for time in ("rounds", "flow"):
+        assert relative(found.states(time), exact.states(time)) <= found.error
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_ten_thousand_times_span_few_vectors(symmetric):
+    hard = system(np.diag(np.linspace(-0.99, 1, 600)), symmetric=symmetric)
+    rounds = np.arange(3000)
+    solution = solve(hard, rounds, method="krylov", rtol=1e-7)
+    assert solution.converged
+    assert len(solution.basis) < 150
+    assert relative(solution.states("rounds")[1:], simulated(hard, rounds)[1:]) <= 1e-7
+    few = rounds[500::500]
+    assert relative(solution.states("flow", few), flow_by_scipy(hard, few)) <= 1e-7
 
 
 @pytest.mark.parametrize("method", ["dense", "krylov"])
