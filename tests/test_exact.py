@@ -80,7 +80,7 @@ def test_parameters_and_outputs_are_rebuilt(samples, digits):
     errors = np.sum((predicted.outputs(new) - experiment.data.test_targets) ** 2, axis=-1) / 2
     np.testing.assert_allclose(errors.mean(axis=1), predicted.test_loss[-1], rtol=1e-12)
     right = predicted.outputs(new).argmax(axis=-1) == experiment.data.test_labels
-    np.testing.assert_array_equal(right.mean(axis=1), predicted.test_accuracy[-1])
+    np.testing.assert_allclose(right.mean(axis=1), predicted.test_accuracy[-1], rtol=1e-12)
 
 
 def test_models_of_a_run_that_has_none_are_refused(digits, tmp_path):
