@@ -90,7 +90,7 @@ def over_initialisations(
     for block, pieces in _rounds(data, len(mean.rounds)):
         totals: dict[tuple[Time, int], Moments] = {}
         for group, system in zip(groups, systems, strict=True):
-            solution = solve(system, mean.rounds[block], rtol=rtol)
+            solution = solve(system, mean.rounds[block], times=times, rtol=rtol)
             errors.append(solution.error)
             for time, (i, piece) in product(times, enumerate(pieces)):
                 found = moments(matrix, start[:, group], system.models(solution.states(time, piece)))
