@@ -7,7 +7,9 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -21,10 +23,12 @@ from threadpoolctl import threadpool_limits
 
 from ntkp2p import measures
 from ntkp2p.dynamics import LinearSystem, Solution, solve
+from ntkp2p.dynamics.krylov import TIMES
 from ntkp2p.experiment import Experiment
 from ntkp2p.figures import FULL, Study
 from ntkp2p.prediction import predictions
 from ntkp2p.training import train
+from ntkp2p.trajectory import Trajectory
 
 #: What every route must reach, and what the reference does.
 ACCURACY, REFERENCE = 1e-6, 1e-11
@@ -74,11 +78,7 @@ def measure_case(plan: dict) -> None:
     before = resident_from_now()
     ours = {name: (lambda kinds=kinds: case.solve(*kinds)) for name, kinds in OURS.items()} | {
         "ours, measured": lambda: measured(case),
-        "ours, predictions": lambda: predictions(
-            case.problem.experiment(plan["horizon"], case.rounds.tolist()),
-            features=case.problem.features,
-            rtol=ACCURACY,
-        ),
+        "ours, predictions": lambda: predicted(case),
     }
     ours = {name: run for name, run in ours.items() if name in plan["routes"]}
     found: dict[str, Any] = {}
@@ -119,9 +119,15 @@ def measure_case(plan: dict) -> None:
 OURS = {"ours, rounds": ("rounds",), "ours, flow": ("flow",), "ours, both": ("rounds", "flow")}
 
 
-def measured(case: Case) -> dict[Any, dict[str, np.ndarray]]:
-    """Every agent's losses and distances at all output times, of rounds and flow."""
-    solution, system, features = case.solve("rounds", "flow"), case.system, case.problem.features
+def predicted(case: Case, *kinds: Any) -> Mapping[Any, Trajectory]:
+    """All that the library says of the run, whether it is stable included, the features being there."""
+    experiment = case.problem.experiment(int(case.rounds[-1]), case.rounds.tolist())
+    return predictions(experiment, times=kinds or TIMES, features=case.problem.features, rtol=ACCURACY)
+
+
+def measured(case: Case, *kinds: Any) -> dict[Any, dict[str, np.ndarray]]:
+    """Every agent's losses and distances at all output times."""
+    solution, system, features = case.solve(*(kinds or TIMES)), case.system, case.problem.features
     directions = np.concatenate([system.model(system.initial)[None], system.directions(solution.basis)])
     errors = (features.initial - case.problem.agent_data.targets).reshape(-1, features.columns)
     factors = measures.factors(directions, features.matrix, errors, case.problem.agent_data)
@@ -134,14 +140,14 @@ def attempt(case: Case, name: str) -> dict:
     if case.system.size > DENSE_MOST.get(name, math.inf):
         return {"note": f"not run: it takes matrices of {8 * case.system.size**2 / 1e9:.3g} GB"}
     try:
-        return integrated(case, name) if name in SOLVERS else timed(case, rival(case, name), TIME[name])
+        return integrated(case, name) if name in SOLVERS else timed(case, rival(case, name), KIND[name])
     except Exception as error:  # a rival's failure is a result
         reason = " ".join(str(error).split())[:120]
         return {"note": f"did not run: {type(error).__name__}: {reason}"}
 
 
 #: Which notion of time a rival computes.
-TIME = {"simulation": "rounds", "training": "rounds"} | dict.fromkeys(("expm", "expm_multiply", *SOLVERS), "flow")
+KIND = {"simulation": "rounds", "training": "rounds"} | dict.fromkeys(("expm", "expm_multiply", *SOLVERS), "flow")
 
 
 def rival(case: Case, name: str) -> Run:
@@ -189,18 +195,20 @@ ONCE = ("dense", "expm_multiply")
 
 
 def measure_times(plan: dict) -> None:
-    """Few output times and many, in turns: the states, and all that is measured on them."""
+    """Few output times and many, in turns: solved and measured, and the whole prediction with given features."""
     tell(begins="setting up")
-    cases = {str(times): Case(plan | {"times": times}) for times in plan["counts"]}
+    cases = {times: Case(plan | {"times": times}) for times in plan["counts"]}
     tell(ends="setting up", row={})
-    for name, case in cases.items():
+    runs = {f"{times}, measured": partial(measured, case, "rounds") for times, case in cases.items()}
+    runs |= {f"{times}, predicted": partial(predicted, case, "rounds") for times, case in cases.items()}
+    for name, run in runs.items():
         tell(begins=name)
-        measured(case)  # compiles
-    seconds = {name: math.inf for name in cases}
+        run()  # compiles
+    seconds = dict.fromkeys(runs, math.inf)
     for _ in range(plan["repetitions"]):
-        for name, case in cases.items():
-            seconds[name] = min(seconds[name], best(lambda case=case: measured(case), 0.0, 0.0, 1))
-    for name in cases:
+        for name, run in runs.items():
+            seconds[name] = min(seconds[name], best(run, 0.0, 0.0, 1))
+    for name in runs:
         tell(ends=name, row={"seconds": seconds[name]})
 
 

@@ -41,7 +41,7 @@ SHARE = 0.8
 ROUNDING = 1e-15
 NEGLIGIBLE = 1e-3
 
-#: Random sums of the requested times' coefficients that stand for all of them, and sums that see what these have missed.
+#: Random sums of the requested times' coefficients that stand for all of them, and sums that see what those miss.
 SKETCH, CHECKS = 192, 8
 #: From how many periods on a period is taken as one step.
 PERIODS = 4
