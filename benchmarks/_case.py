@@ -6,13 +6,9 @@ of. Not for use by hand: see ntk.py.
 
 import json
 import math
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from typing import Any
 
 import _counts as counts
 import jax
@@ -20,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from _memory import device_bytes, peak_resident, resident_from_now
 from _neural_tangents import neural_tangents
+from _process import best, machine, tell
 from jax import lax
 
 from ntkp2p import models
@@ -203,41 +200,6 @@ def jacobian_product(apply, params) -> Pair:
     return lambda one, two: product(params, one, two)
 
 
-def best(run: Callable[[], Any], estimate: float, seconds: float, repetitions: int) -> float:
-    """The shortest of some runs: `repetitions` at most, about `seconds` together, one at least."""
-    shortest = math.inf
-    for _ in range(max(1, min(repetitions, int(seconds / max(estimate, 1e-6))))):
-        start = time.perf_counter()
-        run()
-        shortest = min(shortest, time.perf_counter() - start)
-    return shortest
-
-
-def machine() -> dict:
-    names = ("jax", "jaxlib", "numpy", "neural-tangents")
-    device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "device": f"{device.platform}: {device.device_kind}",
-        "processor": processor(),
-        "cores": cores,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-    }
-
-
-def processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def tell(**line: Any) -> None:
-    print(json.dumps(line, ensure_ascii=False), flush=True)
-
-
 def attempt(case: Case, route: str, form: str, reference: np.ndarray, plan: dict) -> dict:
     try:
         return measure_rival(case, route, form, reference, plan)
@@ -251,7 +213,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     # An accelerator would else multiply float32 in fewer bits, and not in every route.
     jax.config.update("jax_default_matmul_precision", "highest")
-    tell(machine=machine())
+    tell(machine=machine("neural-tangents"))
     case = Case(plan["network"], plan["samples"], plan["dtype"])
     tell(begins=["ours", "ours"])
     repetitions = plan["repetitions"]

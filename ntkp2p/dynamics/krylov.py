@@ -45,6 +45,8 @@ def checked_time(time: str, /) -> Time:
 STEPS = 8
 #: By what factor a basis grows from one look at its error to the next.
 GROWTH = 1.3
+#: Rounds whose coefficients are computed together: what is made on the way stays in a cache.
+AT_ONCE = 512
 #: The smallest basis that is looked at.
 LEAST = 24
 
@@ -81,7 +83,9 @@ class Reduction:
             if not self.symmetric:
                 return self._orbit(np.asarray(rounds), time, driven)[:, : len(self.start)]
             modes, vectors = self._modes
-            return (_scalar_orbits(modes, rounds, time, driven) * (self.start @ vectors)) @ vectors.T
+            start = self.start @ vectors
+            blocks = np.array_split(rounds, len(rounds) // AT_ONCE + 1)
+            return np.concatenate([(_scalar_orbits(modes, k, time, driven) * start) @ vectors.T for k in blocks])
 
     def growth(self, time: Time, horizon: float, /) -> tuple[float, float]:
         """G and ρ ≥ 1 with ‖H^k‖ ≤ G ρ^k, as the powers k = 2^i up to a horizon show it; in the flow, exp(H − I)^k."""
@@ -185,12 +189,15 @@ def _scalar_orbits(modes: np.ndarray, rounds: np.ndarray, time: Time, driven: bo
     logarithm = -mu if time == "flow" else np.log1p(-np.where(positive, mu, 0.0))
     if time == "flow":
         positive = np.full_like(positive, True)
+    negative = ~positive[0]  # no logarithm there; elsewhere a power would cost several exponentials
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        power = np.where(positive, np.exp(k * logarithm), (1 - mu) ** k)
+        power = np.exp(k * logarithm)
+        power[:, negative] = (1 - mu[:, negative]) ** k
         if not driven:
             return power
         # −expm1 keeps the digits of eigenvalues near 1.
-        total = np.where(positive, -np.expm1(k * logarithm), 1 - power)
+        total = -np.expm1(k * logarithm)
+        total[:, negative] = 1 - power[:, negative]
         return np.where(mu == 0, k, total / np.where(mu == 0, 1, mu))
 
 

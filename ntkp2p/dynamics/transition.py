@@ -41,8 +41,8 @@ SHARE = 0.8
 ROUNDING = 1e-15
 NEGLIGIBLE = 1e-3
 
-#: Random sums of the requested times' coefficients that stand for all of them.
-SKETCH = 192
+#: Random sums of the requested times' coefficients that stand for all of them, and sums that see what those miss.
+SKETCH, CHECKS = 192, 8
 #: From how many periods on a period is taken as one step.
 PERIODS = 4
 #: By how much a number of rounds may differ from a whole one by rounding.
@@ -325,7 +325,8 @@ class _Span:
         finite = np.isfinite(norms)
         # Each relative to the largest until then, as the error is.
         scale = np.maximum.accumulate(np.where(finite, norms, 0.0))
-        weights, space = _row_space(rows[finite] / np.where(scale > 0, scale, 1.0)[finite, None], self.rounding)
+        rows /= np.where(scale > 0, scale, 1.0)[:, None]
+        weights, space = _row_space(rows if finite.all() else rows[finite], self.rounding)
         fresh = weights[:, None] * (space if vectors is None else space @ vectors)
         before = len(self.basis)
         if 8 * self.n * (before + len(fresh)) > self.memory:
@@ -368,13 +369,15 @@ def _row_space(rows: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarra
     """Singular values and an orthonormal basis (p, m) of the rows' span, but for directions that are mere rounding."""
     sketch = rows
     if len(rows) > 2 * SKETCH:  # so many times repeat themselves: random sums of them span the same
-        sketch = np.random.default_rng(0).normal(size=(SKETCH, len(rows))) @ rows / math.sqrt(SKETCH)
+        sums = np.random.default_rng(0).normal(size=(SKETCH + CHECKS, len(rows))) @ rows
+        sketch, checks = sums[:SKETCH] / math.sqrt(SKETCH), sums[SKETCH:]
     _, weights, space = scipy.linalg.svd(sketch, full_matrices=False, check_finite=False)
-    kept = weights > rounding * weights.max(initial=0.0)
-    weights, space = weights[kept], space[kept]
-    if sketch is not rows and np.abs(rows - rows @ space.T @ space).max(initial=0.0) > 10 * rounding:
+    # The largest row has length 1: this is by how much any of them may be off, however many there are.
+    least = max(rounding, ROUNDING * weights.max(initial=0.0))
+    kept = weights > least
+    if sketch is not rows and np.linalg.norm(checks - checks @ space[kept].T @ space[kept], axis=1).max() > 10 * least:
         _, weights, space = scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
-    kept = weights > rounding * weights.max(initial=0.0)
+        kept = weights > least
     return weights[kept], space[kept]
 
 
