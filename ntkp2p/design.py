@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from ntkp2p import measures
 from ntkp2p._names import lookup
 from ntkp2p.dynamics import LinearSystem, linear_system, propagate
-from ntkp2p.dynamics.krylov import Time
+from ntkp2p.dynamics.krylov import Time, checked_time
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
@@ -82,6 +82,7 @@ class Objective:
         features = features_of(experiment, self.features)
         if features.spread is not None:
             raise ValueError("an objective is of one initialisation: give the network a finite width")
+        object.__setattr__(self, "time", checked_time(self.time))
         object.__setattr__(self, "features", features)
         system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
         object.__setattr__(self, "system", system)
@@ -99,8 +100,7 @@ class Objective:
         Parameters
         ----------
         mixing
-            W. Whether it is symmetric is decided by the experiment's: a symmetric one must stay so, to which end its
-            symmetric part is taken.
+            W, symmetric if the experiment's is: derivatives are then along symmetric matrices.
         step_size
             η.
         targets
@@ -111,10 +111,12 @@ class Objective:
         Raises
         ------
         ValueError
-            For a round that is not whole, or is to be differentiated.
+            For wrong shapes, a mixing matrix that is not symmetric where the experiment's is, a step size that is not
+            positive, or a round that is not whole or is to be differentiated.
         TypeError
             Inside `jax.jit` or `jax.vmap`, or if JAX differentiates it without `jax_enable_x64`.
         """
+        self._must_fit(mixing=mixing, step_size=step_size, targets=targets, at=at)
         given = {"mixing": mixing, "step_size": step_size, "targets": targets, "at": at}
         if not any(isinstance(value, Tracer) for value in given.values()):
             with jax.enable_x64(True):
@@ -163,9 +165,25 @@ class Objective:
             Some of the arguments of a call; a round (`at` for time="rounds") has no derivative and is left out.
         """
         fixed = {k: v for k, v in at.items() if k == "at" and self.time == "rounds"}
-        free = {k: jnp.asarray(v, float) for k, v in at.items() if k not in fixed}
+        self._must_fit(**dict.fromkeys(("mixing", "step_size", "targets", "at")) | at)
+        free = {k: jnp.asarray(v, float) for k, v in at.items() if k not in fixed and v is not None}
         value, slopes = jax.value_and_grad(lambda free: jnp.mean(jnp.asarray(self(**free, **fixed))))(free)
         return float(value), {name: np.asarray(slope) for name, slope in slopes.items()}
+
+    def _must_fit(self, *, mixing: Any, step_size: Any, targets: Any, at: Any) -> None:
+        """Refuse shapes and numbers that this experiment cannot have; traced ones are known by their shape only."""
+        experiment = self.experiment
+        for name, value, like in (("mixing", mixing, experiment.mixing), ("targets", targets, experiment.data.targets)):
+            if value is not None and np.shape(value) != like.shape:
+                raise ValueError(f"{name} has shape {np.shape(value)}, and {like.shape} is needed")
+        if self.system.symmetric and mixing is not None and not isinstance(mixing, Tracer):
+            W = np.asarray(mixing)
+            if not np.allclose(W, W.T, rtol=0, atol=1e-9):
+                raise ValueError("mixing must be symmetric, as the experiment's is: start from one that is not")
+        if step_size is not None and not isinstance(step_size, Tracer) and not 0 < step_size < np.inf:
+            raise ValueError(f"step_size must be a finite positive number, found {step_size}")
+        if at is not None and not isinstance(at, Tracer) and not 0 <= at < np.inf:
+            raise ValueError(f"at must be a finite time ≥ 0, found {at}: steady_state is for t = ∞")
 
     def _rounds(self, at: Any, eta: Array) -> Array:
         if self.time == "flow":
@@ -174,8 +192,8 @@ class Objective:
         if isinstance(at, Tracer):
             raise ValueError('a round has no derivative: take time="flow" for one with respect to the time')
         k = self.experiment.rounds if at is None else at
-        if k != int(k) or k < 0:
-            raise ValueError(f'rounds are whole numbers ≥ 0, found {k!r}: use time="flow" in between')
+        if k != int(k):
+            raise ValueError(f'rounds are whole numbers, found {k!r}: use time="flow" in between')
         return jnp.asarray(k, float)
 
 
@@ -212,7 +230,7 @@ def best_weights(
     at
         The round; by default the last.
     progress
-        Called with the iteration and the measure there.
+        Called with the number of improvements so far and the measure.
 
     Returns
     -------
@@ -222,13 +240,17 @@ def best_weights(
     Raises
     ------
     ValueError
-        If the experiment's mixing is not symmetric, or as for `Objective`.
+        If the experiment's mixing is not symmetric or has negative weights, or as for `Objective`.
     """
     objective = Objective(experiment, variable, features=features)
     start = experiment.mixing
-    if not np.array_equal(start, start.T):
-        raise ValueError("best_weights starts from a symmetric mixing matrix: for instance metropolis(graph)")
+    if not np.array_equal(start, start.T) or start.min() < 0:
+        raise ValueError(
+            "best_weights starts from a symmetric mixing matrix of weights ≥ 0: for instance metropolis(graph)"
+        )
     heads, tails = np.nonzero(np.triu(start, 1))
+    if not len(heads):
+        return start
     incidence = np.zeros((len(heads), len(start)))
     incidence[np.arange(len(heads)), heads] = incidence[np.arange(len(heads)), tails] = 1
 

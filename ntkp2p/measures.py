@@ -65,7 +65,9 @@ def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, loss: 
     if data.classes is not None:
         signs = outputs.shape[-1] == 1  # targets −1 and +1
         predicted = (outputs[..., 0] > 0).astype(int) if signs else jnp.argmax(outputs, axis=-1)
-        measured["test_accuracy"] = jnp.mean(predicted == data.test_labels, axis=-1, dtype=outputs.dtype)
+        accuracy = jnp.mean(predicted == data.test_labels, axis=-1, dtype=outputs.dtype)
+        # Outputs that are no numbers any more are neither right nor wrong.
+        measured["test_accuracy"] = jnp.where(jnp.isnan(outputs).any(axis=(-1, -2)), jnp.nan, accuracy)
     return measured
 
 
@@ -225,6 +227,12 @@ def distances(x: Float[Array, "*times Q d"], start: Float[Array, " d"], /) -> Pe
     agents = x.shape[-2]
     centred = jnp.matmul(jnp.eye(agents, dtype=x.dtype) - 1 / agents, x, precision="highest")
     return {
-        "consensus_distance": jnp.linalg.norm(centred, axis=-1),
-        "parameter_distance": jnp.linalg.norm(x - start, axis=-1),
+        "consensus_distance": _length(centred),
+        "parameter_distance": _length(x - start),
     }
+
+
+def _length(x: Array) -> Array:
+    """A norm with slope 0 at 0, where it has none."""
+    at_rest = jnp.all(x == 0, axis=-1)
+    return jnp.where(at_rest, 0, jnp.linalg.norm(jnp.where(at_rest[..., None], 1, x), axis=-1))

@@ -158,7 +158,9 @@ def steady_state(
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
     state, residual = solve_steady(system, time=time, rtol=rtol)
     basis, clock = (state - system.initial)[None], checked_time(time)
-    solution = Solution(system, np.array([np.inf]), basis, {clock: np.ones((1, 1))}, "steady", 1, residual, True)
+    solution = Solution(
+        system, np.array([np.inf]), basis, {clock: np.ones((1, 1))}, "steady", 1, {clock: residual}, rtol
+    )
     measured = _measure(experiment, features, solution, (clock,))[clock]
     share = np.repeat(np.sqrt(1 / experiment.data.sizes[experiment.data.owner]), _rows_per_sample(experiment, features))
     errors = (features.initial - experiment.data.targets).reshape(-1, features.columns)
@@ -300,7 +302,7 @@ def _measure_models(experiment: Experiment, features: Features, models: np.ndarr
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: str) -> dict:
+def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: Time) -> dict:
     unstable = extremes.radius > 1 + EDGE if time == "rounds" else extremes.abscissa * solution.system.step_size > EDGE
     of_the_mean = {} if features.spread is None else {"width": "infinite", "spread_error": features.spread.error}
     return {
@@ -312,8 +314,8 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: s
         "method": solution.method,
         "states": solution.system.size,
         "basis": solution.size,
-        "error_estimate": solution.error,
-        "converged": solution.converged,
+        "error_estimate": solution.errors[time],
+        "converged": solution.errors[time] <= solution.rtol,
         **_of(features),
         **of_the_mean,
     }

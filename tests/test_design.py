@@ -15,6 +15,7 @@ from ntkp2p import (
     Objective,
     best_weights,
     check_mixing,
+    data,
     fastest_mixing,
     graphs,
     metropolis,
@@ -116,6 +117,14 @@ def test_jax_differentiates_what_calls_it(digits):
     assert slope == pytest.approx((loss(0.3 + 1e-5) - loss(0.3 - 1e-5)) / 2e-5, rel=1e-6)
 
 
+def test_agents_that_agree_have_a_slope():
+    source = data.load("regression", samples=20, features=2).split(agents=1, by="iid")
+    alone = Experiment(model=models.affine(), data=source, mixing=np.eye(1), algorithm=DGD(step_size=0.1), rounds=5)
+    value, slopes = Objective(alone, "consensus_distance").value_and_grad(step_size=0.1)
+    assert value == slopes["step_size"] == 0
+    np.testing.assert_array_equal(best_weights(alone), np.eye(1))
+
+
 def test_what_cannot_be_differentiated_is_refused(digits):
     experiment = run(digits)
     objective = Objective(experiment)
@@ -126,13 +135,22 @@ def test_what_cannot_be_differentiated_is_refused(digits):
             jax.jit(lambda W: objective(mixing=W))(RING)
         with pytest.raises(ValueError, match="a round has no derivative"):
             jax.grad(lambda k: objective(at=k).mean())(3.0)
-    with pytest.raises(ValueError, match="whole numbers"):
-        objective(at=2.5)
+    for call, message in [
+        ({"at": 2.5}, "whole numbers"),
+        ({"at": -1}, "finite time ≥ 0"),
+        ({"mixing": np.eye(3)}, r"mixing has shape \(3, 3\), and \(5, 5\)"),
+        ({"mixing": DIRECTED}, "must be symmetric"),
+        ({"targets": np.ones(40)}, r"targets has shape \(40,\)"),
+        ({"step_size": -0.1}, "positive number"),
+    ]:
+        for evaluate in (objective, objective.value_and_grad):
+            with pytest.raises(ValueError, match=message):
+                evaluate(**call)
     with pytest.raises(ValueError, match="test_accuracy"):
         Objective(experiment, "test_accuracy")
     with pytest.raises(ValueError, match="use one mixing matrix"):
         Objective(run(digits, mixing=schedules.one_peer_exponential(5)))
     with pytest.raises(ValueError, match="squared error"):
         Objective(dataclasses.replace(experiment, loss="cross_entropy"))
-    with pytest.raises(ValueError, match="symmetric mixing matrix"):
+    with pytest.raises(ValueError, match="symmetric mixing matrix of weights ≥ 0"):
         best_weights(run(digits, mixing=DIRECTED))

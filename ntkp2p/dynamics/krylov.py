@@ -11,7 +11,8 @@ obeys the same system, driven by the residual alone:
     ‖e(k) − V c(k)‖ ≤ G h Σ_{j<k} ρ^(k−1−j) |w·c_j|,   ‖M^i‖ ≤ G ρ^i,
 
 with an integral in place of the sum for the flow. This is a bound where G and ρ are known (an algorithm declares them);
-elsewhere they are taken from the powers of H, and it is an estimate.
+elsewhere they are taken from the powers H^(2^i), and it is an estimate. So it is where the residual is not looked at in
+every round, but in pairs of them: beyond twice the size of the basis.
 
 V is Lanczos' where M is symmetric: without re-orthogonalisation, whose absence does functions of a matrix no harm
 (Druskin and Knizhnerman, 1991), and Arnoldi's otherwise (Saad, 1992).
@@ -97,9 +98,9 @@ class Reduction:
         powers.upto(int(horizon).bit_length() - 1)
         m = len(self.start)
         radius = max(1.0, float(np.abs(np.linalg.eigvals(powers[0][:m, :m])).max()))
-        with np.errstate(over="ignore", invalid="ignore"):
-            norms = [_norm(power[:m, :m] / radius ** float(2**i)) for i, power in enumerate(powers)]
-        return max([1.0, *(norm for norm in norms if np.isfinite(norm))]), radius
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # an unstable system's powers overflow
+            sizes = [np.log(_norm(power[:m, :m])) - 2**i * np.log(radius) for i, power in enumerate(powers)]
+        return float(np.exp(max([0.0, *(size for size in sizes if np.isfinite(size))]))), radius
 
     def expand(self, coefficients: Float[np.ndarray, "*times m"], /) -> Float[np.ndarray, "*times n"]:
         """Vectors of the full space from their coefficients."""
@@ -168,8 +169,9 @@ class _Powers(list):
 
     def upto(self, i: int) -> np.ndarray:
         """P^(2^i)."""
-        while len(self) <= i:
-            self.append(self[-1] @ self[-1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            while len(self) <= i:
+                self.append(self[-1] @ self[-1])
         return self[max(i, 0)]
 
 
@@ -238,7 +240,7 @@ def error_curve(
     growth
         G for ρ = 1, as it is declared, or nan to take both from the reduction.
     """
-    rounds = _looks(horizon)
+    rounds = _looks(horizon, 2 * len(reduction.start))
     if np.isnan(growth):
         growth, radius = reduction.growth(time, horizon)
     else:
@@ -257,11 +259,14 @@ def error_curve(
     return ErrorCurve(rounds[finite], growth * error[finite], size[finite], growth)
 
 
-def _looks(horizon: float) -> np.ndarray:
-    """Every early round, then pairs of neighbours, two dozen an octave: residuals may alternate from round to round."""
-    early = np.arange(min(horizon, 64) + 1)
-    octaves = max(0.0, np.log2(max(horizon, 1) / 64))
-    later = np.floor(np.geomspace(64, max(horizon, 64), int(24 * octaves) + 1)) if octaves else np.empty(0)
+def _looks(horizon: float, every: int) -> np.ndarray:
+    """Every early round, in which a pulse may cross the basis; then pairs of neighbours, two dozen an octave.
+
+    Pairs, for residuals may alternate from round to round.
+    """
+    early = np.arange(min(horizon, every) + 1)
+    octaves = max(0.0, np.log2(max(horizon, 1) / every))
+    later = np.floor(np.geomspace(every, max(horizon, every), int(24 * octaves) + 1)) if octaves else np.empty(0)
     return np.unique(np.clip(np.concatenate([early, later, later + 1, [horizon]]), 0, horizon))
 
 
@@ -330,7 +335,7 @@ def arnoldi(
             remainder = 0.0
         if invariant or size == goal:
             yield Reduction(basis[:size], hessenberg[:size, :size], norm * np.eye(1, size)[0], remainder, False)
-            goal = min(int(goal * GROWTH) + 1, most)
+            goal = min(int(goal * 1.5) + 1, most)  # each look forms powers
         if invariant or size == most:
             return
         hessenberg[size, size - 1] = remainder

@@ -49,11 +49,11 @@ def spectrum(system: LinearSystem, /) -> Spectrum:
         values = np.linalg.eigvals(system.matrix())
         radius, rightmost = np.abs(values).max(), np.real(values).max()
     elif system.symmetric:  # the two ends of a real spectrum tell both
-        rightmost = _extreme(system.apply, system.size, "LA", symmetric=True).real
-        radius = max(abs(rightmost), abs(_extreme(system.apply, system.size, "SA", symmetric=True)))
+        rightmost = extreme(system.apply, system.size, "LA", symmetric=True).real
+        radius = max(abs(rightmost), abs(extreme(system.apply, system.size, "SA", symmetric=True)))
     else:
-        radius = abs(_extreme(system.apply, system.size, "LM"))
-        rightmost = _extreme(system.apply, system.size, "LR").real
+        radius = abs(extreme(system.apply, system.size, "LM"))
+        rightmost = extreme(system.apply, system.size, "LR").real
     return Spectrum(float(radius), float((rightmost - 1) / system.step_size))
 
 
@@ -61,17 +61,36 @@ def _radius(step: Step) -> float:
     size = len(step.initial)
     if size <= DENSE_SIZE:
         return float(np.abs(np.linalg.eigvals(step.matrix())).max())
-    return abs(_extreme(step.linear, size, "LM"))
+    return abs(extreme(step.linear, size, "LM"))
 
 
-def _extreme(apply: Callable[[np.ndarray], np.ndarray], size: int, which: str, *, symmetric: bool = False) -> complex:
+def extreme(
+    apply: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    which: str,
+    /,
+    *,
+    symmetric: bool = False,
+    rtol: float = TOLERANCE,
+) -> complex:
+    """One eigenvalue of a large operator, by ARPACK; NaN if it is not found.
+
+    Parameters
+    ----------
+    apply, size
+        s ↦ M s, for s of shape (size,).
+    which
+        "LM", "LR", "LA" or "SA": the largest modulus or real part, or the end of a real spectrum.
+    symmetric
+        Whether M is.
+    rtol
+        The residual at which it stops.
+    """
     operator = scipy.sparse.linalg.LinearOperator((size, size), matvec=apply, dtype=float)  # pyright: ignore
     solver: Callable = scipy.sparse.linalg.eigsh if symmetric else scipy.sparse.linalg.eigs
     start = np.random.default_rng(0).normal(size=size)
     try:
-        (value,) = solver(
-            operator, 1, which=which, v0=start, ncv=30, tol=TOLERANCE, maxiter=100, return_eigenvectors=False
-        )
+        (value,) = solver(operator, 1, which=which, v0=start, ncv=30, tol=rtol, maxiter=100, return_eigenvectors=False)
     except scipy.sparse.linalg.ArpackNoConvergence:
         return complex("nan")
     return complex(value)

@@ -11,12 +11,14 @@ import scipy.sparse.linalg
 from jaxtyping import Float
 
 from ntkp2p.dynamics.krylov import checked_time
-from ntkp2p.dynamics.stability import EDGE, spectrum
+from ntkp2p.dynamics.stability import EDGE, extreme, spectrum
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.precision import in_float64
 
 #: Up to this many states a dense solve is the quicker one.
 DENSE_SOLVE = 3000
+#: How near to the edge of stability an eigenvalue other than 1 is looked for.
+CLOSE = 1e-3
 #: Iterations of MINRES or GMRES at most.
 ITERATIONS = 20_000
 
@@ -70,10 +72,9 @@ def steady_state(
     start = system.apply(system.initial) + system.offset - system.initial
     if not start.any():
         return system.initial, 0.0
-    if system.size <= DENSE_SOLVE:
-        change = _dense(system, start, turning=time == "rounds" and extremes.radius > 1 - EDGE)
-    else:
-        change = _iterated(system, start, rtol)
+    if time == "rounds" and extremes.radius > 1 - CLOSE:
+        _must_not_turn(system)
+    change = (_dense if system.size <= DENSE_SOLVE else _iterated)(system, start, rtol)
     residual = float(np.linalg.norm(start - change + system.apply(change)) / np.linalg.norm(start))
     if residual > max(1e-6, rtol):
         raise NoSteadyStateError(
@@ -83,17 +84,24 @@ def steady_state(
     return system.initial + change, residual
 
 
-def _dense(system: LinearSystem, start: np.ndarray, *, turning: bool) -> np.ndarray:
-    """(I − M)⁻¹ start; `turning` if eigenvalues of modulus 1 other than 1 are to be looked for."""
+def _must_not_turn(system: LinearSystem) -> None:
+    """Refuse eigenvalues of modulus 1 other than 1: −1 in a large symmetric system, in others the largest one."""
+    if system.size <= DENSE_SOLVE:
+        values = np.linalg.eigvals(system.matrix())
+    else:
+        which = "SA" if system.symmetric else "LM"
+        values = np.array([extreme(system.apply, system.size, which, symmetric=system.symmetric, rtol=EDGE)])
+    values = values[(np.abs(values) > 1 - EDGE) & (np.abs(values - 1) > CLOSE)]
+    if len(values):
+        raise NoSteadyStateError(
+            f"the rounds have no steady state: the eigenvalue {values[0]:.4g} keeps oscillating; try lazy(W) or "
+            'time="flow"'
+        )
+
+
+def _dense(system: LinearSystem, start: np.ndarray, rtol: float) -> np.ndarray:
+    """(I − M)⁻¹ start."""
     matrix = system.matrix()
-    if turning:
-        values = np.linalg.eigvals(matrix)
-        values = values[(np.abs(values) > 1 - EDGE) & (np.abs(values - 1) > 1e-3)]
-        if len(values):
-            raise NoSteadyStateError(
-                f"the rounds have no steady state: the eigenvalue {values[0]:.4g} keeps oscillating; try lazy(W) or "
-                'time="flow"'
-            )
     away = np.eye(system.size) - matrix
     try:
         with warnings.catch_warnings(action="error", category=scipy.linalg.LinAlgWarning):

@@ -188,7 +188,19 @@ class LinearSystem:
         symmetric: bool = False,
         growth: float = float("nan"),
     ) -> "LinearSystem":
-        """A system that is given as matrix and vectors, a single agent's model being the state."""
+        """A system that is given as matrix and vectors, a single agent's model being the state.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not agree, or a matrix that is declared symmetric is not.
+        """
+        if matrix.shape != (len(initial), len(initial)) or offset.shape != initial.shape:
+            raise ValueError(
+                f"M, b and s_0 have shapes {matrix.shape}, {offset.shape}, {initial.shape}: (n, n), (n,), (n,)"
+            )
+        if symmetric and not np.allclose(matrix, matrix.T, rtol=1e-12, atol=1e-14):
+            raise ValueError("the matrix is declared symmetric, but it is not: leave symmetric out")
         return LinearSystem(
             advance=Affine(),
             parameters={"matrix": jnp.asarray(matrix, float), "offset": jnp.asarray(offset, float)},
@@ -207,6 +219,14 @@ class LinearSystem:
     def size(self) -> int:
         """n, the number of states."""
         return len(self.initial)
+
+    @cached_property
+    def rate(self) -> float:
+        """About ‖M − I‖, the fastest rate of the flow, in units of rounds: at least 2."""
+        mixing = np.asarray(self.parameters.get("mixing", np.eye(1)))
+        return float(
+            (1 + np.linalg.norm(mixing, 2, axis=(-2, -1)).max()) * (1 + self.step_size * np.nan_to_num(self.curvature))
+        )
 
     @property
     def varying(self) -> bool:

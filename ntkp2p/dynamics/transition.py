@@ -12,6 +12,7 @@ changes periodically, one period is a linear system again.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from ntkp2p.devices import free_memory
 from ntkp2p.dynamics import krylov
-from ntkp2p.dynamics.krylov import TIMES, Reduction, Time
+from ntkp2p.dynamics.krylov import TIMES, Reduction, Time, checked_time
 from ntkp2p.dynamics.system import BLOCK, LinearSystem, at_round, linear
 from ntkp2p.precision import in_float64
 
@@ -35,14 +36,14 @@ DENSE_SIZE = 400
 KRYLOV_SIZE = {True: 1600, False: 500}
 #: The smallest basis with which a horizon can be covered in windows.
 LEAST_BASIS = 16
-#: The share of the memory that a basis may take; the rest is for what is made of it.
-SHARE = 0.8
+#: Vectors that are kept free of the basis for what is made of it, or half of the memory if that is less.
+RESERVE = 192
 #: What of a trajectory needs no vector of its own: rounding, or beside a Krylov basis this share of its tolerance.
 ROUNDING = 1e-15
 NEGLIGIBLE = 1e-3
 
 #: Random sums of the requested times' coefficients that stand for all of them, and sums that see what those miss.
-SKETCH, CHECKS = 192, 8
+SKETCH = 192
 #: From how many periods on a period is taken as one step.
 PERIODS = 4
 #: By how much a number of rounds may differ from a whole one by rounding.
@@ -71,11 +72,11 @@ class Solution:
         "dense", "krylov", or "products" where the mixing changes and every round is taken.
     size
         The vectors of the largest reduction.
-    error
-        max_t ‖s(t) − s̃(t)‖ / max_{τ ≤ t} ‖s(τ) − s_0‖ over both is at most this: a bound where `system.growth` is
-        known, otherwise an estimate.
-    converged
-        Whether that meets the tolerance asked for.
+    errors
+        By time: max_t ‖s(t) − s̃(t)‖ / max_{τ ≤ t} ‖s(τ) − s_0‖ is at most this; a bound where `system.growth` is known,
+        otherwise an estimate.
+    rtol
+        The tolerance that was asked for.
     """
 
     system: LinearSystem
@@ -84,8 +85,18 @@ class Solution:
     coefficients: dict[Time, np.ndarray]
     method: str
     size: int
-    error: float
-    converged: bool
+    errors: dict[Time, float]
+    rtol: float
+
+    @property
+    def error(self) -> float:
+        """The largest of the errors."""
+        return max(self.errors.values())
+
+    @property
+    def converged(self) -> bool:
+        """Whether all of them meet the tolerance."""
+        return self.error <= self.rtol
 
     def states(self, time: Time, at: slice | np.ndarray = slice(None), /) -> Float[np.ndarray, "times n"]:
         """The states at some of the rounds."""
@@ -126,8 +137,17 @@ def solve(
         a memory in which not even a short basis fits.
     """
     rounds = np.asarray(rounds)
-    if rounds.size == 0 or rounds.dtype.kind not in "iu" or rounds[0] < 0 or (np.diff(rounds) < 0).any():
+    if (
+        rounds.ndim != 1
+        or rounds.size == 0
+        or rounds.dtype.kind not in "iu"
+        or rounds[0] < 0
+        or (np.diff(rounds) < 0).any()
+    ):
         raise ValueError("rounds must be ascending whole numbers, for instance range(0, 101, 10)")
+    if isinstance(times, str) or not len(times):
+        raise ValueError(f'times must name one notion of time or both, as ("rounds", "flow"), found {times!r}')
+    times = [checked_time(time) for time in times]
     _must_be_method(method)
     memory = free_memory() // 2 if memory is None else memory
     span = _Span(
@@ -149,8 +169,8 @@ def solve(
         coefficients=span.coefficients,
         method=found.method,
         size=found.size,
-        error=float(found.error),
-        converged=bool(found.error <= rtol),
+        errors={time: found.errors[time] + span.error for time in times},
+        rtol=rtol,
     )
 
 
@@ -193,9 +213,9 @@ def _constant(system: LinearSystem) -> Step:
 
 @dataclass
 class _Found:
-    method: str = "krylov"
+    method: str
+    errors: dict[Time, float]
     size: int = 0
-    error: float = 0.0
 
 
 #: By time: which of the rounds are made, and the coefficients with which they are.
@@ -209,16 +229,16 @@ def _windows(
     method: Method,
     rtol: float,
     memory: int,
-    sink: Callable[[np.ndarray | None, Parts], None],
+    sink: Callable[[np.ndarray | None, Parts, np.ndarray | None], None],
 ) -> _Found:
     """All deviations from the start, window by window; the sink takes what each of them finds."""
     n, horizon = len(step.initial), float(rounds[-1])
     dense = _is_dense(n, method)
-    found = _Found("dense" if dense else "krylov")
+    found = _Found("dense" if dense else "krylov", dict.fromkeys(times, 0.0))
     most = _most(n, step.symmetric, memory)
     if not dense and most < min(LEAST_BASIS, n):
         raise ValueError(
-            f"a basis of {n} states needs at least {LEAST_BASIS * 8 * n / SHARE / 1e6:.3g} MB and may take "
+            f"a basis of {n} states needs at least {2 * LEAST_BASIS * 8 * n / 1e6:.3g} MB and may take "
             f"{memory / 1e6:.3g} MB: raise memory, or take fewer agents, samples or outputs"
         )
     # (times, the round where the window begins, the deviation there, its error and size so far)
@@ -242,20 +262,16 @@ def _windows(
         for time in times:
             covered = np.flatnonzero((rounds >= begin) & (rounds <= begin + reach[time]))
             parts[time] = covered, reduction.coefficients(rounds[covered] - begin, time)
-            error, largest = _error_at(curves[time], reach[time], n) if curves else (0.0, 0.0)
-            largest = max(largest, size)
-            error = error + carried
-            found.error = max(found.error, error / largest if largest > 0 else 0.0)
+            error, largest, relative = (
+                _errors(curves[time], reach[time], n, carried, size) if curves else (0.0, size, 0.0)
+            )
+            found.errors[time] = max(found.errors[time], relative)
             if reach[time] < left:
                 end = reduction.coefficients(np.array([reach[time]]), time) @ reduction.basis
                 end = end[0] if deviation is None else end[0] + deviation
-                open_windows.append(((time,), begin + reach[time], end, error, largest))
-        vectors = reduction.basis
-        if deviation is not None:  # the coefficient of where the window began is 1
-            vectors = np.concatenate([deviation[None], vectors])  # pyright: ignore
-            parts = {t: (at, np.concatenate([np.ones((len(at), 1)), c], axis=1)) for t, (at, c) in parts.items()}
-        sink(vectors, parts)
-        del vectors, reduction
+                open_windows.append(((time,), begin + reach[time], end, error + carried, largest))
+        sink(reduction.basis, parts, deviation)
+        del reduction
     return found
 
 
@@ -295,10 +311,13 @@ def _relative(curve: krylov.ErrorCurve, carried: float, size: float) -> np.ndarr
     return (curve.error + carried) / np.where(scale > 0, scale, 1.0)
 
 
-def _error_at(curve: krylov.ErrorCurve, reach: float, n: int) -> tuple[float, float]:
-    """The bound of the error when a window ends, rounding included, and the size of the deviation there."""
-    i = min(int(np.searchsorted(curve.rounds, reach)), len(curve.rounds) - 1)
-    return curve.error[i] + np.finfo(float).eps * (n + reach) * curve.growth * curve.size[i], curve.size[i]
+def _errors(curve: krylov.ErrorCurve, reach: float, n: int, carried: float, size: float) -> tuple[float, float, float]:
+    """The bound of the error and the deviation's size when a window ends; the largest relative error until then."""
+    until = curve.rounds <= reach
+    rounding = np.finfo(float).eps * (n + reach) * curve.growth
+    scale = np.maximum(curve.size[until], size)
+    relative = (curve.error[until] + carried) / np.where(scale > 0, scale, 1.0) + rounding
+    return float(curve.error[until][-1] + rounding * scale[-1]), float(scale[-1]), float(relative.max())
 
 
 @dataclass
@@ -312,43 +331,59 @@ class _Span:
     rounding: float
     basis: np.ndarray = field(init=False)
     coefficients: dict[Time, np.ndarray] = field(init=False)
+    #: What is left out, relative to the largest deviation so far.
+    error: float = 0.0
 
     def __post_init__(self):
         self.basis = np.zeros((0, self.n))
         self.coefficients = {time: np.zeros((self.count, 0)) for time in self.times}
 
-    def add(self, vectors: np.ndarray | None, parts: Parts, /) -> None:
-        """Take in vectors (m, n), or None for the identity, and the coefficients with which they make some times."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            rows = np.concatenate([c for _, c in parts.values()])
-            norms = np.linalg.norm(rows, axis=1)
-        finite = np.isfinite(norms)
-        # Each relative to the largest until then, as the error is.
-        scale = np.maximum.accumulate(np.where(finite, norms, 0.0))
-        rows /= np.where(scale > 0, scale, 1.0)[:, None]
-        weights, space = _row_space(rows if finite.all() else rows[finite], self.rounding)
+    def add(self, vectors: np.ndarray | None, parts: Parts, origin: np.ndarray | None = None, /) -> None:
+        """Take in what some times are made of: c · vectors, with vectors (m, n) that are orthonormal but for rounding.
+
+        Parameters
+        ----------
+        vectors
+            None for the identity.
+        parts
+            The coefficients c.
+        origin
+            What is added to each of them, shape (n,).
+        """
+        offset = 0.0 if origin is None else float(np.linalg.norm(origin))
+        finite = {time: np.isfinite(c).all(axis=1, keepdims=True) for time, (_, c) in parts.items()}
+        rows = np.concatenate(
+            [_relative_rows(np.where(finite[time], c, 0.0), offset) for time, (_, c) in parts.items()]
+        )
+        weights, space, missed = _row_space(rows, self.rounding)
+        self.error = max(self.error, missed)
         fresh = weights[:, None] * (space if vectors is None else space @ vectors)
+        if origin is not None and offset > 0:
+            fresh, weights = np.concatenate([fresh, origin[None] / offset]), np.append(weights, 1.0)
         before = len(self.basis)
         if 8 * self.n * (before + len(fresh)) > self.memory:
             raise ValueError(
                 f"the states at the rounds asked for span {before + len(fresh)} vectors of {self.n} numbers, more than "
-                f"the {self.memory / 1e6:.0f} MB they may take: ask for fewer rounds, or raise memory"
+                f"the {self.memory / 1e6:.3g} MB they may take: ask for fewer rounds, or raise memory"
             )
-        change = np.eye(len(fresh))
-        if before:
-            fresh, change = self._beyond(fresh)
-        elif fresh.size:
-            self.basis = fresh
+        if before or offset > 0:
+            unit = self._beyond(fresh)
+        else:
+            self.basis = fresh if len(fresh) else np.zeros((1, self.n))
+            unit = np.eye(len(fresh), len(self.basis))
         for time in self.times:
             wider = np.pad(self.coefficients[time], ((0, 0), (0, len(self.basis) - before)))
             if time in parts:
                 at, c = parts[time]
                 with np.errstate(invalid="ignore", over="ignore"):
-                    wider[at] = ((c @ space.T) / weights) @ change
+                    own = c @ space.T
+                    if offset > 0:
+                        own = np.append(own, np.full((len(at), 1), offset), axis=1)
+                    wider[at] = np.where(finite[time], (own / weights) @ unit, np.nan)
             self.coefficients[time] = wider
 
-    def _beyond(self, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Extend the basis, now orthonormal, by what new vectors have beyond it; their coefficients in it."""
+    def _beyond(self, fresh: np.ndarray) -> np.ndarray:
+        """Extend the basis, now orthonormal, by what new vectors have beyond it; gives their coefficients in it."""
         q, r = np.linalg.qr(self.basis.T)
         self.basis = q.T
         with np.errstate(invalid="ignore", over="ignore"):
@@ -358,27 +393,46 @@ class _Span:
             overlap = rest @ self.basis.T
             old, rest = old + overlap, rest - overlap @ self.basis
         q, r, order = scipy.linalg.qr(rest.T, mode="economic", pivoting=True)  # pyright: ignore
-        kept = int((np.abs(np.diagonal(r)) > self.rounding * np.linalg.norm(fresh, axis=1).max(initial=0.0)).sum())
+        kept = int((np.abs(np.diagonal(r)) > self.rounding).sum())
         new = np.zeros((len(fresh), kept))
         new[order] = r[:kept].T
         self.basis = np.concatenate([self.basis, q[:, :kept].T])  # pyright: ignore
-        return self.basis, np.concatenate([old, new], axis=1)
+        return np.concatenate([old, new], axis=1)
 
 
-def _row_space(rows: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarray]:
-    """Singular values and an orthonormal basis (p, m) of the rows' span, but for directions that are mere rounding."""
+def _relative_rows(rows: np.ndarray, least: float) -> np.ndarray:
+    """Each relative to the longest of those until then, as the error is; their squares may overflow."""
+    largest = np.abs(rows).max(axis=1, initial=0.0)
+    unit = rows / np.where(largest > 0, largest, 1.0)[:, None]
+    lengths = np.linalg.norm(unit, axis=1) * np.minimum(largest, np.finfo(float).max / rows.shape[1])
+    longest = np.maximum(np.maximum.accumulate(lengths), least)
+    return rows / np.where(longest > 0, longest, 1.0)[:, None]
+
+
+def _row_space(rows: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Singular values and an orthonormal basis (p, m) of the span of rows, no longer than 1, but for mere rounding.
+
+    Also by how much any row is missed.
+    """
     sketch = rows
     if len(rows) > 2 * SKETCH:  # so many times repeat themselves: random sums of them span the same
-        sums = np.random.default_rng(0).normal(size=(SKETCH + CHECKS, len(rows))) @ rows
-        sketch, checks = sums[:SKETCH] / math.sqrt(SKETCH), sums[SKETCH:]
-    _, weights, space = scipy.linalg.svd(sketch, full_matrices=False, check_finite=False)
-    # The largest row has length 1: this is by how much any of them may be off, however many there are.
-    least = max(rounding, ROUNDING * weights.max(initial=0.0))
-    kept = weights > least
-    if sketch is not rows and np.linalg.norm(checks - checks @ space[kept].T @ space[kept], axis=1).max() > 10 * least:
-        _, weights, space = scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
+        sketch = np.random.default_rng(0).normal(size=(SKETCH, len(rows))) @ rows / math.sqrt(SKETCH)
+    for chosen in (sketch, rows):
+        _, weights, space = scipy.linalg.svd(chosen, full_matrices=False, check_finite=False)
+        least = max(rounding, ROUNDING * weights.max(initial=0.0))
         kept = weights > least
-    return weights[kept], space[kept]
+        weights, space = weights[kept], space[kept]
+        missed = max(
+            (np.linalg.norm(some - some @ space.T @ space, axis=1).max(initial=0.0) for some in _blocks(rows)),
+            default=0.0,
+        )
+        if missed <= 10 * least:
+            break
+    return weights, space, float(missed)
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(rows, len(rows) // krylov.AT_ONCE + 1)
 
 
 def reduction_for(
@@ -434,22 +488,23 @@ def _at_rest(n: int) -> Reduction:
 
 def _most(n: int, symmetric: bool, memory: int) -> int:
     """The vectors that a basis may have."""
-    return min(KRYLOV_SIZE[symmetric], int(SHARE * memory) // (8 * n))
+    fitting = memory // (8 * n)
+    return min(KRYLOV_SIZE[symmetric], fitting - min(RESERVE, fitting // 2))
 
 
 def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
     """Deviations of a system whose mixing changes: period by period, or round by round."""
     length = len(system.order)
-    found = _Found("products")
+    found = _Found("products", {})
     if not system.periodic and rounds[-1] > length:
         raise ValueError(f"the mixing is given for {length} rounds, and round {rounds[-1]} is asked for")
     if system.periodic and rounds[-1] >= PERIODS * length:
         wholes, which = np.unique(rounds // length, return_inverse=True)
         for time in times:
-            inner = _Span(system.size, ("rounds",), len(wholes), memory, span.rounding)
+            inner = _Span(system.size, ("rounds",), len(wholes), memory, ROUNDING)
             one = _windows(period(system, time), wholes, ("rounds",), method, rtol, memory, inner.add)
-            found = _Found(one.method, max(found.size, one.size), max(found.error, one.error))
-            vectors, start, reached = inner.basis, system.initial[None], 0
+            found.method, found.size = one.method, max(found.size, one.size)
+            vectors, start, reached, amplified = inner.basis, system.initial[None], 0, 1.0
             for phase in np.unique(rounds % length):
                 more = int(phase) - reached
                 vectors = advance_over(system, vectors, reached, more, time, driven=False)
@@ -457,8 +512,12 @@ def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
                 reached += more
                 at = np.flatnonzero(rounds % length == phase)
                 c = inner.coefficients["rounds"][which[at]]
-                part = at, np.concatenate([np.ones((len(at), 1)), c], axis=1)
-                span.add(np.concatenate([start - system.initial, vectors]), {time: part})
+                basis, r = np.linalg.qr(np.concatenate([start - system.initial, vectors]).T)
+                amplified = max(
+                    amplified, float(np.linalg.norm(r[:, 1:], 2) / max(np.linalg.norm(inner.basis, 2), 1e-300))
+                )
+                span.add(basis.T, {time: (at, np.append(np.ones((len(at), 1)), c, axis=1) @ r.T)})
+            found.errors[time] = amplified * (one.errors["rounds"] + inner.error)
         return found
     for time in times:
         state, reached, block = system.initial[None], 0, max(1, BLOCK // (8 * system.size))
@@ -469,8 +528,10 @@ def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
                 reached = int(k)
                 states.append(state[0] - system.initial)
             at = np.arange(first, first + len(states))
-            span.add(np.array(states), {time: (at, np.eye(len(states)))})
-    found.error = float(np.finfo(float).eps * (system.size + rounds[-1]) * np.nan_to_num(system.growth, nan=1.0))
+            q, r = np.linalg.qr(np.array(states).T)
+            span.add(q.T, {time: (at, r.T)})
+        rounding = np.finfo(float).eps * (system.size + rounds[-1])
+        found.errors[time] = float(rounding * np.nan_to_num(system.growth, nan=1.0))
     return found
 
 
@@ -513,26 +574,38 @@ def advance_over(
         In flow, the share of each of these rounds that passes.
     """
     advanced = _advance_over(
-        system.advance, time, driven, system.parameters, system.order, jnp.asarray(states, float), begin, count, length
+        system.advance,
+        time,
+        driven,
+        system.parameters,
+        system.order,
+        jnp.asarray(states, float),
+        begin,
+        count,
+        length,
+        math.ceil(system.rate / 2),
     )
     return np.asarray(advanced)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _advance_over(advance, time, driven, parameters, order, states, begin, count, length):
+def _advance_over(advance, time, driven, parameters, order, states, begin, count, length, parts):
     def one_round(k, states):
         now = at_round(parameters, order, k)
         if time == "rounds":
             step = partial(advance, now) if driven else partial(linear, advance, now)
         else:
-            step = partial(_exponential, advance, now, driven, length)
+            step = partial(_exponential, advance, now, driven, length / parts, parts)
         return jax.vmap(step)(states)
 
     return jax.lax.fori_loop(begin, begin + count, one_round, states)
 
 
-def _exponential(advance, parameters, driven: bool, length, s: Array) -> Array:
-    """The flow over a share of one round: e^{ℓ (M − I)} as e^{−ℓ} Σ (ℓ M)^j / j!, with b as one more state."""
+def _exponential(advance, parameters, driven: bool, length, parts, s: Array) -> Array:
+    """The flow over parts of one round: e^{ℓ (M − I)} as e^{−ℓ} Σ (ℓ M)^j / j!, with b as one more state.
+
+    Parts are so short that no term is much larger than the sum.
+    """
     offset = advance(parameters, jnp.zeros_like(s)) if driven else jnp.zeros_like(s)
 
     def more(carry):
@@ -544,10 +617,13 @@ def _exponential(advance, parameters, driven: bool, length, s: Array) -> Array:
         term = length / j * (linear(advance, parameters, term) + unit * offset)
         return total + term, term, length / j * unit, j + 1
 
-    weight = jnp.exp(-length)
-    # The first term is counted even if it is 0: the offset may still drive what rests at 0.
-    first = add((weight * s, weight * s, weight, 1.0))
-    return jax.lax.while_loop(more, add, first)[0]
+    def part(_, s):
+        weight = jnp.exp(-length)
+        # The first term is counted even if it is 0: the offset may still drive what rests at 0.
+        first = add((weight * s, weight * s, weight, 1.0))
+        return jax.lax.while_loop(more, add, first)[0]
+
+    return jax.lax.fori_loop(0, parts, part, s)
 
 
 @dataclass(frozen=True)
@@ -591,17 +667,26 @@ class Transition:
         Raises
         ------
         ValueError
-            If the states are not of this system, or for an unknown method.
+            If the states are not of this system or not finite, or for an unknown method.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the error is larger than `rtol`, as that of a strongly non-normal system may be.
         """
-        state = np.asarray(state, float)
-        if len(state) != self.system.size or state.ndim > 2:
+        state = np.asarray(state)
+        if not (np.isrealobj(state) and np.isfinite(state).all()):
+            raise ValueError("states must be finite real numbers")
+        if state.ndim not in (1, 2) or len(state) != self.system.size:
             raise ValueError(f"states have shape {state.shape}: ({self.system.size},), or columns of it, is needed")
         _must_be_method(method)
-        columns = state.reshape(len(state), -1).T
+        columns = state.astype(float).reshape(len(state), -1).T
         if self.system.varying:
             moved = self._varying(columns, method, rtol)
         else:
-            moved = np.array([self._power(_constant(self.system), s, self._rounds, method, rtol) for s in columns])
+            moved = np.array(
+                [self._power(_constant(self.system), s, self._rounds, method, rtol, self.time) for s in columns]
+            )
         return moved.T.reshape(state.shape)
 
     @property
@@ -609,12 +694,15 @@ class Transition:
         length = self.end - self.begin
         return float(length if self.time == "rounds" else length / self.system.step_size)
 
-    def _power(self, step: Step, state, power, method, rtol, time: Time | None = None) -> np.ndarray:
+    def _power(self, step: Step, state, power, method, rtol, time: Time) -> np.ndarray:
         """The step without its offset, `power` times."""
-        time = time or self.time
         span = _Span(len(state), (time,), 1, 2**63, ROUNDING)
         homogeneous = replace(step, initial=state, affine=step.linear)
-        _windows(homogeneous, np.array([power]), (time,), method, rtol, free_memory() // 2, span.add)
+        found = _windows(homogeneous, np.array([power]), (time,), method, rtol, free_memory() // 2, span.add)
+        if found.errors[time] > rtol:
+            warnings.warn(
+                f"Φ s is accurate to {found.errors[time]:.1g} in place of {rtol:g}", RuntimeWarning, stacklevel=4
+            )
         return state + (span.coefficients[time] @ span.basis)[0]
 
     def _varying(self, states, method, rtol) -> np.ndarray:
@@ -649,8 +737,12 @@ def transition(system: LinearSystem, t: float | int, t0: float | int = 0, /, *, 
     ValueError
         If t < t₀, rounds are not whole numbers, or t is beyond the end of a mixing sequence.
     """
-    if not 0 <= t0 <= t:
-        raise ValueError(f"transition(t, t0) runs forward from t0 ≥ 0: found t = {t:g} and t0 = {t0:g}")
+    time = checked_time(time)
+    if not 0 <= t0 <= t < math.inf:
+        raise ValueError(
+            f"transition(t, t0) runs forward from t0 ≥ 0 to a finite t, found t = {t:g} and t0 = {t0:g}; "
+            "steady_state is for t = ∞"
+        )
     if time == "rounds" and (int(t) != t or int(t0) != t0):
         raise ValueError(f'rounds are whole numbers, found {t:g} and {t0:g}: use time="flow" in between')
     end = t if time == "rounds" else t / system.step_size

@@ -133,11 +133,11 @@ class Features:
         ValueError
             If the kernel or its factor does not fit into the memory, or the kernel is zero or not finite.
         """
-        initial_at = jax.jit(lambda x: model.apply(model.params, x))
+        initial_at = jax.jit(model.apply)  # parameters as arguments: as constants they would be compiled in
 
         @in_float64
         def outputs_at(x):
-            return np.asarray(initial_at(jnp.asarray(x, jnp.float64)))
+            return np.asarray(initial_at(model.params, jnp.asarray(x, jnp.float64)))
 
         initial = outputs_at(x)
         apply, params, outputs, columns = model.apply, model.params, kernel, 1

@@ -108,6 +108,14 @@ def test_why_nothing_rests_is_said(system, time, message):
         rest(system, time=time)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_large_system_that_oscillates_is_refused(symmetric, monkeypatch):
+    monkeypatch.setattr(steady, "DENSE_SOLVE", 10)
+    values = np.r_[-1.0, np.linspace(-0.9, 0.9, 499)]
+    with pytest.raises(NoSteadyStateError, match="eigenvalue -1.* keeps oscillating"):
+        rest(raw(np.diag(values), np.ones(500), np.zeros(500), symmetric=symmetric))
+
+
 def test_the_flow_rests_where_the_rounds_oscillate():
     system = raw(np.diag([0.5, -1.0]), [1, 1], [0, 0])
     np.testing.assert_allclose(rest(system, time="flow")[0], [2, 0.5])

@@ -190,6 +190,56 @@ def test_a_basis_that_may_not_grow_is_started_anew(symmetric):
             assert relative(found, deviation) <= solution.error + 1e-12
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_windows_do_not_depend_on_the_units(scale, symmetric):
+    n, rounds = 420, np.unique(np.geomspace(1, 1000, 20).astype(int))
+    values = np.linspace(-0.9, 0.9995, n)
+    matrix = np.diag(values) + (0 if symmetric else 0.02) * np.eye(n, k=1)
+    offset, initial = scale * np.random.default_rng(0).normal(size=(2, n))
+    s = LinearSystem.of(matrix, offset, initial, symmetric=symmetric)
+    windows, whole = (solve(s, rounds, method=m, memory=8 * n * 100) for m in ("krylov", "dense"))
+    assert windows.converged
+    for time in ("rounds", "flow"):
+        deviation = whole.states(time) - initial
+        assert relative(windows.states(time) - initial, deviation) <= windows.errors[time] + 1e-12
+
+
+@pytest.mark.parametrize("method", ["dense", "krylov"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("memory", [None, 8 * 500 * 60])
+def test_an_unstable_run_is_followed_until_it_leaves_the_numbers(method, symmetric, memory):
+    values = np.r_[1.2, np.linspace(-0.9, 0.99, 499)]
+    s = LinearSystem.of(np.diag(values), np.ones(500), np.zeros(500), symmetric=symmetric)
+    # 1.2^2000 is 1e158: its square is no number any more. 1.2^20000 itself is none.
+    solution = solve(s, [0, 10, 2000, 20000], times=("rounds",), method=method, memory=memory)
+    first = solution.states("rounds")[:, 0]
+    with np.errstate(over="ignore"):
+        exact = (1.2 ** np.array([0, 10, 2000.0]) - 1) / 0.2
+    np.testing.assert_allclose(first[:3], exact, rtol=1e-6)
+    assert np.isnan(first[3])
+
+
+def test_a_pulse_that_crosses_the_basis_late_is_seen():
+    """On a directed ring the residual is zero but in the few rounds when the pulse leaves the basis."""
+    n, rounds = 450, np.unique(np.geomspace(1, 2000, 40).astype(int))
+    ring = np.roll(np.eye(n), 1, axis=0)
+    pulse = np.linalg.matrix_power(np.eye(n) - ring, 4)[0]
+    s = LinearSystem.of(ring, 0 * pulse, pulse, growth=1.0)
+    solution = solve(s, rounds, times=("rounds",), method="krylov", rtol=1e-5)
+    exact = np.array([np.roll(pulse, k) for k in rounds]) - pulse
+    assert relative(solution.states("rounds") - pulse, exact) <= solution.error
+
+
+def test_what_the_span_leaves_out_is_counted():
+    s = system(symmetrised(with_spectrum(np.linspace(-0.9, 0.999, 30))), symmetric=True)
+    rounds = np.arange(1, 2000)
+    rough, fine = solve(s, rounds, method="krylov", rtol=1e-3), solve(s, rounds, method="dense")
+    for time in ("rounds", "flow"):
+        error = relative(rough.states(time) - s.initial, fine.states(time) - s.initial)
+        assert 1e-12 < error <= rough.errors[time] * (1 + 1e-6)
+
+
 def test_a_basis_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"needs at least 0\.08 MB and may take 0\.001 MB: raise memory"):
         solve(system(np.eye(500)), [400], method="krylov", memory=1000)
@@ -208,6 +258,14 @@ def test_resting_system_rests():
         (lambda s: solve(s, [3, 1]), "ascending whole numbers"),
         (lambda s: solve(s, [0.5]), "ascending whole numbers"),
         (lambda s: solve(s, []), "ascending whole numbers"),
+        (lambda s: solve(s, 5), "ascending whole numbers"),
+        (lambda s: solve(s, [1], times="rounds"), "one notion of time or both"),
+        (lambda s: solve(s, [1], times=()), "one notion of time or both"),
+        (lambda s: transition(s, np.inf), "to a finite t"),
+        (lambda s: transition(s, 1) @ 3.0, "states have shape"),
+        (lambda s: transition(s, 1) @ np.array([1j, 0]), "finite real numbers"),
+        (lambda s: LinearSystem.of(np.eye(3), np.ones(2), np.ones(3)), "have shapes"),
+        (lambda s: LinearSystem.of(np.eye(2) + np.eye(2, k=1), np.ones(2), np.ones(2), symmetric=True), "it is not"),
         (lambda s: transition(s, 1, 2), "runs forward"),
         (lambda s: transition(s, 1.5, time="rounds"), "whole numbers"),
     ],

@@ -170,6 +170,32 @@ def test_the_flow_of_another_loss_follows_the_schedule(digits):
     np.testing.assert_allclose(found, state, rtol=0, atol=1e-9 * np.linalg.norm(state))
 
 
+@pytest.mark.parametrize("stiffness", [5, 80])
+def test_a_stiff_flow_is_summed_without_cancellation(stiffness, digits):
+    """The flow of DGD is stable for any step size, where the rounds are not."""
+    run = Experiment(
+        model=models.affine(),
+        data=digits(agents=4, samples=24),
+        mixing=MATRICES[0],
+        algorithm=DGD(step_size=1.0),
+        rounds=1,
+    )
+    features = run.features()
+    eta = stiffness / linear_system(run.algorithm, MATRICES[0], features, run.data).curvature
+    schedule = schedules.sequence([MATRICES[0], MATRICES[2], MATRICES[0]])
+    system = linear_system(DGD(step_size=eta), schedule, features, run.data)
+    state = np.append(system.initial, 1.0)
+    for W in (MATRICES[0], MATRICES[2], MATRICES[0]):
+        one = linear_system(DGD(step_size=eta), W, features, run.data)
+        zero = np.zeros((1, one.size + 1))
+        state = (
+            scipy.linalg.expm(np.block([[np.block([one.matrix() - np.eye(one.size), one.offset[:, None]])], [zero]]))
+            @ state
+        )
+    found = solve(system, [3], times=("flow",)).states("flow")[0]
+    np.testing.assert_allclose(found, state[:-1], rtol=0, atol=1e-10 * np.linalg.norm(state))
+
+
 def test_beyond_the_end_is_refused(pieces):
     system, _ = pieces["sequence"]
     with pytest.raises(ValueError, match="given for 60 rounds, and round 61"):
