@@ -35,7 +35,7 @@ RIVALS = {
     "Kvaerno5": FLOW,
 }
 #: Bytes that a basis may take where a million states shall stay within `PEAK`.
-MEMORY, PEAK = int(3.5 * GIB), 6 * GIB
+MEMORY, PEAK = int(4.5 * GIB), 6 * GIB
 #: What a study varies, the other axes staying where they are.
 STUDIES = {
     "agents": [8, 16, 32, 64, 128, 256, 512],
