@@ -179,16 +179,16 @@ class LinearSystem:
     @staticmethod
     @in_float64
     def of(
-        matrix: Float[np.ndarray, "n n"],
-        offset: Float[np.ndarray, " n"],
-        initial: Float[np.ndarray, " n"],
+        matrix: np.ndarray,
+        offset: np.ndarray,
+        initial: np.ndarray,
         /,
         *,
         step_size: float = 1.0,
         symmetric: bool = False,
         growth: float = float("nan"),
     ) -> "LinearSystem":
-        """A system that is given as matrix and vectors, a single agent's model being the state.
+        """A system that is given as M (n, n), b and s_0 (n,), a single agent's model being the state.
 
         Raises
         ------

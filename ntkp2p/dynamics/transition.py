@@ -107,10 +107,10 @@ class Solution:
 @in_float64
 def solve(
     system: LinearSystem,
-    rounds: ArrayLike,
+    rounds: ArrayLike | int,
     /,
     *,
-    times: Sequence[Time] = TIMES,
+    times: Sequence[str] | str = TIMES,
     method: Method = "auto",
     rtol: float = 1e-8,
     memory: int | None = None,
@@ -147,21 +147,21 @@ def solve(
         raise ValueError("rounds must be ascending whole numbers, for instance range(0, 101, 10)")
     if isinstance(times, str) or not len(times):
         raise ValueError(f'times must name one notion of time or both, as ("rounds", "flow"), found {times!r}')
-    times = [checked_time(time) for time in times]
+    asked: list[Time] = [checked_time(time) for time in times]
     _must_be_method(method)
     memory = free_memory() // 2 if memory is None else memory
     span = _Span(
         system.size,
-        times,
+        asked,
         len(rounds),
         memory,
         ROUNDING if _is_dense(system.size, method) else max(ROUNDING, NEGLIGIBLE * rtol),
     )
     if system.varying:
-        found = _solve_varying(system, rounds, times, method, rtol, memory, span)
+        found = _solve_varying(system, rounds, asked, method, rtol, memory, span)
     else:
         step = _constant(system)
-        found = _windows(step, rounds, tuple(times), method, rtol, memory, span.add)
+        found = _windows(step, rounds, tuple(asked), method, rtol, memory, span.add)
     return Solution(
         system=system,
         rounds=rounds,
@@ -169,7 +169,7 @@ def solve(
         coefficients=span.coefficients,
         method=found.method,
         size=found.size,
-        errors={time: found.errors[time] + span.error for time in times},
+        errors={time: found.errors[time] + span.error for time in asked},
         rtol=rtol,
     )
 
@@ -302,7 +302,7 @@ def _grown(
         good = (curve.error <= rtol * np.maximum(curve.size, size) * curve.rounds / horizon) & (curve.rounds >= 1)
         # Rounds within a Krylov space are exact; a flow that no window covers is taken as far as a good one goes.
         least = len(reduction.start) - 1 if time == "rounds" else max(1, len(reduction.start) // 4)
-        reach[time] = min(left, max(least, float(np.floor(curve.rounds[good]).max(initial=0))))
+        reach[time] = min(left, max(float(least), float(np.floor(curve.rounds[good]).max(initial=0))))
     return reduction, curves, reach
 
 
@@ -655,12 +655,12 @@ class Transition:
             return np.linalg.matrix_power(matrix, int(self.end - self.begin))
         return scipy.linalg.expm(self._rounds * (matrix - np.eye(len(matrix))))
 
-    def __matmul__(self, state: np.ndarray) -> np.ndarray:
+    def __matmul__(self, state: ArrayLike) -> np.ndarray:
         return self.apply(state)
 
     @in_float64
     def apply(
-        self, state: Float[np.ndarray, "n *columns"], /, *, method: Method = "auto", rtol: float = 1e-8
+        self, state: ArrayLike, /, *, method: Method = "auto", rtol: float = 1e-8
     ) -> Float[np.ndarray, "n *columns"]:
         """Φ s, for one state of shape (n,) or several as columns, (n, p), by the method of `solve` and as accurately.
 

@@ -112,7 +112,7 @@ def test_why_nothing_rests_is_said(system, time, message):
 def test_a_large_system_that_oscillates_is_refused(symmetric, monkeypatch):
     monkeypatch.setattr(steady, "DENSE_SOLVE", 10)
     values = np.r_[-1.0, np.linspace(-0.9, 0.9, 499)]
-    with pytest.raises(NoSteadyStateError, match="eigenvalue -1.* keeps oscillating"):
+    with pytest.raises(NoSteadyStateError, match=r"eigenvalue -1.* keeps oscillating"):
         rest(raw(np.diag(values), np.ones(500), np.zeros(500), symmetric=symmetric))
 
 
