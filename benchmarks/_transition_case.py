@@ -195,11 +195,12 @@ ONCE = ("dense", "expm_multiply")
 
 
 def measure_times(plan: dict) -> None:
-    """Few output times and many, in turns: solved and measured, and the whole prediction with given features."""
+    """Few output times and many, in turns: solved; solved and measured; and the whole prediction with given features."""
     tell(begins="setting up")
     cases = {times: Case(plan | {"times": times}) for times in plan["counts"]}
     tell(ends="setting up", row={})
-    runs = {f"{times}, measured": partial(measured, case, "rounds") for times, case in cases.items()}
+    runs = {f"{times}, solved": partial(case.solve, "rounds") for times, case in cases.items()}
+    runs |= {f"{times}, measured": partial(measured, case, "rounds") for times, case in cases.items()}
     runs |= {f"{times}, predicted": partial(predicted, case, "rounds") for times, case in cases.items()}
     for name, run in runs.items():
         tell(begins=name)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
+from threadpoolctl import threadpool_limits
 
 from ntkp2p.data import AgentData
 from ntkp2p.losses import LOSSES
@@ -121,6 +122,11 @@ def factors(
     matrix, errors
         S and f₀ − y on the training samples, in agent order.
     """
+    with threadpool_limits(1, "blas"):  # many small matrices: several threads would take three times as long
+        return _factors(directions, matrix, errors, data)
+
+
+def _factors(directions, matrix, errors, data) -> Factors:
     z = np.moveaxis(directions, 0, -1)  # (Q, d, p)
     norms = {
         "consensus_distance": [_triangle(agent) for agent in z - z.mean(axis=0)],

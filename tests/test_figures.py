@@ -27,6 +27,6 @@ def test_an_unknown_figure_is_refused(tmp_path):
 
 
 def test_quick_and_full_are_the_same_figures():
-    assert set(figures.FIGURES) == {"figure1", "figure2", "algorithms", "width", "parameters", "ten_classes"}
+    assert set(figures.FIGURES) == {"figure1", "figure2", "algorithms", "width", "parameters", "ten_classes", "design"}
     assert figures.FULL.width >= 1024
     assert (min(figures.FULL.widths), max(figures.FULL.widths)) == (64, 4096)

@@ -77,16 +77,29 @@ class Reduction:
     symmetric: bool
 
     def coefficients(
-        self, rounds: Float[np.ndarray, " times"], time: Time, /, *, driven: bool = True
-    ) -> Float[np.ndarray, "times m"]:
-        """c at the given rounds: of c' = H c + start from 0, or if not driven of c' = H c from `start`."""
+        self,
+        rounds: Float[np.ndarray, " times"],
+        time: Time,
+        /,
+        *,
+        driven: bool = True,
+        within: Float[np.ndarray, "p m"] | None = None,
+    ) -> Float[np.ndarray, "times _"]:
+        """c at the given rounds: of c' = H c + start from 0, or if not driven of c' = H c from `start`.
+
+        Parameters
+        ----------
+        within
+            Orthonormal rows: the coefficients are then of c's part in their span, (times, p).
+        """
         with np.errstate(over="ignore", invalid="ignore"):  # an unstable system overflows: flagged, not an error
             if not self.symmetric:
-                return self._orbit(np.asarray(rounds), time, driven)[:, : len(self.start)]
+                c = self._orbit(np.asarray(rounds), time, driven)[:, : len(self.start)]
+                return c if within is None else c @ within.T
             modes, vectors = self._modes
-            start = self.start @ vectors
+            start, into = self.start @ vectors, vectors.T if within is None else (within @ vectors).T
             blocks = np.array_split(rounds, len(rounds) // AT_ONCE + 1)
-            return np.concatenate([(_scalar_orbits(modes, k, time, driven) * start) @ vectors.T for k in blocks])
+            return np.concatenate([(_scalar_orbits(modes, k, time, driven) * start) @ into for k in blocks])
 
     def growth(self, time: Time, horizon: float, /) -> tuple[float, float]:
         """G and ρ ≥ 1 with ‖H^k‖ ≤ G ρ^k, as the powers k = 2^i up to a horizon show it; in the flow, exp(H − I)^k."""
@@ -193,14 +206,11 @@ def _scalar_orbits(modes: np.ndarray, rounds: np.ndarray, time: Time, driven: bo
         positive = np.full_like(positive, True)
     negative = ~positive[0]  # no logarithm there; elsewhere a power would cost several exponentials
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        power = np.exp(k * logarithm)
-        power[:, negative] = (1 - mu[:, negative]) ** k
-        if not driven:
-            return power
+        power = (1 - mu[:, negative]) ** k
         # −expm1 keeps the digits of eigenvalues near 1.
-        total = -np.expm1(k * logarithm)
-        total[:, negative] = 1 - power[:, negative]
-        return np.where(mu == 0, k, total / np.where(mu == 0, 1, mu))
+        orbits = -np.expm1(k * logarithm) if driven else np.exp(k * logarithm)
+        orbits[:, negative] = 1 - power if driven else power
+        return np.where(mu == 0, k, orbits / np.where(mu == 0, 1, mu)) if driven else orbits
 
 
 def _norm(matrix: np.ndarray) -> float:
@@ -240,7 +250,7 @@ def error_curve(
     growth
         G for ρ = 1, as it is declared, or nan to take both from the reduction.
     """
-    rounds = _looks(horizon, 2 * len(reduction.start))
+    rounds = looks(horizon, 2 * len(reduction.start))
     if np.isnan(growth):
         growth, radius = reduction.growth(time, horizon)
     else:
@@ -259,7 +269,7 @@ def error_curve(
     return ErrorCurve(rounds[finite], growth * error[finite], size[finite], growth)
 
 
-def _looks(horizon: float, every: int) -> np.ndarray:
+def looks(horizon: float, every: int) -> np.ndarray:
     """Every early round, in which a pulse may cross the basis; then pairs of neighbours, two dozen an octave.
 
     Pairs, for residuals may alternate from round to round.

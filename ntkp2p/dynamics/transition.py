@@ -44,6 +44,8 @@ NEGLIGIBLE = 1e-3
 
 #: Random sums of the requested times' coefficients that stand for all of them, and sums that see what those miss.
 SKETCH = 192
+#: From how many times on some of them stand for all, if they foresee so many others to that accuracy.
+MANY, CHECKED, FORESEEN = 1000, 100, 1e-12
 #: From how many periods on a period is taken as one step.
 PERIODS = 4
 #: By how much a number of rounds may differ from a whole one by rounding.
@@ -258,20 +260,25 @@ def _windows(
         else:
             reduction, curves, reach = _grown(step, start, left, horizon, times, rtol, carried, size, most)
         found.size = max(found.size, len(reduction.start))
+        covered: dict[Time, np.ndarray] = {
+            t: np.flatnonzero((rounds >= begin) & (rounds <= begin + reach[t])) for t in times
+        }
+        asked: dict[Time, np.ndarray] = {t: rounds[at] - begin for t, at in covered.items()}
+        space, missed = _span_of_many(reduction, asked)
         parts: Parts = {}
-        for time in times:
-            covered = np.flatnonzero((rounds >= begin) & (rounds <= begin + reach[time]))
-            parts[time] = covered, reduction.coefficients(rounds[covered] - begin, time)
+        for time, at in covered.items():
+            parts[time] = at, reduction.coefficients(rounds[at] - begin, time, within=space)
             error, largest, relative = (
                 _errors(curves[time], reach[time], n, carried, size) if curves else (0.0, size, 0.0)
             )
-            found.errors[time] = max(found.errors[time], relative)
+            found.errors[time] = max(found.errors[time], relative + missed)
             if reach[time] < left:
                 end = reduction.coefficients(np.array([reach[time]]), time) @ reduction.basis
                 end = end[0] if deviation is None else end[0] + deviation
                 open_windows.append(((time,), begin + reach[time], end, error + carried, largest))
-        sink(reduction.basis, parts, deviation)
+        vectors = reduction.basis if space is None else reduction.expand(space)
         del reduction
+        sink(vectors, parts, deviation)
     return found
 
 
@@ -304,6 +311,27 @@ def _grown(
         least = len(reduction.start) - 1 if time == "rounds" else max(1, len(reduction.start) // 4)
         reach[time] = min(left, max(float(least), float(np.floor(curve.rounds[good]).max(initial=0))))
     return reduction, curves, reach
+
+
+def _span_of_many(reduction: Reduction, rounds: dict[Time, np.ndarray]) -> tuple[np.ndarray | None, float]:
+    """What the coefficients at very many times span, from some of them, and by how much it misses others; or None."""
+    rounds = {time: k for time, k in rounds.items() if len(k)}
+    if sum(map(len, rounds.values())) <= MANY:
+        return None, 0.0
+
+    def rows(chosen: dict) -> np.ndarray:
+        found = [reduction.coefficients(k, time) for time, k in chosen.items()]
+        return np.concatenate([_relative_rows(np.where(np.isfinite(c), c, 0.0), 0.0) for c in found])
+
+    rng = np.random.default_rng(0)
+    some = {
+        t: k[np.unique(np.searchsorted(k, krylov.looks(k[-1], 64)).clip(max=len(k) - 1))] for t, k in rounds.items()
+    }
+    others = {time: np.sort(rng.choice(k, min(len(k), CHECKED), replace=False)) for time, k in rounds.items()}
+    _, space, missed = _row_space(rows(some), ROUNDING)
+    checks = rows(others)
+    beyond = float(np.linalg.norm(checks - checks @ space.T @ space, axis=1).max())
+    return (space, max(missed, beyond)) if beyond < FORESEEN else (None, 0.0)
 
 
 def _relative(curve: krylov.ErrorCurve, carried: float, size: float) -> np.ndarray:
