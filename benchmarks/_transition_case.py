@@ -195,7 +195,7 @@ ONCE = ("dense", "expm_multiply")
 
 
 def measure_times(plan: dict) -> None:
-    """Few output times and many, in turns: solved; solved and measured; and the whole prediction with given features."""
+    """Few output times and many, in turns: solved; solved and measured; the whole prediction with given features."""
     tell(begins="setting up")
     cases = {times: Case(plan | {"times": times}) for times in plan["counts"]}
     tell(ends="setting up", row={})

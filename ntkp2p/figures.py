@@ -357,7 +357,7 @@ def design(study: Study, /) -> Drawn:
         trained, predicted = (result.trajectories[source].global_loss.mean("agent") for source in ("trained", "rounds"))
         shade = {"Metropolis": "#8c8c8c", "designed": "#2a6f97", "fastest mixing": "#c98b2c"}[name]
         ax.semilogy(trained["round"], trained, color=shade, linewidth=4, alpha=0.5, solid_capstyle="round")
-        label = f"{name}: {float(predicted[-1]):.3f}"
+        label = f"{name}: {float(predicted[-1]):.4g}"
         ax.semilogy(predicted["round"], predicted, color="black", linewidth=1.1, linestyle=line, label=label)
         results[f"_{name.replace(' ', '_')}"] = result.dataset
     ax.set_xlabel("round $k$")

@@ -220,7 +220,13 @@ def test_misspelt_toml(run, experiment, tmp_path, old, new, fragments):
 @pytest.mark.parametrize("mixing", ["matrix", "schedule"])
 def test_an_unstable_run_blames_a_single_matrix_only(mixing, capsys):
     W = np.array([[2.0, -1.0], [-1.0, 2.0]])
-    facts = {"converged": True, "error_estimate": 0.0, "stable_step_size": 0.5, "spectral_radius": 3.0}
+    facts = {
+        "closed_form": True,
+        "converged": True,
+        "error_estimate": 0.0,
+        "stable_step_size": 0.5,
+        "spectral_radius": 3.0,
+    }
     predicted = SimpleNamespace(dataset=SimpleNamespace(attrs=facts), stable=False)
     run = SimpleNamespace(mixing=schedules.periodic([W]) if mixing == "schedule" else W)
     cli._flag(run, {"rounds": predicted})
