@@ -46,6 +46,8 @@ NEGLIGIBLE = 1e-3
 SKETCH = 192
 #: From how many times on some of them stand for all, if they foresee so many others to that accuracy.
 MANY, CHECKED, FORESEEN = 1000, 100, 1e-12
+#: By how many times more times than vectors there must be for the latter to be kept as they are.
+FEW = 8
 #: From how many periods on a period is taken as one step.
 PERIODS = 4
 #: By how much a number of rounds may differ from a whole one by rounding.
@@ -163,7 +165,7 @@ def solve(
         found = _solve_varying(system, rounds, asked, method, rtol, memory, span)
     else:
         step = _constant(system)
-        found = _windows(step, rounds, tuple(asked), method, rtol, memory, span.add)
+        found = _windows(step, rounds, tuple(asked), method, rtol, memory, span)
     return Solution(
         system=system,
         rounds=rounds,
@@ -231,9 +233,9 @@ def _windows(
     method: Method,
     rtol: float,
     memory: int,
-    sink: Callable[[np.ndarray | None, Parts, np.ndarray | None], None],
+    span: "_Span",
 ) -> _Found:
-    """All deviations from the start, window by window; the sink takes what each of them finds."""
+    """All deviations from the start, window by window, each of which the span takes in."""
     n, horizon = len(step.initial), float(rounds[-1])
     dense = _is_dense(n, method)
     found = _Found("dense" if dense else "krylov", dict.fromkeys(times, 0.0))
@@ -264,7 +266,7 @@ def _windows(
             t: np.flatnonzero((rounds >= begin) & (rounds <= begin + reach[t])) for t in times
         }
         asked: dict[Time, np.ndarray] = {t: rounds[at] - begin for t, at in covered.items()}
-        space, missed = _span_of_many(reduction, asked)
+        space, missed = _span_of_many(reduction, asked, span.rounding)
         parts: Parts = {}
         for time, at in covered.items():
             parts[time] = at, reduction.coefficients(rounds[at] - begin, time, within=space)
@@ -278,7 +280,7 @@ def _windows(
                 open_windows.append(((time,), begin + reach[time], end, error + carried, largest))
         vectors = reduction.basis if space is None else reduction.expand(space)
         del reduction
-        sink(vectors, parts, deviation)
+        span.add(vectors, parts, deviation)
     return found
 
 
@@ -313,7 +315,9 @@ def _grown(
     return reduction, curves, reach
 
 
-def _span_of_many(reduction: Reduction, rounds: dict[Time, np.ndarray]) -> tuple[np.ndarray | None, float]:
+def _span_of_many(
+    reduction: Reduction, rounds: dict[Time, np.ndarray], rounding: float
+) -> tuple[np.ndarray | None, float]:
     """What the coefficients at very many times span, from some of them, and by how much it misses others; or None."""
     rounds = {time: k for time, k in rounds.items() if len(k)}
     if sum(map(len, rounds.values())) <= MANY:
@@ -328,10 +332,10 @@ def _span_of_many(reduction: Reduction, rounds: dict[Time, np.ndarray]) -> tuple
         t: k[np.unique(np.searchsorted(k, krylov.looks(k[-1], 64)).clip(max=len(k) - 1))] for t, k in rounds.items()
     }
     others = {time: np.sort(rng.choice(k, min(len(k), CHECKED), replace=False)) for time, k in rounds.items()}
-    _, space, missed = _row_space(rows(some), ROUNDING)
+    _, space, missed = _row_space(rows(some), rounding)
     checks = rows(others)
     beyond = float(np.linalg.norm(checks - checks @ space.T @ space, axis=1).max())
-    return (space, max(missed, beyond)) if beyond < FORESEEN else (None, 0.0)
+    return (space, max(missed, beyond)) if beyond < max(FORESEEN, 10 * rounding) else (None, 0.0)
 
 
 def _relative(curve: krylov.ErrorCurve, carried: float, size: float) -> np.ndarray:
@@ -383,9 +387,13 @@ class _Span:
         rows = np.concatenate(
             [_relative_rows(np.where(finite[time], c, 0.0), offset) for time, (_, c) in parts.items()]
         )
-        weights, space, missed = _row_space(rows, self.rounding)
-        self.error = max(self.error, missed)
-        fresh = weights[:, None] * (space if vectors is None else space @ vectors)
+        first = not len(self.basis) and origin is None
+        if first and vectors is not None and FEW * len(vectors) < len(rows):  # so few need no smaller span
+            weights, space, fresh = np.ones(len(vectors)), np.eye(len(vectors)), vectors
+        else:
+            weights, space, missed = _row_space(rows, self.rounding)
+            self.error = max(self.error, missed)
+            fresh = weights[:, None] * (space if vectors is None else space @ vectors)
         if origin is not None and offset > 0:
             fresh, weights = np.concatenate([fresh, origin[None] / offset]), np.append(weights, 1.0)
         before = len(self.basis)
@@ -530,7 +538,7 @@ def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
         wholes, which = np.unique(rounds // length, return_inverse=True)
         for time in times:
             inner = _Span(system.size, ("rounds",), len(wholes), memory, ROUNDING)
-            one = _windows(period(system, time), wholes, ("rounds",), method, rtol, memory, inner.add)
+            one = _windows(period(system, time), wholes, ("rounds",), method, rtol, memory, inner)
             found.method, found.size = one.method, max(found.size, one.size)
             vectors, start, reached, amplified = inner.basis, system.initial[None], 0, 1.0
             for phase in np.unique(rounds % length):
@@ -726,7 +734,7 @@ class Transition:
         """The step without its offset, `power` times."""
         span = _Span(len(state), (time,), 1, 2**63, ROUNDING)
         homogeneous = replace(step, initial=state, affine=step.linear)
-        found = _windows(homogeneous, np.array([power]), (time,), method, rtol, free_memory() // 2, span.add)
+        found = _windows(homogeneous, np.array([power]), (time,), method, rtol, free_memory() // 2, span)
         if found.errors[time] > rtol:
             warnings.warn(
                 f"Φ s is accurate to {found.errors[time]:.1g} in place of {rtol:g}", RuntimeWarning, stacklevel=4
