@@ -42,7 +42,7 @@ RESERVE = 192
 ROUNDING = 1e-15
 NEGLIGIBLE = 1e-3
 
-#: Random sums of the requested times' coefficients that stand for all of them, and sums that see what those miss.
+#: Random sums of the requested times' coefficients that stand for all of them.
 SKETCH = 192
 #: From how many times on some of them stand for all, if they foresee so many others to that accuracy.
 MANY, CHECKED, FORESEEN = 1000, 100, 1e-12
@@ -347,9 +347,9 @@ def _errors(curve: krylov.ErrorCurve, reach: float, n: int, carried: float, size
     """The bound of the error and the deviation's size when a window ends; the largest relative error until then."""
     until = curve.rounds <= reach
     rounding = np.finfo(float).eps * (n + reach) * curve.growth
-    scale = np.maximum(curve.size[until], size)
-    relative = (curve.error[until] + carried) / np.where(scale > 0, scale, 1.0) + rounding
-    return float(curve.error[until][-1] + rounding * scale[-1]), float(scale[-1]), float(relative.max())
+    largest = max(float(curve.size[until][-1]), size)
+    relative = _relative(curve, carried, size)[until] + rounding
+    return float(curve.error[until][-1] + rounding * largest), largest, float(relative.max())
 
 
 @dataclass
