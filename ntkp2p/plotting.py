@@ -17,6 +17,7 @@ from ntkp2p.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from ntkp2p.compare import Comparison
+    from ntkp2p.stability import StabilityMap, StabilityReport
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -181,3 +182,69 @@ def _mark_unstable(ax: Axes, trajectories: Sequence[Trajectory]) -> None:
     unstable = [LABELS[t.source] for t in trajectories if not t.stable]
     if unstable:
         ax.text(0.03, 0.97, "unstable: " + "; ".join(unstable), transform=ax.transAxes, va="top", color="#b03030")
+
+
+def unit_disc(eigenvalues: np.ndarray, /, *, ax: Axes) -> Axes:
+    """Eigenvalues in the complex plane with the unit circle, beyond which nothing is stable."""
+    angle = np.linspace(0, 2 * np.pi, 400)
+    outside = np.abs(eigenvalues) > 1 + 1e-6
+    ax.fill(np.cos(angle), np.sin(angle), color="0.95", zorder=0)
+    ax.plot(np.cos(angle), np.sin(angle), color="0.4", linewidth=0.8, zorder=1)
+    ax.axhline(0, color="0.8", linewidth=0.5, zorder=0)
+    ax.axvline(0, color="0.8", linewidth=0.5, zorder=0)
+    for chosen, marker, colour in ((~outside, "o", "#2a6f97"), (outside, "X", "#b03030")):
+        values = eigenvalues[chosen]
+        ax.scatter(np.real(values), np.imag(values), s=18, marker=marker, color=colour, alpha=0.6, linewidth=0, zorder=2)
+    ax.set_aspect("equal")
+    ax.set_xlabel("Re λ")
+    ax.set_ylabel("Im λ")
+    return ax
+
+
+def stability_report(report: "StabilityReport", /) -> Figure:
+    """The spectrum of a round in the unit disc, and which agents its slowest modes are in."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, 2 if report.modes else 1, figsize=(8.4, 3.6), layout="constrained", squeeze=False
+        )
+        unit_disc(report.eigenvalues, ax=axes[0, 0])
+        per = "a period's map" if len(getattr(report.experiment.mixing, "order", ())) > 1 else "a round"
+        axes[0, 0].set_title(f"{len(report.eigenvalues)} eigenvalues of {per}")
+        if report.modes:
+            ax, patterns = axes[0, 1], np.array([np.real(mode.agents) for mode in report.modes])
+            largest = np.abs(patterns).max()
+            image = ax.imshow(patterns, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
+            figure.colorbar(image, ax=ax, label="share in the agent")
+            labels = [f"{mode.rounds:.3g} rounds" if np.isfinite(mode.rounds) else "for ever" for mode in report.modes]
+            ax.set_yticks(range(len(labels)), labels)
+            ax.set_xlabel("agent")
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.set_title("slowest modes, by the rounds to 1/e")
+    return figure
+
+
+def stability_map(map: "StabilityMap", /, *, ax: Axes) -> Axes:
+    """The spectral radius over step size and delay, or λ_min, with the exact and the textbook's boundary."""
+    radius = map.radius
+    name = str(radius.dims[0])
+    across, up = radius["step_size"].values, radius[name].values
+    spread = np.clip(radius.values - 1, -0.5, 0.5)
+    shading = "nearest" if name.endswith("delay") else "gouraud"  # delays are whole numbers
+    image = ax.pcolormesh(across, up, spread, cmap="RdBu_r", vmin=-0.5, vmax=0.5, shading=shading, alpha=0.7)
+    ax.plot(map.limits, up, color="black", linewidth=1.6, marker="o", markersize=3, label="largest stable step size")
+    ax.plot(map.textbook, up, color="black", linewidth=1, linestyle=(0, (4, 2)), label="textbook's sufficient bound")
+    if across.min() > 0 and across.max() / across.min() > 30:
+        ax.set_xscale("log")
+    ax.set_xlim(across.min(), across.max())
+    ax.set_xlabel("step size η")
+    ax.set_ylabel(MAP_LABELS[name])
+    ax.figure.colorbar(image, ax=ax, label="spectral radius − 1 (red: unstable)", extend="both")
+    ax.legend()
+    return ax
+
+
+MAP_LABELS = {
+    "gradient_delay": "gradients' delay / rounds",
+    "message_delay": "messages' delay / rounds",
+    "smallest_eigenvalue": "$\\lambda_{\\min}(W)$",
+}

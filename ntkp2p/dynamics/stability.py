@@ -1,13 +1,26 @@
-"""Is the system stable? Its spectral radius decides for the rounds, its spectral abscissa for the flow."""
+r"""Is the system stable, how fast does it settle, and up to which step size?
+
+The spectral radius of M decides for the rounds, the spectral abscissa of A = (M − I)/η for the flow. A mode M v = λ v
+decays like :math:`|\lambda|^k`, with the time constant −1/ln|λ| in rounds and −η/Re(λ − 1) in flow time.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
+import scipy.optimize
 import scipy.sparse.linalg
+from jaxtyping import Float, Inexact
+from threadpoolctl import threadpool_limits
 
+from ntkp2p.dynamics.krylov import Time
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.dynamics.transition import DENSE_SIZE, Step, period
+from ntkp2p.precision import in_float64
 
 #: By how much an eigenvalue may pass the edge of stability by rounding.
 EDGE = 1e-6
@@ -25,10 +38,13 @@ class Spectrum(NamedTuple):
         max |λ(M)|: the rounds are unstable above 1. NaN if the iteration has not found it.
     abscissa
         max Re λ(A), A = (M − I)/η, per unit of flow time: the flow is unstable above 0. NaN likewise.
+    residual
+        The larger ‖M v − λ v‖ of their unit eigenvectors; 0 where all eigenvalues were computed.
     """
 
     radius: float
     abscissa: float
+    residual: float = 0.0
 
 
 def spectrum(system: LinearSystem, /) -> Spectrum:
@@ -41,39 +57,57 @@ def spectrum(system: LinearSystem, /) -> Spectrum:
     if system.varying:
         if not system.periodic:
             return Spectrum(float("nan"), float("nan"))
-        radii = {time: _radius(period(system, time)) for time in ("rounds", "flow")}
+        radii = {time: float(np.abs(multipliers(system, time)).max()) for time in ("rounds", "flow")}
         length = len(system.order)
         abscissa = np.log(radii["flow"]) / (length * system.step_size)
-        return Spectrum(float(radii["rounds"] ** (1 / length)), float(abscissa))
+        return Spectrum(radii["rounds"] ** (1 / length), float(abscissa))
     if system.size <= DENSE_SIZE:
         values = np.linalg.eigvals(system.matrix())
-        radius, rightmost = np.abs(values).max(), np.real(values).max()
-    elif system.symmetric:  # the two ends of a real spectrum tell both
-        rightmost = extreme(system.apply, system.size, "LA", symmetric=True).real
-        radius = max(abs(rightmost), abs(extreme(system.apply, system.size, "SA", symmetric=True)))
-    else:
-        radius = abs(extreme(system.apply, system.size, "LM"))
-        rightmost = extreme(system.apply, system.size, "LR").real
-    return Spectrum(float(radius), float((rightmost - 1) / system.step_size))
+        return Spectrum(float(np.abs(values).max()), float((np.real(values).max() - 1) / system.step_size))
+    ends = ("LA", "SA") if system.symmetric else ("LR", "LM")  # the two ends of a real spectrum tell both
+    right, other = (extremes(system.apply, system.size, end, symmetric=system.symmetric) for end in ends)
+    found = [right.values[0], other.values[0]]
+    radius = np.abs(found).max() if system.symmetric else np.abs(found[1])
+    residual = float(max(right.residuals[0], other.residuals[0]))
+    return Spectrum(float(radius), float((np.real(found[0]) - 1) / system.step_size), residual)
 
 
-def _radius(step: Step) -> float:
-    size = len(step.initial)
-    if size <= DENSE_SIZE:
-        return float(np.abs(np.linalg.eigvals(step.matrix())).max())
-    return abs(extreme(step.linear, size, "LM"))
+def multipliers(system: LinearSystem, time: Time, /) -> Inexact[np.ndarray, " m"]:
+    """Floquet's multipliers, the eigenvalues of a period's map, by falling modulus: the largest only of a large system.
+
+    Raises
+    ------
+    ValueError
+        If the mixing does not change and repeat itself.
+    """
+    if not (system.varying and system.periodic):
+        raise ValueError("multipliers are of mixing that repeats itself: see spectrum(system) for a single matrix")
+    step: Step = period(system, time)
+    if system.size <= DENSE_SIZE:
+        values = np.linalg.eigvals(step.matrix())
+        return values[np.argsort(-np.abs(values), kind="stable")]
+    return extremes(step.linear, system.size, "LM").values
 
 
-def extreme(
+class Eigenpairs(NamedTuple):
+    """Some eigenvalues (count,), unit eigenvectors (n, count), and ‖M v − λ v‖ of each."""
+
+    values: Inexact[np.ndarray, " count"]
+    vectors: Inexact[np.ndarray, "n count"]
+    residuals: Float[np.ndarray, " count"]
+
+
+def extremes(
     apply: Callable[[np.ndarray], np.ndarray],
     size: int,
     which: str,
     /,
     *,
+    count: int = 1,
     symmetric: bool = False,
     rtol: float = TOLERANCE,
-) -> complex:
-    """One eigenvalue of a large operator, by ARPACK; NaN if it is not found.
+) -> Eigenpairs:
+    """Some eigenvalues of a large operator, by ARPACK; a single NaN if it finds none.
 
     Parameters
     ----------
@@ -81,16 +115,203 @@ def extreme(
         s ↦ M s, for s of shape (size,).
     which
         "LM", "LR", "LA" or "SA": the largest modulus or real part, or the end of a real spectrum.
+    count
+        How many at most.
     symmetric
         Whether M is.
     rtol
-        The residual at which it stops.
+        The residual, relative to the eigenvalue, at which it stops.
     """
     operator = scipy.sparse.linalg.LinearOperator((size, size), matvec=apply, dtype=float)  # pyright: ignore
     solver: Callable = scipy.sparse.linalg.eigsh if symmetric else scipy.sparse.linalg.eigs
     start = np.random.default_rng(0).normal(size=size)
+    basis = min(size - 1, max(30, 3 * count))
     try:
-        (value,) = solver(operator, 1, which=which, v0=start, ncv=30, tol=rtol, maxiter=100, return_eigenvectors=False)
-    except scipy.sparse.linalg.ArpackNoConvergence:
-        return complex("nan")
-    return complex(value)
+        # ARPACK's products of a few vectors are too short for threads: waiting for them takes most of the time.
+        with threadpool_limits(1, user_api="blas"):
+            values, vectors = solver(operator, count, which=which, v0=start, ncv=basis, tol=rtol, maxiter=100)
+    except scipy.sparse.linalg.ArpackNoConvergence as stopped:
+        values, vectors = stopped.eigenvalues, stopped.eigenvectors
+    if not len(values):
+        return Eigenpairs(np.full(1, np.nan), np.full((size, 1), np.nan), np.full(1, np.nan))
+    order = np.argsort({"LM": -np.abs(values), "SA": np.real(values)}.get(which, -np.real(values)), kind="stable")
+    values, vectors = values[order], vectors[:, order] / np.linalg.norm(vectors[:, order], axis=0)
+    images = [_applied(apply, v) - value * v for value, v in zip(values, vectors.T, strict=True)]
+    return Eigenpairs(values, vectors, np.linalg.norm(images, axis=1))
+
+
+def _applied(apply: Callable, v: np.ndarray) -> np.ndarray:
+    return apply(v.real) + 1j * apply(v.imag) if np.iscomplexobj(v) else apply(v)
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A way of approaching the steady state, M v = λ v, read as agents × data directions.
+
+    Attributes
+    ----------
+    eigenvalue
+        λ.
+    residual
+        ‖M v − λ v‖ for unit v; 0 where all eigenvalues were computed.
+    agents
+        The agents' pattern, shape (Q,), and
+    direction
+        the direction in the models' coordinates, shape (d,): unit vectors whose product is nearest to v.
+    separable
+        Their product's share of ‖v‖².
+    agreement
+        The share of ‖v‖² in which all agents move alike; the rest is disagreement.
+    step_size
+        η.
+    """
+
+    eigenvalue: complex
+    residual: float
+    agents: Inexact[np.ndarray, " Q"]
+    direction: Inexact[np.ndarray, " d"]
+    separable: float
+    agreement: float
+    step_size: float
+
+    @property
+    def rounds(self) -> float:
+        """The rounds after which it has fallen to 1/e: −1/ln|λ|; inf if it does not fall."""
+        size = abs(self.eigenvalue)
+        return float("inf") if size >= 1 else float(-1 / np.log(size)) if size else 0.0
+
+    @property
+    def flow_time(self) -> float:
+        """The flow time after which it has fallen to 1/e: −η/Re(λ − 1); inf if it does not fall."""
+        rate = 1 - np.real(self.eigenvalue)
+        return float("inf") if rate <= 0 else float(self.step_size / rate)
+
+
+def slowest_modes(system: LinearSystem, /, *, count: int = 5) -> list[Mode]:
+    """The modes whose eigenvalues are the largest in modulus, one for a conjugate pair, the slowest first.
+
+    Parameters
+    ----------
+    count
+        How many; fewer if there are not as many, or if the iteration for a large system finds fewer.
+
+    Raises
+    ------
+    ValueError
+        If the mixing changes over time: see `multipliers`.
+    """
+    if system.varying:
+        raise ValueError("where the mixing changes over time a round has no modes: see multipliers(system, time)")
+    if system.size <= DENSE_SIZE:
+        matrix = system.matrix()
+        values, vectors = (scipy.linalg.eigh if system.symmetric else scipy.linalg.eig)(matrix)
+        residuals = np.zeros(len(values))
+    elif system.symmetric:
+        values, vectors, residuals = (
+            np.concatenate(pair, axis=-1)
+            for pair in zip(
+                *(extremes(system.apply, system.size, end, count=count, symmetric=True) for end in ("LA", "SA")),
+                strict=True,
+            )
+        )
+    else:
+        values, vectors, residuals = extremes(system.apply, system.size, "LM", count=2 * count)
+    kept = [i for i in np.argsort(-np.abs(values), kind="stable") if np.imag(values[i]) >= 0]
+    return [_mode(system, values[i], vectors[:, i], residuals[i]) for i in kept[:count] if np.isfinite(values[i])]
+
+
+def _mode(system: LinearSystem, value: complex, vector: np.ndarray, residual: float) -> Mode:
+    models = system.directions(np.stack([vector.real, vector.imag]))
+    v = models[0] + 1j * models[1] if np.iscomplexobj(vector) else models[0]
+    left, sizes, right = np.linalg.svd(v, full_matrices=False)
+    whole = max(np.sum(sizes**2), np.finfo(float).tiny)
+    turn = np.abs(left[:, 0]).argmax()  # the strongest agent's sign is plus
+    phase = left[turn, 0] / abs(left[turn, 0])
+    return Mode(
+        eigenvalue=complex(value),
+        residual=float(residual),
+        agents=left[:, 0] / phase,
+        direction=right[0] * phase,
+        separable=float(sizes[0] ** 2 / whole),
+        agreement=float(len(v) * np.linalg.norm(v.mean(axis=0)) ** 2 / whole),
+        step_size=system.step_size,
+    )
+
+
+def with_step_size(system: LinearSystem, step_size: float, /) -> LinearSystem:
+    """The system of the same algorithm with another η."""
+    algorithm = eqx.tree_at(lambda a: a.step_size, system.parameters["algorithm"], jnp.asarray(step_size, float))
+    changed = system.with_parameters(system.parameters | {"algorithm": algorithm}, system.initial)
+    return replace(changed, step_size=step_size, curvature=system.curvature)
+
+
+@in_float64
+def largest_step_size(system: LinearSystem, /) -> float:
+    """The η below which the rounds are stable, exactly: where their spectral radius passes one.
+
+    Found by Brent's method between a stable and an unstable step size, and checked at smaller ones between which it
+    could pass one before. 0 if no step size is stable, for the mixing alone does not settle; inf if all looked at are.
+
+    Of a large system (above `DENSE_SIZE` states) the largest |λ − 1| is followed in place of all |λ|: iteration finds
+    it in seconds, for eigenvalues crowd about 1 alone, and an instability that a step size makes begins at −1. It is
+    exact where M is symmetric.
+
+    Raises
+    ------
+    ValueError
+        If the mixing changes over time without repeating itself.
+    """
+    if system.varying and not system.periodic:
+        raise ValueError(
+            "mixing that changes without repeating itself has no spectral radius, and no largest step size"
+        )
+
+    def passed(eta: float) -> float:
+        return _beyond_one(with_step_size(system, float(eta)))
+
+    stable = unstable = 1 / system.curvature
+    if passed(unstable) > 0:
+        while passed(stable) > 0:
+            stable, unstable = stable / 2, stable
+            if unstable * system.curvature < EDGE:
+                return 0.0
+    else:
+        while passed(unstable) <= 0:
+            stable, unstable = unstable, 2 * unstable
+            if unstable * system.curvature > 1 / EDGE:
+                return float("inf")
+    below = stable * np.arange(1, LOOKS) / LOOKS if system.size <= DENSE_SIZE and not system.symmetric else []
+    for earlier in below:  # where W is not symmetric the stable step sizes need not be an interval
+        if passed(earlier) > 0:
+            stable, unstable = earlier - stable / LOOKS, earlier
+            if stable <= 0:
+                return 0.0
+            break
+    return float(scipy.optimize.brentq(passed, stable, unstable, xtol=1e-12 / system.curvature, rtol=1e-7))
+
+
+#: Smaller step sizes at which a stable one is looked at.
+LOOKS = 5
+
+
+def _beyond_one(system: LinearSystem) -> float:
+    """By how much the spectral radius exceeds one, beyond rounding."""
+    if system.varying:
+        return float(np.abs(multipliers(system, "rounds")).max() - 1 - EDGE)
+    if system.size <= DENSE_SIZE:
+        if system.symmetric:
+            return _beyond_ends(*scipy.linalg.eigvalsh(system.matrix())[[0, -1]])
+        return float(np.abs(np.linalg.eigvals(system.matrix())).max() - 1 - EDGE)
+    if system.symmetric:
+        low, high = (
+            extremes(system.apply, system.size, end, symmetric=True, rtol=rtol).values[0]
+            for end, rtol in (("SA", 1e-9), ("LA", TOLERANCE))
+        )
+        return _beyond_ends(low, high)
+    away = extremes(lambda s: system.apply(s) - s, system.size, "LM", rtol=EDGE).values[0]
+    return float(np.abs(away + 1) - 1 - EDGE)
+
+
+def _beyond_ends(low: float, high: float) -> float:
+    # Steps move the lower end past −1, smoothly; the upper one is near 1 all the time and passes it only with W's own.
+    return float(high - 1 if high > 1 + EDGE else -low - 1)

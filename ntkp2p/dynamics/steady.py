@@ -11,7 +11,7 @@ import scipy.sparse.linalg
 from jaxtyping import Float
 
 from ntkp2p.dynamics.krylov import checked_time
-from ntkp2p.dynamics.stability import EDGE, extreme, spectrum
+from ntkp2p.dynamics.stability import EDGE, extremes, spectrum
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.precision import in_float64
 
@@ -90,7 +90,7 @@ def _must_not_turn(system: LinearSystem) -> None:
         values = np.linalg.eigvals(system.matrix())
     else:
         which = "SA" if system.symmetric else "LM"
-        values = np.array([extreme(system.apply, system.size, which, symmetric=system.symmetric, rtol=EDGE)])
+        values = extremes(system.apply, system.size, which, symmetric=system.symmetric, rtol=EDGE).values
     values = values[(np.abs(values) > 1 - EDGE) & (np.abs(values - 1) > CLOSE)]
     if len(values):
         raise NoSteadyStateError(

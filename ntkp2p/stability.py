@@ -1,0 +1,537 @@
+"""Is a whole run stable, why, and what to change: algorithm, mixing, data and network taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from ntkp2p.algorithms import DGD, Algorithm, Delayed
+from ntkp2p.dynamics.certificate import Certificate, certificate, largest_transient
+from ntkp2p.dynamics.gossip import Gossip, draws, gossip
+from ntkp2p.dynamics.realisation import PBH_SIZE, Hidden, full_rank, hidden_modes, realisation
+from ntkp2p.dynamics.stability import (
+    DENSE_SIZE,
+    EDGE,
+    Mode,
+    Spectrum,
+    extremes,
+    largest_step_size,
+    multipliers,
+    slowest_modes,
+    spectrum,
+    with_step_size,
+)
+from ntkp2p.dynamics.system import LinearSystem, linear_system
+from ntkp2p.models import Features
+from ntkp2p.models.ntk import jacobian
+from ntkp2p.precision import in_float64
+from ntkp2p.prediction import features_of
+from ntkp2p.reports import as_html, as_plain, as_text
+from ntkp2p.topology import MixingReport, Schedule, check_mixing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ntkp2p.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One of those of Proposition 1 (Chaudhari, Pranav, Anand and Moura), whether it holds, and what was found."""
+
+    name: str
+    holds: bool
+    found: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StabilityReport:
+    """What `stability` found out about a run; print it for a table and the verdicts.
+
+    Attributes
+    ----------
+    experiment
+        The run.
+    states
+        n of the minimal features.
+    removed
+        The marginal modes that features leave out: directions of the parameters, common to all agents, that no sample
+        feels. None at infinite width, which has no parameters.
+    removal
+        "rank tests" where these have shown them uncontrollable and unobservable in the parameters themselves, else "by
+        construction".
+    hidden
+        Modes that stay uncontrollable or unobservable in features, for small systems, else None. They are
+        disagreement that decays.
+    spectrum
+        Of the rounds and of the flow, on the minimal features.
+    eigenvalues
+        All of M's, or of a period's map; the extreme ones of a large system.
+    step_size_limit, textbook_limit
+        The exact and the textbook's sufficient bound on stable step sizes; NaN where there is none.
+    certificates
+        By "uniform" and, where W is row- but not doubly stochastic, "Perron" weights.
+    transient
+        The largest ‖exp(A t)‖ and ‖M^k‖ that were met, of small systems, else None.
+    modes
+        The slowest.
+    gossip
+        Rates of the mixing alone where a schedule does not repeat itself, its rounds read as independent draws.
+    hypotheses
+        Of Proposition 1, one by one; empty for a schedule.
+    """
+
+    experiment: Experiment
+    states: int
+    removed: int | None
+    removal: str
+    hidden: list[Hidden] | None
+    spectrum: Spectrum
+    eigenvalues: np.ndarray
+    step_size_limit: float
+    textbook_limit: float
+    certificates: dict[str, Certificate]
+    transient: tuple[float, float] | None
+    modes: list[Mode]
+    gossip: Gossip | None
+    hypotheses: list[Hypothesis]
+
+    @property
+    def stable(self) -> dict[str, bool | None]:
+        """By notion of time; None where it is not known: mixing that changes without repeating itself."""
+        edge = {"rounds": self.spectrum.radius - 1, "flow": self.spectrum.abscissa * self.step_size}
+        return {time: None if np.isnan(beyond) else bool(beyond <= EDGE) for time, beyond in edge.items()}
+
+    @property
+    def step_size(self) -> float:
+        """η."""
+        return float(self.experiment.algorithm.step_size)
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """A sentence each: for the rounds, the flow, and Proposition 1; what is wrong comes with its remedy."""
+        said = {"rounds": _verdict_of_rounds(self), "flow": _verdict_of_flow(self)}
+        if self.hypotheses:
+            said["proposition 1"] = _verdict_of_proposition(self)
+        return said
+
+    def sections(self) -> dict[str, list[tuple[str, str]]]:
+        """The report as titled lists of facts and their values, in words."""
+        return {title: rows for title, rows in _sections(self) if rows}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain numbers, lists and words, for JSON; NaN is None."""
+        return as_plain(
+            {
+                "algorithm": repr(self.experiment.algorithm),
+                "agents": self.experiment.agents,
+                "states": self.states,
+                "stable": self.stable,
+                "spectral_radius": self.spectrum.radius,
+                "spectral_abscissa": self.spectrum.abscissa,
+                "residual": self.spectrum.residual,
+                "step_size": self.step_size,
+                "step_size_limit": self.step_size_limit,
+                "textbook_limit": self.textbook_limit,
+                "removed_marginal_modes": self.removed,
+                "hidden_modes": self.hidden and [vars(hidden) for hidden in self.hidden],
+                "certificates": {
+                    name: {
+                        "logarithmic_norm": c.logarithmic_norm,
+                        "contraction": c.contraction,
+                        "growth": c.growth,
+                        "residual": c.residual,
+                    }
+                    for name, c in self.certificates.items()
+                },
+                "largest_transient": self.transient,
+                "modes": [
+                    {
+                        "eigenvalue": mode.eigenvalue,
+                        "rounds": mode.rounds,
+                        "flow_time": mode.flow_time,
+                        "agreement": mode.agreement,
+                        "agents": np.abs(mode.agents),
+                        "residual": mode.residual,
+                    }
+                    for mode in self.modes
+                ],
+                "gossip": self.gossip and self.gossip._asdict(),
+                "hypotheses": {h.name: h.holds for h in self.hypotheses},
+                "verdicts": self.verdicts,
+            }
+        )
+
+    def plot(self) -> Figure:
+        """The spectrum in the unit disc, and the slowest modes by agent; returns the figure."""
+        from ntkp2p import plotting
+
+        return plotting.stability_report(self)
+
+    def __str__(self) -> str:
+        return as_text(_title(self), self.sections(), self.verdicts)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return as_html(_title(self), self.sections(), self.verdicts)
+
+
+@in_float64
+def stability(experiment: Experiment, /, *, features: Features | None = None, modes: int = 5) -> StabilityReport:
+    """Whether a run is stable, in rounds and in flow, why, and up to which step size and delay.
+
+    All of it is of the assembled system: what the algorithm makes of linear models on this mixing, these data and this
+    network. It does not depend on the targets, nor on the number of rounds.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    features
+        As for `ntkp2p.predict`.
+    modes
+        How many of the slowest modes are reported.
+
+    Returns
+    -------
+    report
+        With a text form, a table for the notebook, `to_dict()` for JSON and `plot()`.
+
+    Raises
+    ------
+    ValueError
+        If the loss is not squared error, whose rounds alone are linear, or the algorithm's rounds are not affine.
+
+    Notes
+    -----
+    Up to `ntkp2p.dynamics.transition.DENSE_SIZE` states all eigenvalues are computed; beyond, the extreme ones by
+    iteration, with their residuals.
+    """
+    if experiment.loss != "squared":
+        raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for stability with squared error")
+    features = full_rank(features_of(experiment, features))
+    system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+    schedule = experiment.mixing if isinstance(experiment.mixing, Schedule) else None
+    report = None if schedule is not None else check_mixing(experiment.mixing)
+    removed, removal = _removed(experiment, features)
+    small = system.size <= PBH_SIZE and not system.varying
+    drawn = schedule is not None and system.varying and not schedule.periodic
+    return StabilityReport(
+        experiment=experiment,
+        states=system.size,
+        removed=removed,
+        removal=removal,
+        hidden=hidden_modes(*realisation(system, experiment.data)) if small else None,
+        spectrum=spectrum(system),
+        eigenvalues=_eigenvalues(system),
+        step_size_limit=float("nan") if drawn else largest_step_size(system),
+        textbook_limit=system.stable_step_size,
+        certificates={} if report is None else _certificates(system, report),
+        transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying else None,
+        modes=[] if system.varying else slowest_modes(system, count=modes),
+        gossip=gossip(*draws(schedule)) if schedule is not None and drawn else None,
+        hypotheses=[] if report is None else _hypotheses(experiment, report, removal),
+    )
+
+
+def _removed(experiment: Experiment, features: Features) -> tuple[int | None, str]:
+    """How many marginal modes the features leave out, and how that is known."""
+    if features.spread is not None:
+        return None, "by construction"
+    theta, apply = experiment.initialise().flat()
+    parameters = theta.size
+    removed = parameters - features.rank * features.columns
+    if experiment.agents * parameters > PBH_SIZE or isinstance(experiment.mixing, Schedule):
+        return removed, "by construction"
+    # The system in the parameters themselves: its features are the Jacobian, one column of every output's rows.
+    J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
+    whole = replace(features, matrix=J, columns=1)
+    system = linear_system(experiment.algorithm, experiment.mixing, whole, experiment.data)
+    hidden = hidden_modes(*realisation(system, experiment.data))
+    marginal = [h for h in hidden if abs(h.eigenvalue) * system.step_size <= EDGE]
+    found = {min(h.uncontrollable, h.unobservable) for h in marginal} or {0}
+    return removed, "by rank tests" if found == {removed} else "by construction"
+
+
+def _eigenvalues(system: LinearSystem) -> np.ndarray:
+    if system.varying:
+        return multipliers(system, "rounds") if system.periodic else np.empty(0)
+    if system.size <= DENSE_SIZE:
+        return np.linalg.eigvals(system.matrix())
+    if system.symmetric:
+        return np.concatenate(
+            [extremes(system.apply, system.size, end, count=3, symmetric=True).values for end in ("LA", "SA")]
+        )
+    return extremes(system.apply, system.size, "LM", count=6).values
+
+
+def _certificates(system: LinearSystem, report: MixingReport) -> dict[str, Certificate]:
+    if system.model(system.initial).size != system.size:
+        return {}
+    weights = {"uniform": np.full(report.size, 1 / report.size)}
+    perron = report.perron_left
+    if perron is not None and perron.min() > 0 and not report.doubly_stochastic:
+        weights["Perron"] = perron
+    return {name: certificate(system, pi) for name, pi in weights.items()}
+
+
+def _hypotheses(experiment: Experiment, report: MixingReport, removal: str) -> list[Hypothesis]:
+    def sums(line: str, worst: tuple[int, float]) -> str:
+        return f"{line} {worst[0]} sums to {1 + worst[1]:.6g}"
+
+    return [
+        Hypothesis("the algorithm is DGD", type(experiment.algorithm) is DGD, repr(experiment.algorithm)),
+        Hypothesis("W has no negative weight", report.nonnegative, f"the smallest is {report.matrix.min():.4g}"),
+        Hypothesis("row sums of W are one", report.row_stochastic, sums("row", report.worst_row)),
+        Hypothesis("column sums of W are one", report.column_stochastic, sums("column", report.worst_column)),
+        Hypothesis("W connects the agents", report.connected, f"{len(report.components)} strong component(s)"),
+        Hypothesis("the system is minimal", report.connected, f"marginal modes are left out {removal}"),
+    ]
+
+
+# --- words ---
+
+
+def _verdict_of_rounds(report: StabilityReport) -> str:
+    limit, eta = report.step_size_limit, report.step_size
+    stable = report.stable["rounds"]
+    if stable is None:
+        rates = report.gossip
+        if rates is None:
+            return "not known: the iteration has not found the spectral radius"
+        settles = "settles" if rates.mean_square < 1 - EDGE else "does not settle"
+        return f"the mixing alone {settles} in the mean square, by the factor {rates.mean_square:.6g} per round"
+    if stable:
+        radius = f"{report.spectrum.radius:.8g}"
+        return f"stable: spectral radius {radius}; step_size = {eta:g} is {eta / limit:.0%} of the limit"
+    if limit == 0:
+        return "unstable at every step size, for the mixing itself does not settle: use lazy(W) or metropolis(graph)"
+    return f"unstable: spectral radius {report.spectrum.radius:.6g} > 1; use step_size < {limit:.6g}"
+
+
+def _verdict_of_flow(report: StabilityReport) -> str:
+    if report.stable["flow"] is None:
+        return "not known: the mixing changes without repeating itself" if report.gossip else "not known"
+    if not report.stable["flow"]:
+        return f"unstable: spectral abscissa {report.spectrum.abscissa:.4g} > 0; see check_mixing(W)"
+    proved = [name for name, c in report.certificates.items() if c.flow]
+    by = f", and a Lyapunov function with {proved[0]} weights proves it" if proved else ""
+    return f"stable: spectral abscissa {report.spectrum.abscissa:.6g} < 0{by}"
+
+
+def _verdict_of_proposition(report: StabilityReport) -> str:
+    failing = [h for h in report.hypotheses if not h.holds]
+    if not failing:
+        return "applies: the flow is BIBO stable" + (
+            "" if report.stable["flow"] else ", yet the spectrum says otherwise"
+        )
+    own = "the spectrum shows the flow stable all the same" if report.stable["flow"] else "nor is the flow stable"
+    return f"does not apply: {failing[0].name} does not hold ({failing[0].found}); {own}"
+
+
+def _title(report: StabilityReport) -> str:
+    return f"Stability of {report.experiment.algorithm!r}: {report.experiment.agents} agents, {report.states} states"
+
+
+def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    found = f" (residual {report.spectrum.residual:.1g})" if report.spectrum.residual else ""
+    removed = "not counted at infinite width" if report.removed is None else f"{report.removed}, {report.removal}"
+    yield (
+        "Realisation",
+        [
+            ("states", f"{report.states} in features of full rank"),
+            ("marginal modes left out", f"{removed}: directions of the parameters that no sample feels"),
+            *([] if report.hidden is None else [("hidden modes", _hidden_in_words(report.hidden))]),
+        ],
+    )
+    yield (
+        "Flow, per unit of flow time",
+        [
+            ("spectral abscissa", f"{report.spectrum.abscissa:.6g}{found}"),
+            *(
+                (
+                    f"logarithmic norm, {name} weights",
+                    f"{c.logarithmic_norm:.6g}: "
+                    + (f"no transient above {c.growth:.4g}" if c.flow else "proves nothing"),
+                )
+                for name, c in report.certificates.items()
+            ),
+            *([] if report.transient is None else [("largest transient met", f"{report.transient[0]:.6g}")]),
+        ],
+    )
+    textbook = report.textbook_limit
+    yield (
+        "Rounds",
+        [
+            ("spectral radius", f"{report.spectrum.radius:.8g}{found}"),
+            ("step size", f"{report.step_size:g}"),
+            *([] if report.gossip else [("largest stable step size", f"{report.step_size_limit:.6g}")]),
+            ("textbook's sufficient bound", "none for this mixing" if np.isnan(textbook) else f"{textbook:.6g}"),
+            *(
+                (
+                    f"contraction, {name} weights",
+                    f"{c.contraction:.8g}: " + (f"no transient above {c.growth:.4g}" if c.rounds else "proves nothing"),
+                )
+                for name, c in report.certificates.items()
+            ),
+            *([] if report.transient is None else [("largest transient met", f"{report.transient[1]:.6g}")]),
+        ],
+    )
+    yield "Slowest modes", [(f"λ = {_number(mode.eigenvalue)}", _mode_in_words(mode)) for mode in report.modes]
+    if isinstance(report.experiment.mixing, Schedule) and len(report.eigenvalues):
+        listed = ", ".join(_number(value) for value in report.eigenvalues[:5])
+        yield "Floquet multipliers", [(f"over {report.experiment.mixing.period} rounds", listed)]
+    if report.gossip is not None:
+        rates = report.gossip
+        yield (
+            "Random mixing, without gradients",
+            [
+                ("read as", "independent draws of the schedule's matrices"),
+                ("mean", f"{rates.mean:.6g} per round"),
+                ("mean square", f"{rates.mean_square:.6g} per round"),
+            ],
+        )
+    yield (
+        "Proposition 1",
+        [(h.name, ("yes" if h.holds else "no") + f", {h.found}") for h in report.hypotheses],
+    )
+
+
+def _hidden_in_words(hidden: Sequence[Hidden]) -> str:
+    if not hidden:
+        return "none: controllable and observable"
+    first = hidden[0]
+    return (
+        f"{sum(h.uncontrollable for h in hidden)} uncontrollable, {sum(h.unobservable for h in hidden)} unobservable, "
+        f"at Re λ ≤ {first.eigenvalue.real:.4g}"
+    )
+
+
+def _mode_in_words(mode: Mode) -> str:
+    lasts = "does not decay" if np.isinf(mode.rounds) else f"falls to 1/e in {mode.rounds:.4g} rounds"
+    strongest = np.argsort(-np.abs(mode.agents), kind="stable")[:3]
+    kind = f"agreement {mode.agreement:.0%}, one agent pattern × data direction {mode.separable:.0%}"
+    residual = f", residual {mode.residual:.1g}" if mode.residual else ""
+    return f"{lasts}; {kind}; most in agents {', '.join(map(str, strongest))}{residual}"
+
+
+def _number(value: complex) -> str:
+    return f"{value.real:.6g}" if value.imag == 0 else f"{value.real:.4g} ± {abs(value.imag):.4g}i"
+
+
+@dataclass(frozen=True, eq=False)
+class StabilityMap:
+    """The spectral radius of the rounds over step size and delay, or over step size and λ_min(W).
+
+    Attributes
+    ----------
+    radius
+        An `xarray.DataArray` with the dimensions `gradient_delay`, `message_delay` or `smallest_eigenvalue`, and
+        `step_size`.
+    limits, textbook
+        The exact and the textbook's sufficient bound of stable step sizes, one for each row; NaN where there is none.
+    """
+
+    radius: xr.DataArray
+    limits: np.ndarray
+    textbook: np.ndarray
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """The map in colour, blue where it is stable, and both boundaries; returns the axes."""
+        import matplotlib.pyplot as plt
+
+        from ntkp2p import plotting
+
+        with plt.rc_context(plotting.STYLE):
+            return plotting.stability_map(self, ax=plt.subplots(layout="constrained")[1] if ax is None else ax)
+
+
+@in_float64
+def stability_map(
+    experiment: Experiment,
+    step_sizes: Sequence[float] | np.ndarray,
+    /,
+    *,
+    gradient_delays: Sequence[int] | None = None,
+    message_delays: Sequence[int] | None = None,
+    smallest_eigenvalues: Sequence[float] | np.ndarray | None = None,
+    features: Features | None = None,
+) -> StabilityMap:
+    """Where a run is stable: the spectral radius of its rounds over two of its constants.
+
+    Parameters
+    ----------
+    experiment
+        The run; its own step size does not matter.
+    step_sizes
+        η, across.
+    gradient_delays, message_delays
+        Rounds by which gradients or messages are late, up; see `ntkp2p.Delayed`.
+    smallest_eigenvalues
+        λ_min of the matrices (1 − a) I + a W, up: W made lazier or keener. W is to be symmetric.
+    features
+        As for `ntkp2p.predict`.
+
+    Returns
+    -------
+    map
+        With `.radius`, `.limits` and `.plot()`.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of the three is given, a value is not possible, or as `stability`.
+
+    Notes
+    -----
+    Every point takes the eigenvalues of a system of (1 + delay) · n states: meant for up to a few hundred states.
+    """
+    given = {
+        "gradient_delay": gradient_delays,
+        "message_delay": message_delays,
+        "smallest_eigenvalue": smallest_eigenvalues,
+    }
+    chosen = [name for name, values in given.items() if values is not None]
+    if len(chosen) != 1:
+        raise ValueError(
+            "a map has one of gradient_delays, message_delays and smallest_eigenvalues beside the step sizes, found "
+            f"{' and '.join(chosen) or 'none'}"
+        )
+    (name,), etas = chosen, np.asarray(step_sizes, float)
+    if etas.ndim != 1 or not len(etas) or not (np.isfinite(etas) & (etas > 0)).all():
+        raise ValueError(f"step_sizes must be a list of positive numbers, found {step_sizes!r}")
+    features = full_rank(features_of(experiment, features))
+    rows, limits, textbook = [], [], []
+    for value in np.asarray(given[name]):
+        algorithm, mixing = _varied(experiment, name, value)
+        system = linear_system(algorithm, mixing, features, experiment.data)
+        rows.append([spectrum(with_step_size(system, float(eta))).radius for eta in etas])
+        limits.append(largest_step_size(system))
+        textbook.append(system.stable_step_size)
+    radius = xr.DataArray(
+        np.array(rows),
+        dims=(name, "step_size"),
+        coords={name: np.asarray(given[name]), "step_size": etas},
+        name="spectral_radius",
+    )
+    return StabilityMap(radius, np.array(limits), np.array(textbook))
+
+
+def _varied(experiment: Experiment, name: str, value: Any) -> tuple[Algorithm, Any]:
+    algorithm, mixing = experiment.algorithm, experiment.mixing
+    if name.endswith("delay"):
+        return Delayed(algorithm, **{"gradients" if name == "gradient_delay" else "messages": int(value)}), mixing
+    if isinstance(mixing, Schedule) or not np.array_equal(mixing, mixing.T):
+        raise ValueError("smallest_eigenvalues are of one symmetric matrix: give the experiment one")
+    least = float(np.linalg.eigvalsh(mixing)[0])
+    if not (np.isfinite(value) and value < 1):
+        raise ValueError(f"λ_min of a mixing matrix lies below 1, found {value!r}")
+    a = (1 - value) / (1 - least)
+    return algorithm, (1 - a) * np.eye(len(mixing)) + a * mixing
