@@ -1,7 +1,7 @@
 """ntkp2p: peer-to-peer training of wide neural networks, predicted in closed form and proved beside real training."""
 
 from ntkp2p import data, devices, models
-from ntkp2p.algorithms import ATC, CTA, DGD, Algorithm, World
+from ntkp2p.algorithms import ATC, CTA, DGD, Algorithm, Delayed, World
 from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import Objective, best_weights
 from ntkp2p.dynamics import NoSteadyStateError, linear_system, solve, transition
@@ -19,6 +19,7 @@ __all__ = [
     "DGD",
     "Algorithm",
     "Comparison",
+    "Delayed",
     "DivergedError",
     "Experiment",
     "NoSteadyStateError",

@@ -90,7 +90,7 @@ def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: s
 def predict(
     experiment: Toml, /, *, out: Out = Path("results"), cache: Cache = None, processes: Processes | None = None
 ) -> None:
-    """Predict a run in closed form, in rounds and in flow: predicted_rounds.nc, predicted_flow.nc, predicted.png."""
+    """Predict a run in closed form: predicted_rounds.nc, predicted_flow.nc unless it has delays, predicted.png."""
     from ntkp2p import compare
 
     run, folder = _begin(experiment, out, processes, cache)
@@ -99,10 +99,10 @@ def predict(
         return
     for time, trajectory in predicted.items():
         trajectory.save(folder / f"predicted_{time}.nc")
-    both = compare(*predicted.values())
-    _save_figure(both.plot(), folder / "predicted.png")
+    both = compare(*predicted.values()) if len(predicted) > 1 else None
+    _save_figure(both.plot() if both else predicted["rounds"].plot().figure, folder / "predicted.png")
     _flag(run, predicted)
-    print(both)
+    print(both or predicted["rounds"])
 
 
 @app.command

@@ -51,7 +51,8 @@ class Objective:
     Raises
     ------
     ValueError
-        For an unknown or a discrete variable, a schedule, or the average over initialisations.
+        For an unknown or a discrete variable, a schedule, the flow of an algorithm that has none, or the average over
+        initialisations.
 
     Examples
     --------
@@ -82,7 +83,7 @@ class Objective:
         features = features_of(experiment, self.features)
         if features.spread is not None:
             raise ValueError("an objective is of one initialisation: give the network a finite width")
-        object.__setattr__(self, "time", checked_time(self.time))
+        object.__setattr__(self, "time", checked_time(self.time, has_flow=experiment.algorithm.has_flow))
         object.__setattr__(self, "features", features)
         system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
         object.__setattr__(self, "system", system)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from ntkp2p import data as datasets
 from ntkp2p._names import lookup
-from ntkp2p.algorithms import ALGORITHMS, Algorithm
+from ntkp2p.algorithms import ALGORITHMS, Algorithm, Delayed
 from ntkp2p.data import AgentData
 from ntkp2p.data.datasets import whole
 from ntkp2p.losses import LOSSES, name_classes
@@ -169,7 +169,7 @@ class Experiment:
             "data": f"{self.data.name}, {_checksum(self.data.inputs, self.data.targets)}",
             "split": f"{self.data.by}, {_checksum(self.data.owner)}",
             "mixing": _mixing_in_words(self.mixing),
-            "algorithm": type(self.algorithm).__name__,
+            "algorithm": self.algorithm.name,
             "constants": repr(self.algorithm),
             "step_size": float(self.algorithm.step_size),
             "loss": self.loss,
@@ -228,7 +228,7 @@ class Experiment:
             model=_named(NETWORKS, tables["model"], "model"),
             data=data,
             mixing=_mixing(_with_paths(tables["mixing"], folder), data.agents, tables["rounds"]),
-            algorithm=_named(ALGORITHMS, tables["algorithm"], "algorithm"),
+            algorithm=_algorithm(tables["algorithm"]),
             **{key: tables[key] for key in plain if key in tables},
         )
 
@@ -274,6 +274,13 @@ def _named(table: Mapping[str, Callable], entries: Mapping[str, Any], kind: str)
     entries = dict(entries)
     build = lookup(table, _take(entries, kind, "name"), kind)
     return build(**_checked(build, entries, kind))
+
+
+def _algorithm(entries: Mapping[str, Any]) -> Algorithm:
+    keys = {"gradient_delay": "gradients", "message_delay": "messages"}
+    delays = {keys[key]: whole(value, key, least=0) for key, value in entries.items() if key in keys}
+    algorithm = _named(ALGORITHMS, {key: value for key, value in entries.items() if key not in keys}, "algorithm")
+    return Delayed(algorithm, **delays) if delays else algorithm
 
 
 def _take(entries: dict[str, Any], table: str, key: str) -> Any:

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from ntkp2p import measures
 from ntkp2p.dynamics.integrate import Integration, integrate
-from ntkp2p.dynamics.krylov import TIMES, Time, checked_time
+from ntkp2p.dynamics.krylov import Time, checked_time, times_of
 from ntkp2p.dynamics.stability import EDGE, Spectrum, spectrum
 from ntkp2p.dynamics.steady import steady_state as solve_steady
 from ntkp2p.dynamics.system import assemble, linear_system
@@ -43,7 +43,7 @@ def predict(
     experiment
         What to predict.
     time
-        "rounds": the algorithm's own discrete rounds. "flow": its gradient flow at t = η k.
+        "rounds": the algorithm's own discrete rounds. "flow": its gradient flow at t = η k; what is `Delayed` has none.
     features
         Those of an experiment that differs in algorithm or mixing only, or computed with options of one's own
         (`experiment.features(cache=..., memory=...)`); by default computed here, which is most of the work.
@@ -56,7 +56,7 @@ def predict(
     trajectory
         With `error_estimate` and `converged` of the solver, `stable`, the `spectral_radius` of the rounds
         (NaN where the iteration for it did not converge; such a run is not called unstable), the
-        `spectral_abscissa` of the flow, and the textbook's `stable_step_size` among its attributes. An unstable run is
+        `spectral_abscissa` of the flow if there is one, and the textbook's `stable_step_size` among its attributes. An unstable run is
         predicted like any other, and flagged.
 
         At infinite width it is the mean over initialisations, with the standard deviations `local_loss_std`,
@@ -71,8 +71,8 @@ def predict(
     Raises
     ------
     ValueError
-        If the algorithm's rounds are not affine, the time is neither "rounds" nor "flow", or the features are not of
-        this experiment's data; for cross-entropy at infinite width, or by a method for linear systems.
+        If the algorithm's rounds are not affine, the time is neither "rounds" nor "flow" or the algorithm has no flow,
+        or the features are not of this experiment's data; for cross-entropy at infinite width, or by a method for linear systems.
     ImportError
         For infinite width without neural-tangents.
     """
@@ -84,13 +84,15 @@ def predictions(
     experiment: Experiment,
     /,
     *,
-    times: Sequence[str] = TIMES,
+    times: Sequence[str] | None = None,
     features: Features | None = None,
     method: Method = "auto",
     rtol: float = 1e-8,
 ) -> Mapping[Any, Trajectory]:
-    """`predict` for several notions of time, all from one basis."""
-    asked: list[Time] = [checked_time(time) for time in times]
+    """`predict` for several notions of time, by default those that the algorithm has, all from one basis."""
+    has_flow = experiment.algorithm.has_flow
+    times = times_of(has_flow) if times is None else times
+    asked: list[Time] = [checked_time(time, has_flow=has_flow) for time in times]
     features = features_of(experiment, features)
     if experiment.loss != "squared":
         return _integrated(experiment, features, asked, method, rtol)
@@ -309,7 +311,7 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: T
         "closed_form": True,
         "stable": not unstable,
         "spectral_radius": extremes.radius,
-        "spectral_abscissa": extremes.abscissa,
+        **({"spectral_abscissa": extremes.abscissa} if solution.system.has_flow else {}),
         "stable_step_size": solution.system.stable_step_size,
         "method": solution.method,
         "states": solution.system.size,

@@ -95,7 +95,7 @@ def train(
         if len(lost):
             raise DivergedError(
                 f"training diverges: at round {now} the local loss of agent {lost[0]} is no longer finite "
-                f"with {type(experiment.algorithm).__name__}(step_size={float(experiment.algorithm.step_size):g}): "
+                f"with {experiment.algorithm.name}(step_size={float(experiment.algorithm.step_size):g}): "
                 f"use a smaller step size, `predict` states a stable one",
                 _trajectory(experiment, recorded, stable=False, diverged_at=int(now)),
             )
@@ -111,7 +111,7 @@ def _trajectory(experiment: Experiment, recorded: list[dict], **attributes) -> T
 def _must_agree(experiment: Experiment, mesh: Mesh) -> None:
     # Without data and weights: their last digits may differ from one kind of machine to another.
     facts, data = experiment.describe(), experiment.data
-    words = [facts[name] for name in ("model", "split", "algorithm", "step_size", "loss", "seed")]
+    words = [facts[name] for name in ("model", "split", "algorithm", "constants", "loss", "seed")]
     words += [experiment.precision, data.inputs.shape, data.test_inputs.shape, data.targets.shape]
     words = [re.sub(r"0x[0-9a-f]+", "", str(word)) for word in words]  # addresses of a user's objects
     if not agree(zlib.crc32(repr([*words, experiment.recorded.tolist()]).encode()), mesh):
@@ -154,7 +154,8 @@ def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> Callable[[Any
 def _verbs(mixing_at: Callable, grad: Callable, k: Any) -> World:
     # Rows of W times everybody's x: the compiler gathers these, the only time that devices talk in a round.
     # Accelerators would multiply float32 in fewer bits, and agents agree to no more than that.
-    return World(Partial(partial(jnp.matmul, precision="highest"), mixing_at(k)), grad)
+    W = mixing_at(k)
+    return World(Partial(partial(jnp.matmul, precision="highest"), W), grad, lambda x: jnp.diagonal(W)[:, None] * x)
 
 
 def _start(experiment: Experiment, theta: np.ndarray, mesh: Mesh) -> PyTree:

@@ -50,7 +50,9 @@ def experiment(algorithm: type[p2p.Algorithm], **options) -> p2p.Experiment:
 def training() -> dict[str, np.ndarray]:
     """Every recorded variable and the last parameters of each run, on one device and on all of them."""
     runs = {algorithm.__name__: experiment(algorithm) for algorithm in (p2p.DGD, p2p.CTA, p2p.ATC, HeavyBall)}
-    runs["schedule"] = dataclasses.replace(runs["ATC"], mixing=p2p.schedules.one_peer_exponential(AGENTS))
+    delayed = p2p.Delayed(runs["ATC"].algorithm, gradients=2, messages=1)
+    mixing = p2p.schedules.one_peer_exponential(AGENTS)
+    runs["delayed, schedule"] = dataclasses.replace(runs["ATC"], algorithm=delayed, mixing=mixing)
     results = {}
     for label, run in runs.items():
         for count in (1, jax.device_count()):

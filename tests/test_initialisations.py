@@ -157,6 +157,7 @@ def trained_losses(run, seeds):
         world = World(
             mix=lambda x: jnp.asarray(run.mixing) @ x,
             grad=lambda x: jax.vmap(jax.grad(local))(x, jnp.arange(data.agents)),
+            own=lambda x: jnp.diagonal(jnp.asarray(run.mixing))[:, None] * x,
         )
         state = run.algorithm.init(jnp.broadcast_to(theta, (data.agents, theta.size)))
 

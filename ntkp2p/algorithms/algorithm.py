@@ -23,10 +23,13 @@ class World(NamedTuple):
         Neighbours' weighted sums, W x.
     grad
         Every agent's gradient of its own local loss, at its own row.
+    own
+        What of W x needs no message: every agent's own row times its self-weight, diag(W) x.
     """
 
     mix: Callable[[Float[Array, "Q d"]], Float[Array, "Q d"]]
     grad: Callable[[Float[Array, "Q d"]], Float[Array, "Q d"]]
+    own: Callable[[Float[Array, "Q d"]], Float[Array, "Q d"]]
 
 
 class Algorithm(eqx.Module):
@@ -61,6 +64,16 @@ class Algorithm(eqx.Module):
                 f"step_size must be a finite positive number, found {value!r}: "
                 f"for instance {type(self).__name__}(step_size=0.1)"
             )
+
+    @property
+    def name(self) -> str:
+        """What results and messages call it."""
+        return type(self).__name__
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether rounds s ↦ M s + b discretise the gradient flow ds/dt = (M − I) s/η + b/η."""
+        return True
 
     @abstractmethod
     def round(self, state: PyTree, world: World, /) -> PyTree:

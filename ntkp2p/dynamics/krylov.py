@@ -35,11 +35,18 @@ Time = Literal["rounds", "flow"]
 TIMES: tuple[Time, ...] = get_args(Time)
 
 
-def checked_time(time: str, /) -> Time:
-    """The same, if it is one of `TIMES`; otherwise a ValueError."""
+def checked_time(time: str, /, *, has_flow: bool = True) -> Time:
+    """The same, if it is one of `TIMES` that an algorithm has; otherwise a ValueError."""
     if time not in TIMES:
         raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
+    if time == "flow" and not has_flow:
+        raise ValueError('what is delayed has no gradient flow of its present state: take time="rounds"')
     return time
+
+
+def times_of(has_flow: bool, /) -> tuple[Time, ...]:
+    """The notions of time that an algorithm has."""
+    return TIMES if has_flow else ("rounds",)
 
 
 #: Steps of Lanczos' recurrence that are compiled as one.

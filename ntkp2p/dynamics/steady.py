@@ -56,7 +56,7 @@ def steady_state(
     ArithmeticError
         If the iteration does not reach `rtol`.
     """
-    time = checked_time(time)
+    time = checked_time(time, has_flow=system.has_flow)
     if system.varying:
         raise NoSteadyStateError("where the mixing changes over time nothing rests: predict a long run instead")
     extremes = spectrum(system)

@@ -59,7 +59,8 @@ class Round:
             pull = (slope(f) * weights[..., None]).reshape(*matrix.shape[:2], -1)
             return (jnp.swapaxes(matrix, 1, 2) @ pull).reshape(z.shape)
 
-        world = World(mix=lambda z: parameters["mixing"] @ z, grad=grad)
+        mixing = parameters["mixing"]
+        world = World(mix=lambda z: mixing @ z, grad=grad, own=lambda z: jnp.diagonal(mixing)[:, None] * z)
         return ravel_pytree(algorithm.round(self._unravel(algorithm)(s), world))[0]
 
     def start(self, algorithm: Algorithm, /) -> Float[Array, " n"]:
@@ -163,6 +164,8 @@ class LinearSystem:
         (T,); empty for one matrix.
     periodic
         Whether the order starts anew after T rounds, or the system ends there.
+    has_flow
+        Whether the flow of (M − I)/η is the algorithm's, as it declares.
     """
 
     advance: "Round | Affine"
@@ -175,6 +178,7 @@ class LinearSystem:
     stable_step_size: float = float("nan")
     order: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     periodic: bool = True
+    has_flow: bool = True
 
     @staticmethod
     @in_float64
@@ -332,6 +336,7 @@ def linear_system(
         growth=growths[0],
         curvature=curvature,
         stable_step_size=float(np.min([algorithm.stable_step_size(W, curvature) for W in matrices])),
+        has_flow=algorithm.has_flow,
         **order,
     )
 
@@ -378,5 +383,5 @@ def _must_be_affine(algorithm, advance, parameters, size) -> None:
     found = advanced(advance, parameters, probe)
     if not np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(jnp.abs(expected).max())):
         raise ValueError(
-            f"one round of {type(algorithm).__name__} is not affine in the state, so it has no closed form: train it"
+            f"one round of {algorithm.name} is not affine in the state, so it has no closed form: train it"
         )

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from ntkp2p.devices import free_memory
 from ntkp2p.dynamics import krylov
-from ntkp2p.dynamics.krylov import TIMES, Reduction, Time, checked_time
+from ntkp2p.dynamics.krylov import Reduction, Time, checked_time, times_of
 from ntkp2p.dynamics.system import BLOCK, LinearSystem, at_round, linear
 from ntkp2p.precision import in_float64
 
@@ -114,19 +114,19 @@ def solve(
     rounds: ArrayLike | int,
     /,
     *,
-    times: Sequence[str] | str = TIMES,
+    times: Sequence[str] | str | None = None,
     method: Method = "auto",
     rtol: float = 1e-8,
     memory: int | None = None,
 ) -> Solution:
-    """The system at the given rounds, in rounds and in flow at t = η k.
+    """The system at the given rounds, in rounds and, if it has one, in flow at t = η k.
 
     Parameters
     ----------
     rounds
         Ascending whole numbers k ≥ 0. Their number costs next to nothing.
     times
-        "rounds", "flow", or both from one basis.
+        "rounds", "flow", or both from one basis; by default those that it has.
     method
         "dense", "krylov", or "auto": dense up to `DENSE_SIZE` states.
     rtol
@@ -137,8 +137,8 @@ def solve(
     Raises
     ------
     ValueError
-        For rounds that are not ascending whole numbers or go beyond the end of a mixing sequence, an unknown method, or
-        a memory in which not even a short basis fits.
+        For rounds that are not ascending whole numbers or go beyond the end of a mixing sequence, an unknown method, the
+        flow of a system without one, or a memory in which not even a short basis fits.
     """
     rounds = np.asarray(rounds)
     if (
@@ -149,9 +149,10 @@ def solve(
         or (np.diff(rounds) < 0).any()
     ):
         raise ValueError("rounds must be ascending whole numbers, for instance range(0, 101, 10)")
+    times = times_of(system.has_flow) if times is None else times
     if isinstance(times, str) or not len(times):
         raise ValueError(f'times must name one notion of time or both, as ("rounds", "flow"), found {times!r}')
-    asked: list[Time] = [checked_time(time) for time in times]
+    asked: list[Time] = [checked_time(time, has_flow=system.has_flow) for time in times]
     _must_be_method(method)
     memory = free_memory() // 2 if memory is None else memory
     span = _Span(
@@ -771,9 +772,9 @@ def transition(system: LinearSystem, t: float | int, t0: float | int = 0, /, *, 
     Raises
     ------
     ValueError
-        If t < t₀, rounds are not whole numbers, or t is beyond the end of a mixing sequence.
+        If t < t₀, rounds are not whole numbers, t is beyond the end of a mixing sequence, or the system has no flow.
     """
-    time = checked_time(time)
+    time = checked_time(time, has_flow=system.has_flow)
     if not 0 <= t0 <= t < math.inf:
         raise ValueError(
             f"transition(t, t0) runs forward from t0 ≥ 0 to a finite t, found t = {t:g} and t0 = {t0:g}; "

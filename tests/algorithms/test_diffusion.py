@@ -32,7 +32,7 @@ def atc(q):
 
 @pytest.mark.parametrize(("algorithm", "expected"), [(DGD, dgd), (CTA, cta), (ATC, atc)])
 def test_round_is_the_algorithm_of_the_literature(algorithm, expected):
-    world = World(mix=lambda x: W @ x, grad=gradient)
+    world = World(mix=lambda x: W @ x, grad=gradient, own=lambda x: np.diagonal(W)[:, None] * x)
     found = algorithm(step_size=ETA).round(X, world)
     np.testing.assert_allclose(found, [expected(q) for q in range(5)], rtol=1e-13)
 
