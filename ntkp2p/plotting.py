@@ -194,7 +194,9 @@ def unit_disc(eigenvalues: np.ndarray, /, *, ax: Axes) -> Axes:
     ax.axvline(0, color="0.8", linewidth=0.5, zorder=0)
     for chosen, marker, colour in ((~outside, "o", "#2a6f97"), (outside, "X", "#b03030")):
         values = eigenvalues[chosen]
-        ax.scatter(np.real(values), np.imag(values), s=18, marker=marker, color=colour, alpha=0.6, linewidth=0, zorder=2)
+        ax.scatter(
+            np.real(values), np.imag(values), s=18, marker=marker, color=colour, alpha=0.6, linewidth=0, zorder=2
+        )
     ax.set_aspect("equal")
     ax.set_xlabel("Re λ")
     ax.set_ylabel("Im λ")

@@ -130,7 +130,7 @@ def _distinct(values: np.ndarray, tolerance: float) -> list[complex]:
     for value in sorted(values, key=lambda v: (v.real, v.imag)):
         near = [group for group in groups if abs(value - group[-1]) <= 10 * tolerance]
         (near[0].append(value) if near else groups.append([value]))
-    return [np.mean(group) for group in groups]
+    return [complex(np.mean(group)) for group in groups]
 
 
 def _rank(matrix: np.ndarray) -> int:

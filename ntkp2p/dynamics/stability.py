@@ -6,12 +6,11 @@ decays like :math:`|\lambda|^k`, with the time constant −1/ln|λ| in rounds an
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 import scipy.optimize
 import scipy.sparse.linalg
 from jaxtyping import Float, Inexact
@@ -141,7 +140,7 @@ def extremes(
 
 
 def _applied(apply: Callable, v: np.ndarray) -> np.ndarray:
-    return apply(v.real) + 1j * apply(v.imag) if np.iscomplexobj(v) else apply(v)
+    return apply(np.real(v)) + 1j * apply(np.imag(v)) if np.iscomplexobj(v) else apply(v)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,26 +201,27 @@ def slowest_modes(system: LinearSystem, /, *, count: int = 5) -> list[Mode]:
     """
     if system.varying:
         raise ValueError("where the mixing changes over time a round has no modes: see multipliers(system, time)")
+    found = [
+        (complex(value), vector, float(residual))
+        for pairs in _slow(system, count)
+        for value, vector, residual in zip(pairs.values, pairs.vectors.T, pairs.residuals, strict=True)
+        if np.isfinite(value) and np.imag(value) >= 0
+    ]
+    return [_mode(system, *pair) for pair in sorted(found, key=lambda pair: -abs(pair[0]))[:count]]
+
+
+def _slow(system: LinearSystem, count: int) -> list[Eigenpairs]:
     if system.size <= DENSE_SIZE:
         matrix = system.matrix()
-        values, vectors = (scipy.linalg.eigh if system.symmetric else scipy.linalg.eig)(matrix)
-        residuals = np.zeros(len(values))
-    elif system.symmetric:
-        values, vectors, residuals = (
-            np.concatenate(pair, axis=-1)
-            for pair in zip(
-                *(extremes(system.apply, system.size, end, count=count, symmetric=True) for end in ("LA", "SA")),
-                strict=True,
-            )
-        )
-    else:
-        values, vectors, residuals = extremes(system.apply, system.size, "LM", count=2 * count)
-    kept = [i for i in np.argsort(-np.abs(values), kind="stable") if np.imag(values[i]) >= 0]
-    return [_mode(system, values[i], vectors[:, i], residuals[i]) for i in kept[:count] if np.isfinite(values[i])]
+        values, vectors = np.linalg.eigh(matrix) if system.symmetric else np.linalg.eig(matrix)
+        return [Eigenpairs(values, vectors, np.zeros(len(values)))]
+    if system.symmetric:
+        return [extremes(system.apply, system.size, end, count=count, symmetric=True) for end in ("LA", "SA")]
+    return [extremes(system.apply, system.size, "LM", count=2 * count)]
 
 
 def _mode(system: LinearSystem, value: complex, vector: np.ndarray, residual: float) -> Mode:
-    models = system.directions(np.stack([vector.real, vector.imag]))
+    models = system.directions(np.stack([np.real(vector), np.imag(vector)]))
     v = models[0] + 1j * models[1] if np.iscomplexobj(vector) else models[0]
     left, sizes, right = np.linalg.svd(v, full_matrices=False)
     whole = max(np.sum(sizes**2), np.finfo(float).tiny)
@@ -287,7 +287,8 @@ def largest_step_size(system: LinearSystem, /) -> float:
             if stable <= 0:
                 return 0.0
             break
-    return float(scipy.optimize.brentq(passed, stable, unstable, xtol=1e-12 / system.curvature, rtol=1e-7))
+    root: Any = scipy.optimize.brentq(passed, stable, unstable, xtol=1e-12 / system.curvature, rtol=np.float64(1e-7))
+    return float(root)
 
 
 #: Smaller step sizes at which a stable one is looked at.
@@ -300,7 +301,7 @@ def _beyond_one(system: LinearSystem) -> float:
         return float(np.abs(multipliers(system, "rounds")).max() - 1 - EDGE)
     if system.size <= DENSE_SIZE:
         if system.symmetric:
-            return _beyond_ends(*scipy.linalg.eigvalsh(system.matrix())[[0, -1]])
+            return _beyond_ends(*np.linalg.eigvalsh(system.matrix())[[0, -1]])
         return float(np.abs(np.linalg.eigvals(system.matrix())).max() - 1 - EDGE)
     if system.symmetric:
         low, high = (
