@@ -1,12 +1,12 @@
 r"""Gradients or messages that are late: characteristic roots of the delayed flow, and how much delay is too much.
 
-Where what is late is a time τ old, the flow is a linear delay differential equation, and the rounds are an augmented
-system that `ntkp2p.Delayed` makes:
+With what is late a time τ old, the flow of linear models is a delay differential equation, and the rounds are those of
+`ntkp2p.Delayed`, τ being a number of them:
 
-    flow    dx/dt = A₀ x(t) + A₁ x(t − τ),     roots s of det(s I − A₀ − A₁ e^{−sτ}) = 0
-    rounds  s_{k+1} = M s_k + b, of n (1 + τ) states
+    flow    dx/dt = A₀ x(t) + A₁ x(t − τ),              roots s of det(s I − A₀ − A₁ e^{−sτ}) = 0
+    rounds  x_{k+1} = x_k + η (A₀ x_k + A₁ x_{k−τ}),    roots z of det((z − 1) I − η A₀ − η A₁ z^{−τ}) = 0
 
-Both are stable if every root lies left of the imaginary axis, or every eigenvalue inside the unit circle.
+(without the constant parts). Stable is what has its roots left of the imaginary axis, or inside the unit circle.
 
 References
 ----------
@@ -27,8 +27,8 @@ from jaxtyping import Complex, Float
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import Algorithm, Delayed
 from ntkp2p.data import AgentData
-from ntkp2p.dynamics.stability import EDGE, spectrum
-from ntkp2p.dynamics.system import LinearSystem, linear_system
+from ntkp2p.dynamics.stability import EDGE
+from ntkp2p.dynamics.system import linear_system
 from ntkp2p.models import Features
 from ntkp2p.topology import Schedule
 
@@ -72,10 +72,10 @@ class CharacteristicRoots(NamedTuple):
 def delay_matrices(
     algorithm: Algorithm, mixing: np.ndarray, features: Features, data: AgentData, /, *, late: Late = "gradients"
 ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
-    """A₀ and A₁ of the flow of linear models whose gradients or messages are late, from the algorithm's own round.
+    """A₀ and A₁ of linear models whose gradients or messages are late, from the algorithm's own round.
 
-    A round x⁺ = B x + C v_late, where v = D x is what is late, has the flow η dx/dt = (B − I) x + C D x(t − τ). All
-    three are blocks of the round with a delay of one.
+    A round x⁺ = B x + C v_late, where v = D x is what is late, has the flow η dx/dt = (B − I) x + C D x(t − τ): then
+    A₀ = (B − I)/η and A₁ = C D/η. B, C and D are blocks of a round with a delay of one.
 
     Parameters
     ----------
@@ -96,13 +96,18 @@ def delay_matrices(
     Raises
     ------
     ValueError
-        If the mixing changes over time, the matrices would be too large, or as for `Delayed` and `linear_system`.
+        If the mixing changes over time, the algorithm has a delay, the matrices would be too large, or as for `Delayed`
+        and `linear_system`.
     """
+    lookup(dict.fromkeys(get_args(Late)), late, "late part of a round")
     if isinstance(mixing, Schedule):
-        raise ValueError("a delayed flow has characteristic roots for one mixing matrix: take one of the schedule's")
-    system = _late_system(algorithm, mixing, features, data, late, 1)
+        raise ValueError("A₀ and A₁ are of one mixing matrix, and this is a schedule: take one of its matrices")
+    if not algorithm.has_flow:
+        raise ValueError(f"{algorithm.name} has a delay already: give the algorithm without")
+    one = np.zeros((len(features.matrix), 1))
+    system = linear_system(Delayed(algorithm, **{late: 1}), mixing, features, data, columns=one)
     n = system.size - data.agents * features.rank
-    _must_be_small(system.size, f"A₀ and A₁ have {n} rows")
+    _must_be_small(system.size, f"A₀ and A₁ of {n} states")
     M, eta = system.matrix(), system.step_size
     return (M[:n, :n] - np.eye(n)) / eta, M[:n, n:] @ M[n:, :n] / eta
 
@@ -213,28 +218,57 @@ def sufficient_delay(A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"],
     return float(np.pi / (-2 * pull[0])) if pull[0] < 0 else float("inf")
 
 
-def delay_margin_in_rounds(
-    algorithm: Algorithm,
-    mixing: np.ndarray | Schedule,
-    features: Features,
-    data: AgentData,
-    /,
-    *,
-    late: Late = "gradients",
-    most: int = 50,
-) -> int:
-    """The largest delay in rounds up to which all delays, 0 included, leave the rounds of linear models stable.
+def delayed_radius(
+    A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"], step_size: float | int, delay: int, /
+) -> float:
+    """The spectral radius of the rounds x_{k+1} = x_k + η (A₀ x_k + A₁ x_{k−τ}): they are unstable above 1.
 
-    By the spectral radius of `Delayed`'s augmented system at every delay in turn, each of n (1 + τ) states.
+    Of the augmented system that `Delayed` makes, without most of its zeros: of x_{k−τ}, …, x_{k−1} only what A₁ sees is
+    carried on, rank(A₁) numbers each.
 
     Parameters
     ----------
-    algorithm
-        Without delay.
-    mixing, features, data
-        As for `linear_system`.
-    late
-        "gradients" or "messages".
+    A0, A1
+        Of `delay_matrices`.
+    step_size
+        η, of the same algorithm.
+    delay
+        τ ≥ 0, in rounds.
+
+    Raises
+    ------
+    ValueError
+        If the matrices are not square, finite and of one size, or the augmented system would be too large.
+    """
+    A0, A1 = _checked(A0, A1)
+    if delay < 0:
+        raise ValueError(f"delay must be a number of rounds ≥ 0, found {delay}")
+    n = len(A0)
+    if delay == 0:
+        augmented = np.eye(n) + step_size * (A0 + A1)
+    else:
+        U, sizes, V = np.linalg.svd(A1)
+        seen = sizes > n * np.finfo(float).eps * sizes[0]
+        U, V = U[:, seen] * sizes[seen], V[seen]
+        rank = len(V)
+        rows = n + delay * rank
+        _must_be_small(rows, f"{n} states with {delay} rounds of what is late")
+        augmented = np.eye(rows, k=-rank)  # every round, what is on its way goes one place on
+        augmented[: n + rank] = 0
+        augmented[:n, :n], augmented[:n, rows - rank :] = np.eye(n) + step_size * A0, step_size * U
+        augmented[n : n + rank, :n] = V
+    return float(np.abs(np.linalg.eigvals(augmented)).max())
+
+
+def delay_margin_in_rounds(
+    A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"], step_size: float | int, /, *, most: int = 50
+) -> int:
+    """The largest delay in rounds up to which every delay, from 0 on, leaves the rounds stable: by `delayed_radius`.
+
+    Parameters
+    ----------
+    A0, A1, step_size
+        As for `delayed_radius`.
     most
         The largest delay that is looked at, in rounds.
 
@@ -246,39 +280,17 @@ def delay_margin_in_rounds(
     Raises
     ------
     ValueError
-        If the mixing changes without repeating itself, or as for `Delayed` and `linear_system`.
-    ArithmeticError
-        If the iteration for the spectral radius of a large system does not converge.
+        As for `delayed_radius`.
     """
-    if isinstance(mixing, Schedule) and not mixing.periodic:
-        raise ValueError("mixing that changes without repeating itself is stable or not in no sense: predict the run")
-    for delay in range(most + 1):
-        radius = spectrum(_late_system(algorithm, mixing, features, data, late, delay)).radius
-        if np.isnan(radius):
-            raise ArithmeticError(
-                f"the spectral radius was not found with {late} {delay} rounds late: take fewer samples or agents, "
-                f"or most={delay - 1}"
-            )
-        if radius > 1 + EDGE:
-            return delay - 1
-    return most
-
-
-def _late_system(
-    algorithm: Algorithm, mixing: np.ndarray | Schedule, features: Features, data: AgentData, late: str, delay: int
-) -> LinearSystem:
-    lookup(dict.fromkeys(get_args(Late)), late, "late part of a round")
-    if not algorithm.has_flow:
-        raise ValueError(f"{algorithm.name} has a delay already: give the algorithm without")
-    one = np.zeros((len(features.matrix), 1))  # all columns have the same modes
-    return linear_system(Delayed(algorithm, **{late: delay}), mixing, features, data, columns=one)
+    stable = (delayed_radius(A0, A1, step_size, delay) <= 1 + EDGE for delay in range(most + 1))
+    return next((delay - 1 for delay, is_stable in enumerate(stable) if not is_stable), most)
 
 
 def _must_be_small(rows: int, what: str) -> None:
     if rows > LARGEST:
         raise ValueError(
-            f"{what}, which takes a matrix of {rows} rows, more than {LARGEST}: take fewer samples or agents, or the "
-            "delayed rounds, `spectrum(linear_system(Delayed(...), ...))`"
+            f"{what} take a matrix of {rows} rows, more than {LARGEST}: take fewer samples or agents; the rounds alone "
+            "have spectrum(linear_system(Delayed(...), ...))"
         )
 
 
@@ -321,7 +333,7 @@ def _discretised(A0: np.ndarray, A1: np.ndarray, delay: float, count: int) -> tu
     """The rightmost eigenvalues of d/dθ on polynomials over [−τ, 0], refined; more points until both agree."""
     points = 12 + count
     while True:
-        _must_be_small(len(A0) * (points + 1), f"{points + 1} points for each of {len(A0)} states resolve the roots")
+        _must_be_small(len(A0) * (points + 1), f"{len(A0)} states at {points + 1} points")
         found = np.linalg.eigvals(_generator(A0, A1, delay, points))
         found = found[np.argsort(-found.real)][:count]
         refined = [_refined(A0, A1, delay, s) for s in found]
