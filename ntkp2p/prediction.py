@@ -56,8 +56,8 @@ def predict(
     trajectory
         With `error_estimate` and `converged` of the solver, `stable`, the `spectral_radius` of the rounds
         (NaN where the iteration for it did not converge; such a run is not called unstable), the
-        `spectral_abscissa` of the flow if there is one, and the textbook's `stable_step_size` among its attributes. An unstable run is
-        predicted like any other, and flagged.
+        `spectral_abscissa` of the flow if there is one, and the textbook's `stable_step_size` among its attributes. An
+        unstable run is predicted like any other, and flagged.
 
         At infinite width it is the mean over initialisations, with the standard deviations `local_loss_std`,
         `global_loss_std` and `test_loss_std` between them; distances are root mean squares. Its attributes then have
@@ -72,7 +72,8 @@ def predict(
     ------
     ValueError
         If the algorithm's rounds are not affine, the time is neither "rounds" nor "flow" or the algorithm has no flow,
-        or the features are not of this experiment's data; for cross-entropy at infinite width, or by a method for linear systems.
+        or the features are not of this experiment's data; for cross-entropy at infinite width, or by a method for
+        linear systems.
     ImportError
         For infinite width without neural-tangents.
     """

@@ -52,7 +52,7 @@ def training() -> dict[str, np.ndarray]:
     runs = {algorithm.__name__: experiment(algorithm) for algorithm in (p2p.DGD, p2p.CTA, p2p.ATC, HeavyBall)}
     delayed = p2p.Delayed(runs["ATC"].algorithm, gradients=2, messages=1)
     mixing = p2p.schedules.one_peer_exponential(AGENTS)
-    runs["delayed, schedule"] = dataclasses.replace(runs["ATC"], algorithm=delayed, mixing=mixing)
+    runs["delayed"] = dataclasses.replace(runs["ATC"], algorithm=delayed, mixing=mixing)
     results = {}
     for label, run in runs.items():
         for count in (1, jax.device_count()):

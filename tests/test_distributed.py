@@ -81,7 +81,7 @@ def free_port():
 
 def test_training_on_eight_devices(start):
     results = start("training", 8)()
-    for run in ("DGD", "CTA", "ATC", "HeavyBall", "schedule"):
+    for run in ("DGD", "CTA", "ATC", "HeavyBall", "delayed"):
         one, eight = (
             {name.removeprefix(prefix): v for name, v in results.items() if name.startswith(prefix)}
             for prefix in (f"{run}/1/", f"{run}/8/")

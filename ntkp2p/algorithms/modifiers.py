@@ -10,8 +10,8 @@ verb          with a delay of τ rounds
 ``mix(x)``    diag(W_k) x_k + (W_k − diag(W_k)) x_{k−τ}
 ============  ==================================================
 
-The values that are on their way belong to the state, x_{k−τ}, …, x_{k−1}. The round remains affine where it was, and the
-augmented system of n (1 + τ) states is exact.
+The values that are on their way, x_{k−τ}, …, x_{k−1}, belong to the state. A round that was affine remains so, in an
+augmented system of n (1 + τ) states.
 
 References
 ----------
@@ -185,9 +185,9 @@ def _rounds(name: str, value: Any) -> int:
 def _with_late_gradients(algorithm: Algorithm, mixing: np.ndarray, delay: int) -> float:
     """The largest η λ_max(H) at which DGD with symmetric W is stable for sure; nan for others.
 
-    A mode z^k v has z = λ − η h z^{−τ}, λ and h being Rayleigh quotients of W and H with v. Of the λ in [0, 1] the last
-    is the first to reach |z| = 1, at η h = 2 sin(π / (2 (2τ + 1))). Negative λ are as −λ for odd τ; for even τ they reach
-    z = −1, at η h = 1 + λ.
+    A mode z^k v has z = λ − η h z^{−τ}, where λ and h are the Rayleigh quotients of W and H with v. Of all λ in [0, 1],
+    λ = 1 is the first to reach |z| = 1, at η h = 2 sin(π / (2 (2τ + 1))). A negative λ is like −λ for odd τ; for even τ
+    it reaches z = −1, at η h = 1 + λ.
     """
     if type(algorithm) is not DGD or not np.array_equal(mixing, mixing.T):
         return float("nan")
@@ -201,7 +201,8 @@ def _with_late_gradients(algorithm: Algorithm, mixing: np.ndarray, delay: int) -
 def _with_late_messages(algorithm: Algorithm, mixing: np.ndarray) -> float:
     """The largest η λ_max(H) at which the largest ‖x_q‖ of the agents cannot grow, however old the messages; or nan.
 
-    Averages with weights ≥ 0 do not exceed their largest part, nor does ‖(I − η H_q / w) x_q‖ exceed ‖x_q‖ for η h ≤ 2 w.
+    An average with weights ≥ 0 is not longer than its longest part; nor
+    is (w I − η H_q) x_q longer than w x_q for η h ≤ 2 w.
     """
     if (mixing < 0).any() or not np.allclose(mixing.sum(axis=1), 1, rtol=0, atol=1e-9):
         return float("nan")

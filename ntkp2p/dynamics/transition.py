@@ -137,8 +137,8 @@ def solve(
     Raises
     ------
     ValueError
-        For rounds that are not ascending whole numbers or go beyond the end of a mixing sequence, an unknown method, the
-        flow of a system without one, or a memory in which not even a short basis fits.
+        For rounds that are not ascending whole numbers or go beyond the end of a mixing sequence, an unknown method,
+        the flow of a system without one, or a memory in which not even a short basis fits.
     """
     rounds = np.asarray(rounds)
     if (
