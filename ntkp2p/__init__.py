@@ -7,6 +7,7 @@ from ntkp2p.design import Objective, best_weights
 from ntkp2p.dynamics import NoSteadyStateError, linear_system, solve, transition
 from ntkp2p.experiment import Experiment
 from ntkp2p.prediction import predict, predictions, steady_state
+from ntkp2p.stability import StabilityReport, stability, stability_map
 from ntkp2p.topology import check_mixing, fastest_mixing, graphs, lazy, load_mixing, max_degree, metropolis, schedules
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
@@ -24,6 +25,7 @@ __all__ = [
     "Experiment",
     "NoSteadyStateError",
     "Objective",
+    "StabilityReport",
     "Trajectory",
     "World",
     "best_weights",
@@ -43,6 +45,8 @@ __all__ = [
     "predictions",
     "schedules",
     "solve",
+    "stability",
+    "stability_map",
     "steady_state",
     "train",
     "transition",

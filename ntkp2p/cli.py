@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 if TYPE_CHECKING:
     from ntkp2p.experiment import Experiment
+    from ntkp2p.models import Features
     from ntkp2p.trajectory import Trajectory
 
 app = App(
@@ -120,6 +121,34 @@ def train(experiment: Toml, /, *, out: Out = Path("results"), processes: Process
 
 
 @app.command
+def stability(experiment: Toml, /, *, out: Path | None = None, json: bool = False, cache: Cache = None) -> None:
+    """Whether a run is stable, in rounds and in flow, why, and up to which step size and delay.
+
+    Parameters
+    ----------
+    out
+        A folder that gets stability.json and stability.png, the spectrum and the slowest modes.
+    json
+        Print JSON in place of text.
+    """
+    from json import dumps
+
+    from ntkp2p import stability as analysed
+    from ntkp2p.experiment import Experiment
+    from ntkp2p.files import replacing
+
+    run = Experiment.from_toml(experiment)
+    folder = None if out is None else _writable(out)
+    report = analysed(run, features=_features(run, cache))
+    text = dumps(report.to_dict(), indent=2, allow_nan=False)
+    if folder is not None:
+        with replacing(folder / "stability.json") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+        _save_figure(report.plot(), folder / "stability.png")
+    print(text if json else report)
+
+
+@app.command
 def compare(
     experiment: Toml, /, *, out: Out = Path("results"), cache: Cache = None, processes: Processes | None = None
 ) -> None:
@@ -184,23 +213,24 @@ def _begin(
 
 
 def _predicted(run: Experiment, folder: Path | None, cache: Path | None) -> Mapping[Any, Trajectory]:
-    """Both predictions; what the kernel will take is said before it is computed."""
-    import logging
-
+    """The predictions that there are, in rounds and in flow."""
     from ntkp2p import predictions
 
+    return predictions(run, features=_features(run, cache, shown=folder is not None))
+
+
+def _features(run: Experiment, cache: Path | None, *, shown: bool = True) -> Features:
+    """Those of the run; what the kernel will take is said before it is computed."""
+    import logging
+
     log = logging.getLogger("ntkp2p")
-    if folder is not None and not log.handlers:
+    if shown and not log.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("ntkp2p: %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
-    with _progress(shown=folder is not None) as progress:
-        features = run.features(
-            cache=cache,
-            progress=lambda done, total: progress("kernel", done, total),
-        )
-    return predictions(run, features=features)
+    with _progress(shown=shown) as progress:
+        return run.features(cache=cache, progress=lambda done, total: progress("kernel", done, total))
 
 
 def _trained(run: Experiment, folder: Path | None) -> tuple[Trajectory, ValueError | None]:

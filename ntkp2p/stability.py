@@ -12,6 +12,14 @@ import xarray as xr
 
 from ntkp2p.algorithms import DGD, Algorithm, Delayed
 from ntkp2p.dynamics.certificate import Certificate, certificate, largest_transient
+from ntkp2p.dynamics.delay import (
+    CharacteristicRoots,
+    Late,
+    characteristic_roots,
+    delay_margin,
+    delay_margin_in_rounds,
+    delay_matrices,
+)
 from ntkp2p.dynamics.gossip import Gossip, draws, gossip
 from ntkp2p.dynamics.realisation import PBH_SIZE, Hidden, full_rank, hidden_modes, realisation
 from ntkp2p.dynamics.stability import (
@@ -50,6 +58,29 @@ class Hypothesis:
     found: str
 
 
+@dataclass(frozen=True)
+class Margin:
+    """How late gradients, or messages, may be.
+
+    Attributes
+    ----------
+    rounds
+        The largest delay up to which the rounds are stable for all: exact on a small system, `DELAYS` if it is more;
+        −1 if they are unstable without. On a large one the largest that a sufficient bound allows, or None.
+    flow_time
+        The delay below which the flow is stable; inf if none makes it unstable, NaN where it was not computed.
+    sufficient
+        π / (2 h) in flow time, a delay that DGD's flow with symmetric W stands whatever the mixing is; NaN for others.
+    exact
+        Whether `rounds` is.
+    """
+
+    rounds: int | None
+    flow_time: float
+    sufficient: float
+    exact: bool
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class StabilityReport:
     """What `stability` found out about a run; print it for a table and the verdicts.
@@ -74,7 +105,7 @@ class StabilityReport:
     eigenvalues
         All of M's, or of a period's map; the extreme ones of a large system.
     step_size_limit, textbook_limit
-        The exact and the textbook's sufficient bound on stable step sizes; NaN where there is none.
+        The exact and the textbook's sufficient bound of stable step sizes; NaN where there is none.
     certificates
         By "uniform" and, where W is row- but not doubly stochastic, "Perron" weights.
     transient
@@ -85,6 +116,10 @@ class StabilityReport:
         Rates of the mixing alone where a schedule does not repeat itself, its rounds read as independent draws.
     hypotheses
         Of Proposition 1, one by one; empty for a schedule.
+    margins
+        How late "gradients" and "messages" may be; empty for a schedule, or an algorithm that is late already.
+    roots
+        The rightmost characteristic roots of the flow of an algorithm that is late, on a small system; else None.
     """
 
     experiment: Experiment
@@ -101,11 +136,14 @@ class StabilityReport:
     modes: list[Mode]
     gossip: Gossip | None
     hypotheses: list[Hypothesis]
+    margins: dict[str, Margin]
+    roots: CharacteristicRoots | None
 
     @property
     def stable(self) -> dict[str, bool | None]:
         """By notion of time; None where it is not known: mixing that changes without repeating itself."""
-        edge = {"rounds": self.spectrum.radius - 1, "flow": self.spectrum.abscissa * self.step_size}
+        abscissa = self.spectrum.abscissa if self.roots is None else float(self.roots.values[0].real)
+        edge = {"rounds": self.spectrum.radius - 1, "flow": abscissa * self.step_size}
         return {time: None if np.isnan(beyond) else bool(beyond <= EDGE) for time, beyond in edge.items()}
 
     @property
@@ -163,6 +201,8 @@ class StabilityReport:
                     for mode in self.modes
                 ],
                 "gossip": self.gossip and self.gossip._asdict(),
+                "margins": {late: vars(margin) for late, margin in self.margins.items()},
+                "characteristic_roots": self.roots and self.roots.values,
                 "hypotheses": {h.name: h.holds for h in self.hypotheses},
                 "verdicts": self.verdicts,
             }
@@ -221,7 +261,8 @@ def stability(experiment: Experiment, /, *, features: Features | None = None, mo
     schedule = experiment.mixing if isinstance(experiment.mixing, Schedule) else None
     report = None if schedule is not None else check_mixing(experiment.mixing)
     removed, removal = _removed(experiment, features)
-    small = system.size <= PBH_SIZE and not system.varying
+    flows = experiment.algorithm.has_flow
+    small = system.size <= PBH_SIZE and not system.varying and flows
     drawn = schedule is not None and system.varying and not schedule.periodic
     return StabilityReport(
         experiment=experiment,
@@ -234,11 +275,46 @@ def stability(experiment: Experiment, /, *, features: Features | None = None, mo
         step_size_limit=float("nan") if drawn else largest_step_size(system),
         textbook_limit=system.stable_step_size,
         certificates={} if report is None else _certificates(system, report),
-        transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying else None,
+        transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
         modes=[] if system.varying else slowest_modes(system, count=modes),
         gossip=gossip(*draws(schedule)) if schedule is not None and drawn else None,
-        hypotheses=[] if report is None else _hypotheses(experiment, report, removal),
+        hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, removal),
+        margins={} if report is None or not flows else _margins(experiment, features, system),
+        roots=_roots(experiment, features, system),
     )
+
+
+def _margins(experiment: Experiment, features: Features, system: LinearSystem) -> dict[str, Margin]:
+    return {late: _margin(experiment, features, system, late) for late in ("gradients", "messages")}
+
+
+def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: Late) -> Margin:
+    algorithm, mixing, eta = experiment.algorithm, experiment.mixing, system.step_size
+    h = system.curvature
+    with_symmetric = late == "gradients" and type(algorithm) is DGD and np.array_equal(mixing, mixing.T)
+    sufficient = np.pi / (2 * h) if with_symmetric else float("nan")
+    if system.size > PBH_SIZE:
+        bounds = [Delayed(algorithm, **{late: delay}).stable_step_size(mixing, h) for delay in range(DELAYS + 1)]
+        allowed = [delay for delay, bound in enumerate(bounds) if eta < bound]
+        return Margin(max(allowed, default=None), float("nan"), sufficient, exact=False)
+    matrices = delay_matrices(algorithm, mixing, features, experiment.data, late=late)
+    rounds = delay_margin_in_rounds(*matrices, eta, most=DELAYS)
+    return Margin(rounds, delay_margin(*matrices), sufficient, exact=True)
+
+
+def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> CharacteristicRoots | None:
+    late = experiment.algorithm
+    if not isinstance(late, Delayed) or late.has_flow or system.varying or system.size > PBH_SIZE:
+        return None
+    if late.gradients and late.messages:
+        return None
+    kind, delay = ("gradients", late.gradients) if late.gradients else ("messages", late.messages)
+    matrices = delay_matrices(late.algorithm, experiment.mixing, features, experiment.data, late=kind)
+    return characteristic_roots(*matrices, delay * system.step_size)
+
+
+#: Rounds of delay beyond which a margin is not followed.
+DELAYS = 20
 
 
 def _removed(experiment: Experiment, features: Features) -> tuple[int | None, str]:
@@ -317,6 +393,11 @@ def _verdict_of_rounds(report: StabilityReport) -> str:
 
 
 def _verdict_of_flow(report: StabilityReport) -> str:
+    if report.roots is not None:
+        kind = "stable" if report.stable["flow"] else "unstable"
+        return f"{kind}: the rightmost characteristic root is {_number(report.roots.values[0])}"
+    if not report.experiment.algorithm.has_flow:
+        return "a delay differential equation: its roots are computed for small systems with one kind of delay"
     if report.stable["flow"] is None:
         return "not known: the mixing changes without repeating itself" if report.gossip else "not known"
     if not report.stable["flow"]:
@@ -333,7 +414,7 @@ def _verdict_of_proposition(report: StabilityReport) -> str:
             "" if report.stable["flow"] else ", yet the spectrum says otherwise"
         )
     own = "the spectrum shows the flow stable all the same" if report.stable["flow"] else "nor is the flow stable"
-    return f"does not apply: {failing[0].name} does not hold ({failing[0].found}); {own}"
+    return f"does not apply, for it asks that {failing[0].name} (found: {failing[0].found}); {own}"
 
 
 def _title(report: StabilityReport) -> str:
@@ -351,21 +432,11 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
             *([] if report.hidden is None else [("hidden modes", _hidden_in_words(report.hidden))]),
         ],
     )
-    yield (
-        "Flow, per unit of flow time",
-        [
-            ("spectral abscissa", f"{report.spectrum.abscissa:.6g}{found}"),
-            *(
-                (
-                    f"logarithmic norm, {name} weights",
-                    f"{c.logarithmic_norm:.6g}: "
-                    + (f"no transient above {c.growth:.4g}" if c.flow else "proves nothing"),
-                )
-                for name, c in report.certificates.items()
-            ),
-            *([] if report.transient is None else [("largest transient met", f"{report.transient[0]:.6g}")]),
-        ],
-    )
+    if not np.isnan(report.spectrum.abscissa):
+        yield (
+            "Flow, per unit of flow time",
+            [("spectral abscissa", f"{report.spectrum.abscissa:.6g}{found}"), *_flow(report)],
+        )
     textbook = report.textbook_limit
     yield (
         "Rounds",
@@ -384,6 +455,10 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
             *([] if report.transient is None else [("largest transient met", f"{report.transient[1]:.6g}")]),
         ],
     )
+    yield "Delay that is stable", [(late, _margin_in_words(margin)) for late, margin in report.margins.items()]
+    if report.roots is not None:
+        listed = ", ".join(_number(value) for value in report.roots.values)
+        yield "Delayed flow", [(f"characteristic roots ({report.roots.method})", listed)]
     yield "Slowest modes", [(f"λ = {_number(mode.eigenvalue)}", _mode_in_words(mode)) for mode in report.modes]
     if isinstance(report.experiment.mixing, Schedule) and len(report.eigenvalues):
         listed = ", ".join(_number(value) for value in report.eigenvalues[:5])
@@ -404,6 +479,14 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
     )
 
 
+def _flow(report: StabilityReport) -> Iterator[tuple[str, str]]:
+    for name, c in report.certificates.items():
+        proved = f"no transient above {c.growth:.4g}" if c.flow else "proves nothing"
+        yield f"logarithmic norm, {name} weights", f"{c.logarithmic_norm:.6g}: {proved}"
+    if report.transient is not None:
+        yield "largest transient met", f"{report.transient[0]:.6g}"
+
+
 def _hidden_in_words(hidden: Sequence[Hidden]) -> str:
     if not hidden:
         return "none: controllable and observable"
@@ -420,6 +503,17 @@ def _mode_in_words(mode: Mode) -> str:
     kind = f"agreement {mode.agreement:.0%}, one agent pattern × data direction {mode.separable:.0%}"
     residual = f", residual {mode.residual:.1g}" if mode.residual else ""
     return f"{lasts}; {kind}; most in agents {', '.join(map(str, strongest))}{residual}"
+
+
+def _margin_in_words(margin: Margin) -> str:
+    if margin.rounds is None:
+        return "not known: the system is large, and there is no bound for this algorithm and mixing"
+    if margin.rounds < 0:
+        return "none: the rounds are unstable without"
+    rounds = f"{margin.rounds} rounds" + (" or more" if margin.rounds == DELAYS or not margin.exact else "")
+    flow = "" if np.isnan(margin.flow_time) else f"; flow: below {margin.flow_time:.6g}"
+    sufficient = "" if np.isnan(margin.sufficient) else f", by the bound π/(2h) below {margin.sufficient:.6g}"
+    return f"{rounds}{flow}{sufficient if flow else ''}"
 
 
 def _number(value: complex) -> str:
@@ -456,12 +550,12 @@ class StabilityMap:
 @in_float64
 def stability_map(
     experiment: Experiment,
-    step_sizes: Sequence[float] | np.ndarray,
+    step_sizes: Any,
     /,
     *,
-    gradient_delays: Sequence[int] | None = None,
-    message_delays: Sequence[int] | None = None,
-    smallest_eigenvalues: Sequence[float] | np.ndarray | None = None,
+    gradient_delays: Any = None,
+    message_delays: Any = None,
+    smallest_eigenvalues: Any = None,
     features: Features | None = None,
 ) -> StabilityMap:
     """Where a run is stable: the spectral radius of its rounds over two of its constants.
@@ -532,6 +626,6 @@ def _varied(experiment: Experiment, name: str, value: Any) -> tuple[Algorithm, A
         raise ValueError("smallest_eigenvalues are of one symmetric matrix: give the experiment one")
     least = float(np.linalg.eigvalsh(mixing)[0])
     if not (np.isfinite(value) and value < 1):
-        raise ValueError(f"λ_min of a mixing matrix lies below 1, found {value!r}")
+        raise ValueError(f"λ_min of a mixing matrix lies below 1, found {value:g}")
     a = (1 - value) / (1 - least)
     return algorithm, (1 - a) * np.eye(len(mixing)) + a * mixing

@@ -16,6 +16,7 @@ ROOMS = (
     "compare",
     "measures",
     "prediction",
+    "stability",
     "training",
     "trajectory",
 )

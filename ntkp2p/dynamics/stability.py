@@ -16,7 +16,7 @@ import scipy.sparse.linalg
 from jaxtyping import Float, Inexact
 from threadpoolctl import threadpool_limits
 
-from ntkp2p.dynamics.krylov import Time
+from ntkp2p.dynamics.krylov import Time, times_of
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.dynamics.transition import DENSE_SIZE, Step, period
 from ntkp2p.precision import in_float64
@@ -36,7 +36,8 @@ class Spectrum(NamedTuple):
     radius
         max |λ(M)|: the rounds are unstable above 1. NaN if the iteration has not found it.
     abscissa
-        max Re λ(A), A = (M − I)/η, per unit of flow time: the flow is unstable above 0. NaN likewise.
+        max Re λ(A), A = (M − I)/η, per unit of flow time: the flow is unstable above 0. NaN likewise, or where the
+        algorithm has no such flow.
     residual
         The larger ‖M v − λ v‖ of their unit eigenvectors; 0 where all eigenvalues were computed.
     """
@@ -53,22 +54,29 @@ def spectrum(system: LinearSystem, /) -> Spectrum:
     Lanczos or Arnoldi (ARPACK), which never forms M. Where the mixing repeats itself every T rounds, those of the
     period's map, Floquet's multipliers, as one round's T-th root; NaN where it changes without repeating.
     """
+    unknown, eta = float("nan"), system.step_size
     if system.varying:
         if not system.periodic:
-            return Spectrum(float("nan"), float("nan"))
-        radii = {time: float(np.abs(multipliers(system, time)).max()) for time in ("rounds", "flow")}
+            return Spectrum(unknown, unknown)
         length = len(system.order)
-        abscissa = np.log(radii["flow"]) / (length * system.step_size)
-        return Spectrum(radii["rounds"] ** (1 / length), float(abscissa))
+        radii = {time: float(np.abs(multipliers(system, time)).max()) for time in times_of(system.has_flow)}
+        abscissa = float(np.log(radii["flow"]) / (length * eta)) if system.has_flow else unknown
+        return Spectrum(radii["rounds"] ** (1 / length), abscissa)
     if system.size <= DENSE_SIZE:
-        values = np.linalg.eigvals(system.matrix())
-        return Spectrum(float(np.abs(values).max()), float((np.real(values).max() - 1) / system.step_size))
-    ends = ("LA", "SA") if system.symmetric else ("LR", "LM")  # the two ends of a real spectrum tell both
-    right, other = (extremes(system.apply, system.size, end, symmetric=system.symmetric) for end in ends)
-    found = [right.values[0], other.values[0]]
-    radius = np.abs(found).max() if system.symmetric else np.abs(found[1])
-    residual = float(max(right.residuals[0], other.residuals[0]))
-    return Spectrum(float(radius), float((np.real(found[0]) - 1) / system.step_size), residual)
+        values, residual = np.linalg.eigvals(system.matrix()), 0.0
+    else:
+        # The two ends of a real spectrum tell both.
+        ends = ("LA", "SA") if system.symmetric else ("LR", "LM") if system.has_flow else ("LM",)
+        pairs = [extremes(system.apply, system.size, end, symmetric=system.symmetric) for end in ends]
+        values = np.array([found.values[0] for found in pairs])
+        residual = float(max(found.residuals[0] for found in pairs))
+        if not system.symmetric:  # the rightmost one is larger than the largest only if this was not found
+            return Spectrum(float(np.abs(values[-1])), _abscissa(values[:1], system), residual)
+    return Spectrum(float(np.abs(values).max()), _abscissa(values, system), residual)
+
+
+def _abscissa(values: np.ndarray, system: LinearSystem) -> float:
+    return float((np.real(values).max() - 1) / system.step_size) if system.has_flow else float("nan")
 
 
 def multipliers(system: LinearSystem, time: Time, /) -> Inexact[np.ndarray, " m"]:
