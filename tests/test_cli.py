@@ -135,6 +135,17 @@ def test_predict_and_train_write_what_they_say(run, experiment, tmp_path):
     assert not [f for f in files if f.startswith(".")]  # no temporary file is left
 
 
+def test_a_delayed_run_is_predicted_in_rounds(run, experiment, tmp_path):
+    code, out, err = run(
+        "predict", experiment(("step_size = 0.2", "step_size = 2.0\ngradient_delay = 2")), "--out", tmp_path
+    )
+    assert code == 0, err
+    assert "Trajectory(rounds: Delayed DGD, " in out
+    assert "the rounds are unstable: spectral radius" in err
+    assert "stable below step_size = " in err
+    assert {p.name for p in tmp_path.iterdir()} == {"experiment.toml", "predicted_rounds.nc", "predicted.png"}
+
+
 def test_check_reports_on_files_and_graphs(run, tmp_path):
     np.savetxt(tmp_path / "W.csv", np.full((3, 3), 1 / 3), delimiter=",")
     for arguments in (["--graph", "complete:3"], [tmp_path / "W.csv"]):

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ntkp2p import ATC, DGD, Experiment, data, graphs, metropolis, models, predict, schedules
+from ntkp2p import ATC, DGD, Delayed, Experiment, data, graphs, metropolis, models, predict, schedules
 
 TOML = """
 rounds = 20
@@ -54,6 +54,25 @@ def test_python_and_toml_describe_the_same_run(experiment, tmp_path):
     read = Experiment.from_toml(tmp_path / "run.toml")
     assert list(read.recorded) == [0, 3, 5, 20]
     np.testing.assert_array_equal(predict(read).local_loss, predict(written).local_loss)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("gradient_delay = 2, message_delay = 1", Delayed(DGD(step_size=0.1), gradients=2, messages=1)),
+        ("message_delay = 0", Delayed(DGD(step_size=0.1))),
+    ],
+)
+def test_delays_in_toml(keys, expected, tmp_path):
+    text = TOML.format('graph = "cycle"').replace("step_size = 0.1", f"step_size = 0.1, {keys}")
+    (tmp_path / "run.toml").write_text(text)
+    read = Experiment.from_toml(tmp_path / "run.toml")
+    assert read.algorithm == expected
+    assert read.describe()["algorithm"] == "Delayed DGD"
+    assert read.describe()["constants"] == repr(expected)
+    (tmp_path / "run.toml").write_text(text.replace(keys, "message_delay = -1"))
+    with pytest.raises(ValueError, match="message_delay must be a whole number of at least 0, not -1"):
+        Experiment.from_toml(tmp_path / "run.toml")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,14 @@
 """The closed form: a linear system from an algorithm's round, and its state transition; or its integration."""
 
+from ntkp2p.dynamics.delay import (
+    CharacteristicRoots,
+    characteristic_roots,
+    delay_margin,
+    delay_margin_in_rounds,
+    delay_matrices,
+    delayed_radius,
+    sufficient_delay,
+)
 from ntkp2p.dynamics.gradient import propagate
 from ntkp2p.dynamics.integrate import Integration, integrate
 from ntkp2p.dynamics.stability import Spectrum, spectrum
@@ -8,17 +17,24 @@ from ntkp2p.dynamics.system import LinearSystem, linear_system
 from ntkp2p.dynamics.transition import Solution, Transition, solve, transition
 
 __all__ = [
+    "CharacteristicRoots",
     "Integration",
     "LinearSystem",
     "NoSteadyStateError",
     "Solution",
     "Spectrum",
     "Transition",
+    "characteristic_roots",
+    "delay_margin",
+    "delay_margin_in_rounds",
+    "delay_matrices",
+    "delayed_radius",
     "integrate",
     "linear_system",
     "propagate",
     "solve",
     "spectrum",
     "steady_state",
+    "sufficient_delay",
     "transition",
 ]

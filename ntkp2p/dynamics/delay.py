@@ -17,12 +17,13 @@ Ruhe, "Algorithms for the nonlinear eigenvalue problem", SIAM J. Numer. Anal. 19
 Gu, Kharitonov and Chen, "Stability of Time-Delay Systems", 2003 (delay margins by frequency sweeping).
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 import scipy.special
 from jaxtyping import Complex, Float
+from numpy.typing import ArrayLike
 
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import Algorithm, Delayed
@@ -33,7 +34,7 @@ from ntkp2p.models import Features
 from ntkp2p.topology import Schedule
 
 #: What may be late: the names of `Delayed`'s delays.
-Late = Literal["gradients", "messages"]
+LATE = ("gradients", "messages")
 
 #: What is left of two matrices off the diagonal, relative to them, in eigenvectors that they have in common.
 DECOUPLED = 1e-10
@@ -70,7 +71,13 @@ class CharacteristicRoots(NamedTuple):
 
 
 def delay_matrices(
-    algorithm: Algorithm, mixing: np.ndarray, features: Features, data: AgentData, /, *, late: Late = "gradients"
+    algorithm: Algorithm,
+    mixing: np.ndarray | Schedule,
+    features: Features,
+    data: AgentData,
+    /,
+    *,
+    late: str = "gradients",
 ) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:
     """A₀ and A₁ of linear models whose gradients or messages are late, from the algorithm's own round.
 
@@ -99,7 +106,7 @@ def delay_matrices(
         If the mixing changes over time, the algorithm has a delay, the matrices would be too large, or as for `Delayed`
         and `linear_system`.
     """
-    lookup(dict.fromkeys(get_args(Late)), late, "late part of a round")
+    lookup(dict.fromkeys(LATE), late, "late part of a round")
     if isinstance(mixing, Schedule):
         raise ValueError("A₀ and A₁ are of one mixing matrix, and this is a schedule: take one of its matrices")
     if not algorithm.has_flow:
@@ -112,9 +119,7 @@ def delay_matrices(
     return (M[:n, :n] - np.eye(n)) / eta, M[:n, n:] @ M[n:, :n] / eta
 
 
-def characteristic_roots(
-    A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"], delay: float | int, /, *, count: int = 6
-) -> CharacteristicRoots:
+def characteristic_roots(A0: ArrayLike, A1: ArrayLike, delay: float | int, /, *, count: int = 6) -> CharacteristicRoots:
     """The rightmost characteristic roots of dx/dt = A₀ x(t) + A₁ x(t − τ).
 
     Where A₀ and A₁ have common eigenvectors, with eigenvalues a and b, every mode has roots s = a + W_k(b τ e^{−aτ})/τ,
@@ -153,7 +158,7 @@ def characteristic_roots(
     return CharacteristicRoots(values, _residuals(A0, A1, delay, values, vectors), method)
 
 
-def delay_margin(A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"], /) -> float:
+def delay_margin(A0: ArrayLike, A1: ArrayLike, /) -> float:
     """The smallest τ at which dx/dt = A₀ x(t) + A₁ x(t − τ) has a root iω on the imaginary axis: it is stable below.
 
     There iω is an eigenvalue of A₀ + A₁ e^{−iθ} with θ = ωτ. As θ goes from 0 to 2π, Newton's method is started from
@@ -192,7 +197,7 @@ def delay_margin(A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"], /) 
     return float(margin)
 
 
-def sufficient_delay(A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"], /) -> float:
+def sufficient_delay(A0: ArrayLike, A1: ArrayLike, /) -> float:
     """π / (2 h), a delay below which the flow is stable where −A₀ and −A₁ are symmetric, with eigenvalues ≥ 0 and ≤ h.
 
     So they are for late gradients in DGD with symmetric W, h being the largest eigenvalue of any agent's Hessian. With
@@ -218,9 +223,7 @@ def sufficient_delay(A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"],
     return float(np.pi / (-2 * pull[0])) if pull[0] < 0 else float("inf")
 
 
-def delayed_radius(
-    A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"], step_size: float | int, delay: int, /
-) -> float:
+def delayed_radius(A0: ArrayLike, A1: ArrayLike, step_size: float | int, delay: int, /) -> float:
     """The spectral radius of the rounds x_{k+1} = x_k + η (A₀ x_k + A₁ x_{k−τ}): they are unstable above 1.
 
     Of the augmented system that `Delayed` makes, without most of its zeros: of x_{k−τ}, …, x_{k−1} only what A₁ sees is
@@ -260,9 +263,7 @@ def delayed_radius(
     return float(np.abs(np.linalg.eigvals(augmented)).max())
 
 
-def delay_margin_in_rounds(
-    A0: Float[np.ndarray, "n n"], A1: Float[np.ndarray, "n n"], step_size: float | int, /, *, most: int = 50
-) -> int:
+def delay_margin_in_rounds(A0: ArrayLike, A1: ArrayLike, step_size: float | int, /, *, most: int = 50) -> int:
     """The largest delay in rounds up to which every delay, from 0 on, leaves the rounds stable: by `delayed_radius`.
 
     Parameters
@@ -404,7 +405,7 @@ def _crossing(A0: np.ndarray, A1: np.ndarray, angle: float, frequency: float, st
     return np.inf
 
 
-def _delay(angle: Any, frequency: Any) -> np.ndarray:
+def _delay(angle: Any, frequency: Any) -> Any:
     """The smallest τ > 0 with ωτ = θ up to whole turns."""
     return np.mod(np.sign(frequency) * angle, 2 * np.pi) / np.abs(frequency)
 
@@ -412,7 +413,7 @@ def _delay(angle: Any, frequency: Any) -> np.ndarray:
 def _second_zero(A1: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
     """The delay at which another root passes through one that stays at 0: s (1 + τ c) = O(s²), c = wᴴ A₁ v / wᴴ v."""
     overlap = left.conj().T @ right
-    if np.linalg.matrix_rank(overlap) < len(overlap):
+    if np.linalg.matrix_rank(overlap, tol=np.sqrt(np.finfo(float).eps)) < len(overlap):
         return 0.0  # a chain of vectors, along which the flow grows like t
     rates = np.linalg.eigvals(np.linalg.solve(overlap, left.conj().T @ A1 @ right)).real
     return float(np.min(-1 / rates[rates < -ON_AXIS * np.linalg.norm(A1)], initial=np.inf))
