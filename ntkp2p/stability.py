@@ -13,12 +13,13 @@ import xarray as xr
 from ntkp2p.algorithms import DGD, Algorithm, Delayed
 from ntkp2p.dynamics.certificate import Certificate, certificate, largest_transient
 from ntkp2p.dynamics.delay import (
+    LATE,
     CharacteristicRoots,
-    Late,
     characteristic_roots,
     delay_margin,
     delay_margin_in_rounds,
     delay_matrices,
+    sufficient_delay,
 )
 from ntkp2p.dynamics.gossip import Gossip, draws, gossip
 from ntkp2p.dynamics.realisation import PBH_SIZE, Hidden, full_rank, hidden_modes, realisation
@@ -70,7 +71,7 @@ class Margin:
     flow_time
         The delay below which the flow is stable; inf if none makes it unstable, NaN where it was not computed.
     sufficient
-        π / (2 h) in flow time, a delay that DGD's flow with symmetric W stands whatever the mixing is; NaN for others.
+        The textbook's bound of `flow_time`, π / (2 h): of DGD with symmetric W and late gradients, NaN for others.
     exact
         Whether `rounds` is.
     """
@@ -285,21 +286,19 @@ def stability(experiment: Experiment, /, *, features: Features | None = None, mo
 
 
 def _margins(experiment: Experiment, features: Features, system: LinearSystem) -> dict[str, Margin]:
-    return {late: _margin(experiment, features, system, late) for late in ("gradients", "messages")}
+    return {late: _margin(experiment, features, system, late) for late in LATE}
 
 
-def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: Late) -> Margin:
+def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: str) -> Margin:
     algorithm, mixing, eta = experiment.algorithm, experiment.mixing, system.step_size
-    h = system.curvature
-    with_symmetric = late == "gradients" and type(algorithm) is DGD and np.array_equal(mixing, mixing.T)
-    sufficient = np.pi / (2 * h) if with_symmetric else float("nan")
+    lates = (Delayed(algorithm, **{late: delay}) for delay in range(DELAYS + 1))
+    bounds = [delayed.stable_step_size(mixing, system.curvature) for delayed in lates]
+    allowed = next((delay for delay, bound in enumerate(bounds) if not eta < bound), DELAYS + 1) - 1
     if system.size > PBH_SIZE:
-        bounds = [Delayed(algorithm, **{late: delay}).stable_step_size(mixing, h) for delay in range(DELAYS + 1)]
-        allowed = [delay for delay, bound in enumerate(bounds) if eta < bound]
-        return Margin(max(allowed, default=None), float("nan"), sufficient, exact=False)
+        return Margin(allowed if allowed >= 0 else None, float("nan"), float("nan"), exact=False)
     matrices = delay_matrices(algorithm, mixing, features, experiment.data, late=late)
-    rounds = delay_margin_in_rounds(*matrices, eta, most=DELAYS)
-    return Margin(rounds, delay_margin(*matrices), sufficient, exact=True)
+    rounds = delay_margin_in_rounds(*matrices, eta, known=allowed, most=DELAYS)
+    return Margin(rounds, delay_margin(*matrices), sufficient_delay(*matrices), exact=True)
 
 
 def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> CharacteristicRoots | None:
@@ -330,10 +329,9 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
     J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
     whole = replace(features, matrix=J, columns=1)
     system = linear_system(experiment.algorithm, experiment.mixing, whole, experiment.data)
-    hidden = hidden_modes(*realisation(system, experiment.data))
-    marginal = [h for h in hidden if abs(h.eigenvalue) * system.step_size <= EDGE]
-    found = {min(h.uncontrollable, h.unobservable) for h in marginal} or {0}
-    return removed, "by rank tests" if found == {removed} else "by construction"
+    marginal = hidden_modes(*realisation(system, experiment.data), at=0.0)
+    found = min(marginal[0].uncontrollable, marginal[0].unobservable) if marginal else 0
+    return removed, "by rank tests" if found == removed else "by construction"
 
 
 def _eigenvalues(system: LinearSystem) -> np.ndarray:

@@ -263,13 +263,17 @@ def delayed_radius(A0: ArrayLike, A1: ArrayLike, step_size: float | int, delay: 
     return float(np.abs(np.linalg.eigvals(augmented)).max())
 
 
-def delay_margin_in_rounds(A0: ArrayLike, A1: ArrayLike, step_size: float | int, /, *, most: int = 50) -> int:
+def delay_margin_in_rounds(
+    A0: ArrayLike, A1: ArrayLike, step_size: float | int, /, *, known: int = -1, most: int = 50
+) -> int:
     """The largest delay in rounds up to which every delay, from 0 on, leaves the rounds stable: by `delayed_radius`.
 
     Parameters
     ----------
     A0, A1, step_size
         As for `delayed_radius`.
+    known
+        A delay up to which all are known to be stable, by a sufficient bound; they are not looked at.
     most
         The largest delay that is looked at, in rounds.
 
@@ -283,8 +287,10 @@ def delay_margin_in_rounds(A0: ArrayLike, A1: ArrayLike, step_size: float | int,
     ValueError
         As for `delayed_radius`.
     """
-    stable = (delayed_radius(A0, A1, step_size, delay) <= 1 + EDGE for delay in range(most + 1))
-    return next((delay - 1 for delay, is_stable in enumerate(stable) if not is_stable), most)
+    for delay in range(known + 1, most + 1):
+        if delayed_radius(A0, A1, step_size, delay) > 1 + EDGE:
+            return delay - 1
+    return most
 
 
 def _must_be_small(rows: int, what: str) -> None:

@@ -106,13 +106,23 @@ def realisation(
 
 
 def hidden_modes(
-    A: Float[np.ndarray, "n n"], B: Float[np.ndarray, "n m"], C: Float[np.ndarray, "p n"], /
+    A: Float[np.ndarray, "n n"],
+    B: Float[np.ndarray, "n m"],
+    C: Float[np.ndarray, "p n"],
+    /,
+    *,
+    at: complex | float | None = None,
 ) -> list[Hidden]:
     """The rank tests of Popov, Belevitch and Hautus at every distinct eigenvalue; empty for a minimal system.
 
     They cost a singular value decomposition for each, O(n⁴) in all: for small systems.
+
+    Parameters
+    ----------
+    at
+        The one λ to test at; by default all eigenvalues.
     """
-    values = np.linalg.eigvals(A)
+    values = np.linalg.eigvals(A) if at is None else np.array([at])
     scale = max(np.abs(A).max(), np.finfo(float).tiny)
     B, C = (m * scale / max(np.abs(m).max(), np.finfo(float).tiny) for m in (B, C))
     found = []
