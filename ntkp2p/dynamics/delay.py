@@ -45,7 +45,7 @@ LARGEST = 4000
 #: How far Newton's method may take a root from where the discretisation has it, relative to |s| + 1/τ.
 RESOLVED = 1e-4
 #: Angles ωτ in (0, π) from which crossings of the imaginary axis are looked for.
-ANGLES = 180
+ANGLES = 90
 #: A crossing is refined if its estimated delay is at most so many times the smallest one.
 NEAR = 1.1
 #: The last of Newton's steps, in radians.
