@@ -7,7 +7,18 @@ from ntkp2p.design import Objective, best_weights
 from ntkp2p.dynamics import NoSteadyStateError, linear_system, solve, transition
 from ntkp2p.experiment import Experiment
 from ntkp2p.prediction import predict, predictions, steady_state
-from ntkp2p.topology import check_mixing, fastest_mixing, graphs, lazy, load_mixing, max_degree, metropolis, schedules
+from ntkp2p.topology import (
+    best_constant,
+    check_mixing,
+    fastest_mixing,
+    graphs,
+    lazy,
+    load_mixing,
+    max_degree,
+    metropolis,
+    push_weights,
+    schedules,
+)
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
 
@@ -25,6 +36,7 @@ __all__ = [
     "Objective",
     "Trajectory",
     "World",
+    "best_constant",
     "best_weights",
     "check_mixing",
     "compare",
@@ -40,6 +52,7 @@ __all__ = [
     "models",
     "predict",
     "predictions",
+    "push_weights",
     "schedules",
     "solve",
     "steady_state",

@@ -40,6 +40,8 @@ LINES: dict[str, dict[str, Any]] = {
 OFF_THE_CHART = 1e6
 #: How dark the agents' bands are together where all of them overlap; the lines stay visible on it.
 BAND = 0.4
+#: Graphs of more agents are not drawn: nobody could read them.
+LARGEST_GRAPH = 100
 LABELS = {
     "trained": "trained",
     "rounds": "predicted, rounds",
@@ -116,20 +118,94 @@ def comparison(comparison: "Comparison", variables: Sequence[str], /) -> Figure:
 
 
 def weighted_graph(mixing: np.ndarray, graph: nx.Graph, /, *, ax: Axes) -> Axes:
-    """A graph whose edges are as broad as their weights, and whose agents are as large as their self-weights."""
-    place = nx.get_node_attributes(graph, "pos") or nx.kamada_kawai_layout(graph)
-    for a, b in graph.edges:
-        (xs, ys), weight = zip(place[a], place[b], strict=True), float(mixing[a, b])
-        ax.plot(xs, ys, color="0.85", linewidth=0.8, zorder=1)
-        ax.plot(xs, ys, color="#2a6f97", linewidth=9 * weight, solid_capstyle="butt", zorder=2)
+    """A graph whose edges are as broad as their weights, and whose agents are as large as their self-weights.
+
+    Edges of a directed graph are arrows, u → v as broad as W[v, u]; negative weights are dashed.
+    """
+    place = nx.get_node_attributes(graph, "pos") or _layout(graph)
+    for u, v in graph.edges:
+        _draw_edge(ax, place[u], place[v], float(mixing[v, u]), directed=graph.is_directed())
     x, y = np.array([place[q] for q in sorted(graph)]).T
-    ax.scatter(x, y, s=40 + 500 * np.diagonal(mixing), color="white", edgecolor="black", linewidth=0.8, zorder=3)
+    crowd = min(1.0, 30 / len(graph))
+    own = np.maximum(np.diagonal(mixing), 0)
+    ax.scatter(x, y, s=40 + 500 * crowd * own, color="white", edgecolor="black", linewidth=0.8, zorder=3)
     for q, at in enumerate(zip(x, y, strict=True)):
-        ax.annotate(str(q), at, ha="center", va="center", fontsize=7, zorder=4)
+        ax.annotate(str(q), at, ha="center", va="center", fontsize=7 if crowd == 1 else 5, zorder=4)
     ax.margins(0.15)
     ax.set_aspect("equal")
     ax.set_axis_off()
     return ax
+
+
+def mixing(matrix: Any, eigenvalues: np.ndarray, /, *, full: bool = True) -> list[Axes]:
+    """The eigenvalues of a mixing matrix in the unit disc, and its graph with the weights where it can be read.
+
+    Parameters
+    ----------
+    matrix
+        W, dense or sparse.
+    eigenvalues
+        Those that are known.
+    full
+        Whether they are all.
+    """
+    with plt.rc_context(STYLE):
+        axes = list(plt.subplots(1, 2, figsize=(8, 4), layout="constrained")[1])
+        unit_disc(eigenvalues, ax=axes[0], title="eigenvalues" if full else "eigenvalues, the extreme ones")
+        size = matrix.shape[0]
+        if size <= LARGEST_GRAPH:
+            _draw_graph(np.asarray(matrix), axes[1])
+        else:
+            axes[1].text(0.5, 0.5, f"{size} agents are too many to draw", ha="center", transform=axes[1].transAxes)
+            axes[1].set_axis_off()
+    return axes
+
+
+def unit_disc(eigenvalues: np.ndarray, /, *, ax: Axes, title: str = "") -> Axes:
+    """Eigenvalues in the complex plane, the unit circle, and the circle of the second-largest modulus."""
+    values = np.asarray(eigenvalues, complex)
+    others = np.delete(values, abs(values - 1).argmin()) if len(values) else values
+    second = abs(others).max(initial=0.0)
+    turn = np.exp(2j * np.pi * np.linspace(0, 1, 200))
+    ax.plot(turn.real, turn.imag, color="black", linewidth=0.9)
+    ax.plot(second * turn.real, second * turn.imag, color="0.5", linewidth=0.9, linestyle=(0, (4, 2)))
+    ax.axhline(0, color="0.85", linewidth=0.6, zorder=0)
+    ax.axvline(0, color="0.85", linewidth=0.6, zorder=0)
+    ax.plot(others.real, others.imag, "o", markersize=5, color="#2a6f97", alpha=0.7, markeredgewidth=0)
+    if len(values):
+        ax.plot(1, 0, "s", markersize=6, markerfacecolor="white", markeredgecolor="black")
+    reach = max(1.0, second)
+    ax.set(xlim=(-1.12 * reach, 1.12 * reach), ylim=(-1.12 * reach, 1.12 * reach), aspect="equal", title=title)
+    ax.set(xlabel=f"real part; dashed: second modulus {second:.4g}", ylabel="imaginary part")
+    return ax
+
+
+def _layout(graph: nx.Graph) -> dict[Any, np.ndarray]:
+    """Where the agents go: by their distances, or in a ring where some cannot be reached."""
+    links = graph.to_undirected()
+    return nx.kamada_kawai_layout(links) if nx.is_connected(links) else nx.circular_layout(links)
+
+
+def _draw_edge(ax: Axes, start: Any, end: Any, weight: float, *, directed: bool) -> None:
+    width, style = 9 * abs(weight), "-" if weight >= 0 else (0, (1.2, 0.8))
+    colour = "#2a6f97" if weight >= 0 else "#b03030"
+    if not directed:
+        xs, ys = zip(start, end, strict=True)
+        ax.plot(xs, ys, color="0.85", linewidth=0.8, zorder=1)
+        ax.plot(xs, ys, color=colour, linewidth=width, linestyle=style, solid_capstyle="butt", zorder=2)
+        return
+    # Bent, so that both directions of a link are seen; the arrow keeps clear of the agents.
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 7 + width, "connectionstyle": "arc3,rad=0.12"}
+    look = {"color": colour, "linewidth": max(0.4, width / 2), "linestyle": style, "shrinkA": 7, "shrinkB": 8}
+    ax.annotate("", xy=tuple(end), xytext=tuple(start), arrowprops=arrow | look, zorder=2)
+
+
+def _draw_graph(W: np.ndarray, ax: Axes) -> None:
+    links = W - np.diag(np.diagonal(W))
+    symmetric = np.allclose(W, W.T, rtol=0, atol=1e-8)
+    graph = nx.from_numpy_array(links.T != 0, create_using=nx.Graph if symmetric else nx.DiGraph)
+    weighted_graph(W, graph, ax=ax)
+    ax.set_title("width: weights; size: self-weights" + ("" if symmetric else "; arrows: who sends to whom"))
 
 
 def source_handles(sources: Sequence[str], /) -> list[Line2D]:
