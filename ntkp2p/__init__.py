@@ -6,7 +6,9 @@ from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import Objective, best_weights
 from ntkp2p.dynamics import NoSteadyStateError, linear_system, solve, transition
 from ntkp2p.experiment import Experiment
+from ntkp2p.mixings import MixingComparison, compare_mixings
 from ntkp2p.prediction import predict, predictions, steady_state
+from ntkp2p.target import rounds_to_loss
 from ntkp2p.topology import (
     best_constant,
     check_mixing,
@@ -32,6 +34,7 @@ __all__ = [
     "Comparison",
     "DivergedError",
     "Experiment",
+    "MixingComparison",
     "NoSteadyStateError",
     "Objective",
     "Trajectory",
@@ -40,6 +43,7 @@ __all__ = [
     "best_weights",
     "check_mixing",
     "compare",
+    "compare_mixings",
     "data",
     "devices",
     "fastest_mixing",
@@ -53,6 +57,7 @@ __all__ = [
     "predict",
     "predictions",
     "push_weights",
+    "rounds_to_loss",
     "schedules",
     "solve",
     "steady_state",

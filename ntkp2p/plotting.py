@@ -123,12 +123,14 @@ def weighted_graph(mixing: np.ndarray, graph: nx.Graph, /, *, ax: Axes) -> Axes:
     Edges of a directed graph are arrows, u → v as broad as W[v, u]; negative weights are dashed.
     """
     place = nx.get_node_attributes(graph, "pos") or _layout(graph)
+    own, crowd = np.diagonal(mixing), min(1.0, 30 / len(graph))
+    areas = 40 + 500 * crowd * abs(own)
     for u, v in graph.edges:
-        _draw_edge(ax, place[u], place[v], float(mixing[v, u]), directed=graph.is_directed())
+        radii = np.sqrt(areas[[u, v]]) / 2
+        _draw_edge(ax, (place[u], place[v]), float(mixing[v, u]), radii if graph.is_directed() else None)
     x, y = np.array([place[q] for q in sorted(graph)]).T
-    crowd = min(1.0, 30 / len(graph))
-    own = np.maximum(np.diagonal(mixing), 0)
-    ax.scatter(x, y, s=40 + 500 * crowd * own, color="white", edgecolor="black", linewidth=0.8, zorder=3)
+    styles = ["-" if weight >= 0 else (0, (1.2, 0.8)) for weight in own]
+    ax.scatter(x, y, s=areas, color="white", edgecolor="black", linewidth=0.8, linestyle=styles, zorder=3)
     for q, at in enumerate(zip(x, y, strict=True)):
         ax.annotate(str(q), at, ha="center", va="center", fontsize=7 if crowd == 1 else 5, zorder=4)
     ax.margins(0.15)
@@ -164,19 +166,19 @@ def mixing(matrix: Any, eigenvalues: np.ndarray, /, *, full: bool = True) -> lis
 def unit_disc(eigenvalues: np.ndarray, /, *, ax: Axes, title: str = "") -> Axes:
     """Eigenvalues in the complex plane, the unit circle, and the circle of the second-largest modulus."""
     values = np.asarray(eigenvalues, complex)
-    others = np.delete(values, abs(values - 1).argmin()) if len(values) else values
+    others: np.ndarray = np.delete(values, abs(values - 1).argmin()) if len(values) else values
     second = abs(others).max(initial=0.0)
-    turn = np.exp(2j * np.pi * np.linspace(0, 1, 200))
-    ax.plot(turn.real, turn.imag, color="black", linewidth=0.9)
-    ax.plot(second * turn.real, second * turn.imag, color="0.5", linewidth=0.9, linestyle=(0, (4, 2)))
+    angle = np.linspace(0, 2 * np.pi, 200)
+    ax.plot(np.cos(angle), np.sin(angle), color="black", linewidth=0.9)
+    ax.plot(second * np.cos(angle), second * np.sin(angle), color="0.5", linewidth=0.9, linestyle=(0, (4, 2)))
     ax.axhline(0, color="0.85", linewidth=0.6, zorder=0)
     ax.axvline(0, color="0.85", linewidth=0.6, zorder=0)
-    ax.plot(others.real, others.imag, "o", markersize=5, color="#2a6f97", alpha=0.7, markeredgewidth=0)
+    ax.plot(np.real(others), np.imag(others), "o", markersize=5, color="#2a6f97", alpha=0.7, markeredgewidth=0)
     if len(values):
         ax.plot(1, 0, "s", markersize=6, markerfacecolor="white", markeredgecolor="black")
     reach = max(1.0, second)
     ax.set(xlim=(-1.12 * reach, 1.12 * reach), ylim=(-1.12 * reach, 1.12 * reach), aspect="equal", title=title)
-    ax.set(xlabel=f"real part; dashed: second modulus {second:.4g}", ylabel="imaginary part")
+    ax.set(xlabel=f"real part; dashed: second modulus {second if second > 1e-12 else 0:.4g}", ylabel="imaginary part")
     return ax
 
 
@@ -186,18 +188,20 @@ def _layout(graph: nx.Graph) -> dict[Any, np.ndarray]:
     return nx.kamada_kawai_layout(links) if nx.is_connected(links) else nx.circular_layout(links)
 
 
-def _draw_edge(ax: Axes, start: Any, end: Any, weight: float, *, directed: bool) -> None:
+def _draw_edge(ax: Axes, ends: tuple[Any, Any], weight: float, radii: np.ndarray | None) -> None:
+    """A line, or an arrow that keeps clear of agents of such radii."""
     width, style = 9 * abs(weight), "-" if weight >= 0 else (0, (1.2, 0.8))
     colour = "#2a6f97" if weight >= 0 else "#b03030"
-    if not directed:
-        xs, ys = zip(start, end, strict=True)
+    if radii is None:
+        xs, ys = zip(*ends, strict=True)
         ax.plot(xs, ys, color="0.85", linewidth=0.8, zorder=1)
         ax.plot(xs, ys, color=colour, linewidth=width, linestyle=style, solid_capstyle="butt", zorder=2)
         return
-    # Bent, so that both directions of a link are seen; the arrow keeps clear of the agents.
+    # Bent, so that both directions of a link are seen.
     arrow = {"arrowstyle": "-|>", "mutation_scale": 7 + width, "connectionstyle": "arc3,rad=0.12"}
-    look = {"color": colour, "linewidth": max(0.4, width / 2), "linestyle": style, "shrinkA": 7, "shrinkB": 8}
-    ax.annotate("", xy=tuple(end), xytext=tuple(start), arrowprops=arrow | look, zorder=2)
+    look = {"color": colour, "linewidth": max(0.4, width / 2), "linestyle": style}
+    look |= {"shrinkA": radii[0] + 1, "shrinkB": radii[1] + 1}
+    ax.annotate("", xy=tuple(ends[1]), xytext=tuple(ends[0]), arrowprops=arrow | look, zorder=2)
 
 
 def _draw_graph(W: np.ndarray, ax: Axes) -> None:
@@ -205,7 +209,8 @@ def _draw_graph(W: np.ndarray, ax: Axes) -> None:
     symmetric = np.allclose(W, W.T, rtol=0, atol=1e-8)
     graph = nx.from_numpy_array(links.T != 0, create_using=nx.Graph if symmetric else nx.DiGraph)
     weighted_graph(W, graph, ax=ax)
-    ax.set_title("width: weights; size: self-weights" + ("" if symmetric else "; arrows: who sends to whom"))
+    signs = "; dashed: below 0" if W.min() < 0 else ""
+    ax.set_title("width: weights; size: self-weights" + signs + ("" if symmetric else "\narrows: who sends to whom"))
 
 
 def source_handles(sources: Sequence[str], /) -> list[Line2D]:

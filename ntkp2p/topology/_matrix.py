@@ -1,5 +1,7 @@
 """The one door through which matrices enter."""
 
+from typing import Any
+
 import networkx as nx
 import numpy as np
 import scipy.sparse
@@ -38,10 +40,11 @@ def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
             f"{name} is to be a square array of real numbers, got {type(W).__name__} "
             f"with entries of type {matrix.dtype}"
         )
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or 0 in matrix.shape:
-        shape = " × ".join(map(str, matrix.shape)) or "a single number"
+    sizes: tuple[int, ...] = matrix.shape  # pyright: ignore[reportAssignmentType] (the stubs of sparse arrays)
+    if len(sizes) != 2 or sizes[0] != sizes[1] or 0 in sizes:
+        shape = " × ".join(map(str, sizes)) or "a single number"
         raise ValueError(f"{name} is {shape}, not square: one row and one column per agent")
-    matrix = matrix.astype(np.float64, copy=False)
+    matrix: Any = matrix.astype(np.float64, copy=False)
     _must_be_finite(matrix, name)
     return matrix
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property, reduce
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import networkx as nx
 import numpy as np
@@ -55,8 +55,8 @@ def validate_mixing(
     Parameters
     ----------
     W
-        Array-like or sparse, shape (Q, Q); row q receives. Negative weights are allowed. Or a `Schedule`, whose matrices need
-        not be connected one by one: their union is to be.
+        Array-like or sparse, shape (Q, Q); row q receives. Negative weights are allowed. Or a `Schedule`, whose
+        matrices need not be connected one by one: their union is to be.
     agents
         The Q that the data are split over, where it is known.
     rounds
@@ -169,7 +169,7 @@ class MixingReport:
     @property
     def size(self) -> int:
         """Q, the number of agents."""
-        return self.matrix.shape[0]
+        return facts.agents(self.matrix)
 
     @cached_property
     def symmetric(self) -> bool:
@@ -242,7 +242,9 @@ class MixingReport:
         """Henrici's √(‖W‖_F² − Σ|λ|²), 0 for symmetric W; NaN where not all eigenvalues are there."""
         if self.symmetric:
             return 0.0
-        return facts.departure_from_normality(self.matrix, self.eigenvalues) if self.full_spectrum else float("nan")
+        if not isinstance(self.matrix, np.ndarray):
+            return float("nan")
+        return facts.departure_from_normality(self.matrix, self.eigenvalues)
 
     @property
     def perron_distance(self) -> float:
@@ -258,7 +260,7 @@ class MixingReport:
         settles = self.connected and self.second_modulus < 1 - EIGENVALUE_TOLERANCE
         return agreement(self.row_stochastic, self.column_stochastic, settles)
 
-    def effective_neighbours(self, decay: float = DECAY, /) -> float:
+    def effective_neighbours(self, decay: float | int = DECAY, /) -> float:
         """The agents that one effectively averages with, n_W(γ) [1]_: 1 for W = I, and Q for the complete graph.
 
         By how much averaging, z⁺ = W(√γ z + ξ), lowers the variance of a random walk that forgets its noise ξ.
@@ -328,6 +330,10 @@ class MixingReport:
 _WORST = ("worst_row", "worst_column")
 
 
+@overload
+def check_mixing(W: Schedule, /) -> ScheduleReport: ...
+@overload
+def check_mixing(W: object, /) -> MixingReport: ...
 def check_mixing(W: object, /) -> MixingReport | ScheduleReport:
     """Report on a mixing matrix or a schedule of them: its sums, connections and spectrum, and verdicts.
 
@@ -407,7 +413,7 @@ def report_on(matrix: Matrix, source: str = "") -> MixingReport:
 def _stored(W: object) -> Matrix:
     """A copy of W, dense up to `DENSE` agents and sparse above."""
     matrix = square(W)
-    if matrix.shape[0] > DENSE:
+    if facts.agents(matrix) > DENSE:
         return csr_array(matrix, copy=isinstance(matrix, csr_array))
     return matrix.toarray() if isinstance(matrix, csr_array) else matrix.copy()
 
@@ -416,14 +422,16 @@ def _perron(
     W: Matrix, spectrum: facts.Spectrum, rows: bool, columns: bool
 ) -> tuple[Float[np.ndarray, " Q"] | None, Float[np.ndarray, " Q"] | None]:
     """Left and right Perron vectors of a connected W: at the eigenvalue 1, or else at the spectral radius."""
-    size, values = W.shape[0], spectrum.eigenvalues
+    size, values = facts.agents(W), spectrum.eigenvalues
     positive = W.min() >= 0
     repeated = abs(facts.without_one(values) - 1).min(initial=np.inf) <= EIGENVALUE_TOLERANCE
     if not positive and (repeated or not (rows or columns)):
         return None, None  # nonnegative weights cannot repeat the eigenvalue 1, they can only come close
     root = 1.0 if rows or columns else float(abs(values).max(initial=0.0))
     left = np.full(size, 1 / size) if columns else facts.perron_left(W, root)
-    right = np.full(size, 1 / size) if rows else facts.perron_left(W.T, root)
+    right = (
+        np.full(size, 1 / size) if rows else facts.perron_left(W.T if isinstance(W, np.ndarray) else W.T.tocsr(), root)
+    )
     return left, None if right is None else size * right
 
 
@@ -433,6 +441,7 @@ def _left_out(matrix: csr_array, spectrum: facts.Spectrum, connected: bool, no_v
         "all eigenvalues but the extreme ones": connected,
         "the second modulus, not found": connected and np.isnan(spectrum.second_modulus),
         "the smallest eigenvalue, not found": connected and np.isnan(spectrum.smallest),
+        "the last digits of the eigenvalues, found to a residual of 1e-3": spectrum.residual > facts.RESIDUAL,
         "the Perron vectors, not found": connected and no_vectors,
         "the mixing time": True,
         "the departure from normality": not facts.is_symmetric(matrix),

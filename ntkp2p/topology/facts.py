@@ -10,7 +10,7 @@ D. Levin, Y. Peres, "Markov Chains and Mixing Times", 2nd edition, AMS 2017.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -25,6 +25,10 @@ TOLERANCE = 1e-8
 EIGENVALUE_TOLERANCE = 1e-6
 #: The residual at which the iteration for an extreme eigenvalue of a large matrix stops.
 RESIDUAL = 1e-9
+#: The one that does where eigenvalues crowd.
+ROUGH = 1e-3
+#: From what distance on they are said to crowd at the end of Gershgorin's discs.
+CROWDED = 1e-2
 #: How far outside of the spectrum an inverse is taken, where eigenvalues crowd at its end.
 OUTSIDE = 1e-6
 #: Random probes that a large matrix's trace is estimated by.
@@ -46,11 +50,19 @@ class Spectrum(NamedTuple):
         The largest modulus once the eigenvalue nearest to 1 is set aside; 0 for one agent; NaN if it was not found.
     smallest
         The smallest real part; NaN if it was not found.
+    residual
+        The largest one of what an iteration found.
     """
 
     eigenvalues: Inexact[np.ndarray, " k"]
     second_modulus: float
     smallest: float
+    residual: float = 0.0
+
+
+def agents(W: Matrix) -> int:
+    """Q."""
+    return W.shape[0]  # pyright: ignore[reportOptionalSubscript] (the stubs of sparse arrays)
 
 
 def sums(W: Matrix, axis: int) -> Float[np.ndarray, " Q"]:
@@ -77,9 +89,9 @@ def period(W: Matrix, parts: list[list[int]]) -> int:
     In one strong component it is the greatest common divisor of the closed walks' lengths: with ℓ the distance from
     any node, that of ℓ(i) + 1 − ℓ(j) over the links i → j (Denardo 1977).
     """
-    part = np.zeros(W.shape[0], dtype=int)
-    for number, agents in enumerate(parts):
-        part[agents] = number
+    part = np.zeros(agents(W), dtype=int)
+    for number, members in enumerate(parts):
+        part[members] = number
     tails, heads = csr_array(W).nonzero()
     inside = part[tails] == part[heads]
     tails, heads = tails[inside], heads[inside]
@@ -91,9 +103,9 @@ def period(W: Matrix, parts: list[list[int]]) -> int:
 
 def _levels(links: csr_array, parts: list[list[int]]) -> np.ndarray:
     """Every agent's distance from the first one of its part."""
-    level = np.zeros(links.shape[0], dtype=int)
-    for agents in parts:
-        order, parent = breadth_first_order(links, agents[0])
+    level = np.zeros(agents(links), dtype=int)
+    for members in parts:
+        order, parent = breadth_first_order(links, members[0])
         for node in order[1:]:
             level[node] = level[parent[node]] + 1
     return level
@@ -112,17 +124,18 @@ def spectrum(W: Matrix, *, lap: int = 1) -> Spectrum:
         values = np.linalg.eigvalsh((W + W.T) / 2) if is_symmetric(W) else np.linalg.eigvals(W)
         values = values[np.argsort(-abs(values), kind="stable")]
         return Spectrum(values, float(abs(without_one(values)).max(initial=0.0)), float(np.real(values).min()))
-    if is_symmetric(W):
-        top, bottom = extremes(W, 2, "LA"), extremes(W, 1, "SA")
-        second = np.append(without_one(top), bottom) if len(top) and len(bottom) else np.array([np.nan])
-        values, smallest = np.append(top, bottom), bottom
+    symmetric = is_symmetric(W)
+    if lap > 1 and not symmetric:
+        top = Extremes(np.exp(2j * np.pi * np.arange(lap) / lap), 0.0)
     else:
-        turning = np.exp(2j * np.pi * np.arange(lap) / lap)
-        top, bottom = turning if lap > 1 else extremes(W, 3, "LM"), extremes(W, 1, "SR")
-        second = without_one(top) if len(top) else np.array([np.nan])
-        values, smallest = np.append(top, bottom), np.real(bottom)
+        top = extremes(W, 2, "LA") if symmetric else extremes(W, 3, "LM")
+    bottom = extremes(W, 1, "SA" if symmetric else "SR")
+    values = np.append(top.values, bottom.values)
+    found = len(top.values) and (len(bottom.values) or not symmetric)
+    second = abs(without_one(values)).max() if found else float("nan")
+    smallest = np.real(bottom.values).min() if len(bottom.values) else float("nan")
     values = values[np.argsort(-abs(values), kind="stable")]
-    return Spectrum(values, float(abs(second).max()), float(smallest[0]) if len(smallest) else float("nan"))
+    return Spectrum(values, float(second), float(smallest), max(top.residual, bottom.residual))
 
 
 def without_one(eigenvalues: Inexact[np.ndarray, " k"]) -> Inexact[np.ndarray, " l"]:
@@ -130,8 +143,15 @@ def without_one(eigenvalues: Inexact[np.ndarray, " k"]) -> Inexact[np.ndarray, "
     return eigenvalues if not len(eigenvalues) else np.delete(eigenvalues, abs(eigenvalues - 1).argmin())
 
 
-def extremes(W: csr_array, count: int, which: str) -> Inexact[np.ndarray, " k"]:
-    """Some eigenvalues at one end of a sparse W's spectrum, by ARPACK; none if they are not found.
+class Extremes(NamedTuple):
+    """Some eigenvalues at one end of a spectrum, none if they were not found, and their residual."""
+
+    values: Inexact[np.ndarray, " k"]
+    residual: float
+
+
+def extremes(W: csr_array, count: int, which: str) -> Extremes:
+    """Some eigenvalues at one end of a sparse W's spectrum, by ARPACK.
 
     Parameters
     ----------
@@ -140,17 +160,22 @@ def extremes(W: csr_array, count: int, which: str) -> Inexact[np.ndarray, " k"]:
 
     Notes
     -----
-    Where eigenvalues crowd at the end, as those of a long ring do at 1, the iteration on W stalls and one on
-    (W − σI)⁻¹, σ just outside of Gershgorin's discs, does not. For symmetric W that is as good. Otherwise it finds
-    those nearest to σ and no others: of the smallest real parts one is taken that is within 1e-5 of the discs' end.
+    Where eigenvalues crowd at the end, the iteration on W stalls. At the end of Gershgorin's discs, as those of a long
+    ring crowd at 1, one on (W − σI)⁻¹ with σ just outside does not: such a W is thin, and so are its factors. For
+    symmetric W that is as good. Otherwise it finds those nearest to σ and no others: the smallest real part is taken
+    if it is within 1e-5 of the discs' end. Elsewhere, as at the edge of a random graph's, a larger residual does.
     """
-    values = _arpack(W, count, which=which)
+    values = _arpack(W, count, RESIDUAL, which=which)
     if len(values):
-        return values
+        return Extremes(values, RESIDUAL)
+    rough = _arpack(W, count, ROUGH, which=which)
     side = -1 if which in ("SA", "SR") else 1
     end = _gershgorin(W, side)
-    values = _arpack(W, count, sigma=end + side * OUTSIDE, which="LM")
-    return values if which != "SR" or np.all(np.real(values) < end + 1e-5) else np.empty(0)
+    if np.all(abs(rough - end) < CROWDED):
+        values = _arpack(W, count, RESIDUAL, sigma=end + side * OUTSIDE)
+        if len(values) and (which != "SR" or np.real(values).min() < end + 1e-5):
+            return Extremes(values, RESIDUAL)
+    return Extremes(rough, ROUGH)
 
 
 def _gershgorin(W: csr_array, side: int) -> float:
@@ -160,19 +185,24 @@ def _gershgorin(W: csr_array, side: int) -> float:
     return float(side * np.max(side * own + radius))
 
 
-def _arpack(W: csr_array, count: int, **options: Any) -> np.ndarray:
-    solver: Callable = scipy.sparse.linalg.eigsh if is_symmetric(W) else scipy.sparse.linalg.eigs
-    start = np.random.default_rng(0).normal(size=W.shape[0])
-    operator = W.tocsc() if "sigma" in options else W
+def _arpack(W: csr_array, count: int, residual: float, *, which: str = "LM", sigma: float | None = None) -> np.ndarray:
+    symmetric = is_symmetric(W)
+    solver: Callable = scipy.sparse.linalg.eigsh if symmetric else scipy.sparse.linalg.eigs
+    flipped = which == "SR"  # the iteration passes over an eigenvalue 0 of W, and finds it as one of I − W
+    operator = csr_array(eye_array(agents(W))) - W if flipped else W
+    options = {"which": "LR" if flipped else which, "sigma": sigma, "tol": residual, "maxiter": 30}
+    options["ncv"] = min(30 if symmetric else 80, agents(W) - 1)
+    options["v0"] = np.random.default_rng(0).normal(size=agents(W))
     try:
-        return solver(operator, count, v0=start, ncv=30, tol=RESIDUAL, maxiter=30, return_eigenvectors=False, **options)
+        found = solver(operator if sigma is None else operator.tocsc(), count, return_eigenvectors=False, **options)
     except (scipy.sparse.linalg.ArpackError, RuntimeError):  # it did not converge, or W − σI has no inverse
         return np.empty(0)
+    return 1 - found if flipped else found
 
 
 def perron_left(W: Matrix, root: float = 1.0) -> Float[np.ndarray, " Q"] | None:
-    """π with πᵀ W = root · πᵀ and Σ π_q = 1, of a connected W that has this eigenvalue once; None if it is not found."""
-    size = W.shape[0]
+    """π with πᵀ W = root · πᵀ and Σ π_q = 1, of a connected W that has this eigenvalue once; None if not found."""
+    size = agents(W)
     if isinstance(W, np.ndarray):
         system = root * np.eye(size) - W.T
         system[-1] = 1.0  # the equations depend on one another, so any one of them makes room for the sum
@@ -180,9 +210,10 @@ def perron_left(W: Matrix, root: float = 1.0) -> Float[np.ndarray, " Q"] | None:
     start = np.full(size, 1 / size)
     # What is nonnegative and connected has no other eigenvalue of this modulus once it is lazy.
     lazy = (root * eye_array(size) + W.T) / 2
+    solver: Callable = scipy.sparse.linalg.eigs
     for options in ({"which": "LM"}, {"sigma": root + OUTSIDE}):
         try:
-            _, vector = scipy.sparse.linalg.eigs(csr_array(lazy).tocsc(), 1, v0=start, maxiter=60, **options)
+            _, vector = solver(csr_array(lazy).tocsc(), 1, v0=start, maxiter=60, **options)
         except (scipy.sparse.linalg.ArpackError, RuntimeError):
             continue
         vector = np.real(vector[:, 0])
@@ -203,7 +234,7 @@ def mixing_time(W: Float[np.ndarray, "Q Q"], limit: Float[np.ndarray, " Q"]) -> 
     """
 
     def far(power: np.ndarray) -> bool:
-        return abs(power - limit).sum(axis=1).max() / 2 > 1 / 4
+        return bool(abs(power - limit).sum(axis=1).max() / 2 > 1 / 4)
 
     squares = [W]
     while far(squares[-1]):
@@ -246,7 +277,7 @@ def effective_neighbours(W: Matrix, eigenvalues: Inexact[np.ndarray, " k"], deca
         energy = np.sum(squares / (1 - decay * squares))
     else:
         energy = np.trace(_stein(W, decay))
-    return float(W.shape[0] / ((1 - decay) * energy))
+    return float(agents(W) / ((1 - decay) * energy))
 
 
 def _stein(W: np.ndarray, decay: float) -> np.ndarray:
@@ -260,7 +291,7 @@ def _stein(W: np.ndarray, decay: float) -> np.ndarray:
 
 def _probed(W: csr_array, decay: float) -> float:
     """Hutchinson's estimate of Σ_k γ^k ‖W^{k+1}‖_F²: the mean of ‖W^{k+1} z‖² over random signs z."""
-    z = np.random.default_rng(0).choice([-1.0, 1.0], size=(W.shape[0], PROBES))
+    z = np.random.default_rng(0).choice([-1.0, 1.0], size=(agents(W), PROBES))
     energy, weight = 0.0, 1.0
     while weight > 1e-6 * (1 - decay):
         z = W @ z
@@ -273,17 +304,17 @@ def departure_from_normality(W: Float[np.ndarray, "Q Q"], eigenvalues: Inexact[n
     total = np.sum(W**2)
     departure = total - np.sum(abs(eigenvalues) ** 2)
     # What rounding leaves of a difference that is none would look like 1e-8 under the root.
-    return float(np.sqrt(departure)) if departure > 10 * W.shape[0] * np.finfo(float).eps * total else 0.0
+    return float(np.sqrt(departure)) if departure > 10 * agents(W) * np.finfo(float).eps * total else 0.0
 
 
 def numerical_abscissa(W: Matrix) -> float:
     """The largest eigenvalue of (W + Wᵀ)/2: above 1, some differences grow before they shrink; NaN if not found."""
-    symmetric = (W + W.T) / 2
+    symmetric = (W + W.T) / 2 if isinstance(W, np.ndarray) else csr_array((W + W.T) / 2)
     if symmetric.min() >= 0 and abs(sums(symmetric, 1) - 1).max() <= TOLERANCE:
         return 1.0  # a doubly stochastic matrix
     if isinstance(symmetric, np.ndarray):
         return float(np.linalg.eigvalsh(symmetric)[-1])
-    top = extremes(csr_array(symmetric), 1, "LA")
+    top = extremes(symmetric, 1, "LA").values
     return float(top[0]) if len(top) else float("nan")
 
 

@@ -162,13 +162,19 @@ class ScheduleReport:
         if fault := self._fault_of_sums(needed) or connection_fault(self.components):
             return fault
         if self.radius > 1 + EIGENVALUE_TOLERANCE:
-            return f"a period makes some disagreement {self.radius:.6g} times as large", "metropolis(graph) in each round"
+            return (
+                f"a period makes some disagreement {self.radius:.6g} times as large",
+                "metropolis(graph) in each round",
+            )
         if algorithm == "push-sum":
             return self._fault_of_shares()
         if self.loss_weights is not None and self.loss_weights.min() < -TOLERANCE:
             agent = int(self.loss_weights.argmin())
             low = self.loss_weights[agent]
-            return f"agent {agent}'s loss has the weight {low:.4g} < 0 in what they minimise", "metropolis(graph) in each round"
+            return (
+                f"agent {agent}'s loss has the weight {low:.4g} < 0 in what they minimise",
+                "metropolis(graph) in each round",
+            )
         if algorithm == "DGD" and self.schedule.periodic and self.radius >= 1 - EIGENVALUE_TOLERANCE:
             return (
                 "a period leaves some disagreement as large as it was, and the gradients at the models before mixing "
@@ -258,7 +264,7 @@ def _loss_weights(schedule: Schedule, product: np.ndarray, values: np.ndarray) -
     repeated = abs(facts.without_one(values) - 1).min(initial=np.inf) <= EIGENVALUE_TOLERANCE
     if repeated or abs(product.sum(axis=1) - 1).max() > TOLERANCE * len(product):
         return None
-    weights = [facts.perron_left(product)]
+    weights: list[Any] = [facts.perron_left(product)]
     for index in schedule.order[:0:-1]:
         weights.append(weights[-1] @ schedule.matrices[index])
     return np.mean(weights, axis=0)

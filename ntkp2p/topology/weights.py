@@ -262,7 +262,9 @@ def mixing_of(graph: nx.Graph, /) -> tuple[csr_array, str]:
         build, name = (_push, "push_weights") if directed else (_metropolis, "metropolis")
         return build(graph), f"the graph has no weights: {name}(graph)"
     if without is not None:
-        raise ValueError(f"the edge {without[0]}–{without[1]} has no weight and others have: give all edges one, or none")
+        raise ValueError(
+            f"the edge {without[0]}–{without[1]} has no weight and others have: give all edges one, or none"
+        )
     for u, v, weight in given:
         if not isinstance(weight, Real):
             raise TypeError(f"the edge {u}–{v} has the weight {weight!r}: every weight is to be a real number")
