@@ -6,9 +6,22 @@ from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import Objective, best_weights
 from ntkp2p.dynamics import NoSteadyStateError, linear_system, solve, transition
 from ntkp2p.experiment import Experiment
+from ntkp2p.mixings import MixingComparison, compare_mixings
 from ntkp2p.prediction import predict, predictions, steady_state
 from ntkp2p.stability import StabilityReport, stability, stability_map
-from ntkp2p.topology import check_mixing, fastest_mixing, graphs, lazy, load_mixing, max_degree, metropolis, schedules
+from ntkp2p.target import rounds_to_loss
+from ntkp2p.topology import (
+    best_constant,
+    check_mixing,
+    fastest_mixing,
+    graphs,
+    lazy,
+    load_mixing,
+    max_degree,
+    metropolis,
+    push_weights,
+    schedules,
+)
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
 
@@ -23,14 +36,17 @@ __all__ = [
     "Delayed",
     "DivergedError",
     "Experiment",
+    "MixingComparison",
     "NoSteadyStateError",
     "Objective",
     "StabilityReport",
     "Trajectory",
     "World",
+    "best_constant",
     "best_weights",
     "check_mixing",
     "compare",
+    "compare_mixings",
     "data",
     "devices",
     "fastest_mixing",
@@ -43,6 +59,8 @@ __all__ = [
     "models",
     "predict",
     "predictions",
+    "push_weights",
+    "rounds_to_loss",
     "schedules",
     "solve",
     "stability",

@@ -63,28 +63,38 @@ def figures(*, quick: bool = False, only: str | None = None, out: Out = Path("fi
 
 
 @app.command
-def check(matrix: Path | None = None, /, *, graph: str | None = None, weights: str | None = None) -> None:
-    """Report on a mixing matrix: stochasticity, connection, spectrum, and whether it will work.
+def check(
+    *files: Path, graph: str | None = None, weights: str | None = None, json: bool = False, plot: Path | None = None
+) -> None:
+    """Report on a mixing matrix: stochasticity, connection, spectrum, and which algorithms work over it, and why.
 
     Parameters
     ----------
-    matrix
-        A square matrix in a CSV or NPY file.
+    files
+        A square matrix in a CSV, NPY or NPZ file, or an edge list "from to [weight]" in an .edges or .txt file. Of
+        several, round k mixes with the k-th, and then from the first again.
     graph
         In place of a file: a graph such as cycle:10 or grid:4,5.
     weights
-        The graph's weights: metropolis (the default), max_degree, lazy_metropolis or fastest_mixing.
+        The graph's weights: metropolis (the default), max_degree, best_constant, lazy_metropolis or fastest_mixing.
+    json
+        Print everything in JSON.
+    plot
+        A PNG, PDF or SVG file for the spectrum in the unit disc and the graph with its weights.
     """
-    from ntkp2p.topology import check_mixing, load_mixing
-    from ntkp2p.topology.graphs import from_spec
-    from ntkp2p.topology.weights import from_graph
+    from ntkp2p.topology import check_mixing
 
-    if (matrix is None) == (graph is None):
-        raise ValueError("check takes either a file or --graph: ntkp2p check W.csv, or ntkp2p check --graph cycle:10")
-    if matrix is not None and weights is not None:
-        raise ValueError(f"--weights goes with --graph: {matrix} holds its own weights, leave it out")
-    W = load_mixing(matrix) if matrix is not None else from_graph(from_spec(str(graph)), weights or "metropolis")
-    print(check_mixing(W))
+    report = check_mixing(_mixing(files, graph, weights))
+    if plot is not None:
+        _save_figure(report.plot()[0].figure, plot)
+    if json:
+        from json import dumps
+
+        print(dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        Console().print(report)
 
 
 @app.command
@@ -242,6 +252,22 @@ def _trained(run: Experiment, folder: Path | None) -> tuple[Trajectory, ValueErr
             return train(run, progress=lambda done, total: progress("training", done, total)), None
         except DivergedError as error:
             return error.trajectory, error
+
+
+def _mixing(files: Sequence[Path], graph: str | None, weights: str | None) -> Any:
+    """What is to be checked: a matrix, a graph with or without weights, or a schedule."""
+    from ntkp2p.topology import load_mixing, schedules
+    from ntkp2p.topology.graphs import from_spec
+    from ntkp2p.topology.reading import read
+    from ntkp2p.topology.weights import from_graph
+
+    if bool(files) == (graph is not None):
+        raise ValueError("check takes either files or --graph: ntkp2p check W.csv, or ntkp2p check --graph cycle:10")
+    if files and weights is not None:
+        raise ValueError(f"--weights goes with --graph: {files[0]} holds its own weights, leave it out")
+    if graph is not None:
+        return from_graph(from_spec(graph), weights or "metropolis")
+    return read(files[0]) if len(files) == 1 else schedules.periodic(map(load_mixing, files))
 
 
 def _writable(folder: Path, option: str = "--out") -> Path:

@@ -41,6 +41,8 @@ LINES: dict[str, dict[str, Any]] = {
 OFF_THE_CHART = 1e6
 #: How dark the agents' bands are together where all of them overlap; the lines stay visible on it.
 BAND = 0.4
+#: Graphs of more agents are not drawn: nobody could read them.
+LARGEST_GRAPH = 100
 LABELS = {
     "trained": "trained",
     "rounds": "predicted, rounds",
@@ -117,20 +119,107 @@ def comparison(comparison: "Comparison", variables: Sequence[str], /) -> Figure:
 
 
 def weighted_graph(mixing: np.ndarray, graph: nx.Graph, /, *, ax: Axes) -> Axes:
-    """A graph whose edges are as broad as their weights, and whose agents are as large as their self-weights."""
-    place = nx.get_node_attributes(graph, "pos") or nx.kamada_kawai_layout(graph)
-    for a, b in graph.edges:
-        (xs, ys), weight = zip(place[a], place[b], strict=True), float(mixing[a, b])
-        ax.plot(xs, ys, color="0.85", linewidth=0.8, zorder=1)
-        ax.plot(xs, ys, color="#2a6f97", linewidth=9 * weight, solid_capstyle="butt", zorder=2)
+    """A graph whose edges are as broad as their weights, and whose agents are as large as their self-weights.
+
+    Edges of a directed graph are arrows, u → v as broad as W[v, u]; negative weights are dashed.
+    """
+    place = nx.get_node_attributes(graph, "pos") or _layout(graph)
+    own, crowd = np.diagonal(mixing), min(1.0, 30 / len(graph))
+    areas = 40 + 500 * crowd * abs(own)
+    for u, v in graph.edges:
+        radii = np.sqrt(areas[[u, v]]) / 2
+        _draw_edge(ax, (place[u], place[v]), float(mixing[v, u]), radii if graph.is_directed() else None)
     x, y = np.array([place[q] for q in sorted(graph)]).T
-    ax.scatter(x, y, s=40 + 500 * np.diagonal(mixing), color="white", edgecolor="black", linewidth=0.8, zorder=3)
+    styles = ["-" if weight >= 0 else (0, (1.2, 0.8)) for weight in own]
+    ax.scatter(x, y, s=areas, color="white", edgecolor="black", linewidth=0.8, linestyle=styles, zorder=3)
     for q, at in enumerate(zip(x, y, strict=True)):
-        ax.annotate(str(q), at, ha="center", va="center", fontsize=7, zorder=4)
+        ax.annotate(str(q), at, ha="center", va="center", fontsize=7 if crowd == 1 else 5, zorder=4)
     ax.margins(0.15)
     ax.set_aspect("equal")
     ax.set_axis_off()
     return ax
+
+
+def mixing(matrix: Any, eigenvalues: np.ndarray, /, *, full: bool = True) -> list[Axes]:
+    """The eigenvalues of a mixing matrix in the unit disc, and its graph with the weights where it can be read.
+
+    Parameters
+    ----------
+    matrix
+        W, dense or sparse.
+    eigenvalues
+        Those that are known.
+    full
+        Whether they are all.
+    """
+    with plt.rc_context(STYLE):
+        axes = list(plt.subplots(1, 2, figsize=(8, 4), layout="constrained")[1])
+        unit_disc(eigenvalues, ax=axes[0], title="eigenvalues" if full else "eigenvalues, the extreme ones")
+        size = matrix.shape[0]
+        if size <= LARGEST_GRAPH:
+            _draw_graph(np.asarray(matrix), axes[1])
+        else:
+            axes[1].text(0.5, 0.5, f"{size} agents are too many to draw", ha="center", transform=axes[1].transAxes)
+            axes[1].set_axis_off()
+    return axes
+
+
+def unit_disc(eigenvalues: np.ndarray, /, *, ax: Axes, title: str = "", mixing: bool = True) -> Axes:
+    """Eigenvalues in the complex plane, the unit circle, and the circle of the largest modulus.
+
+    Of mixing the eigenvalue 1 is set apart. What lies outside of the unit circle is crossed.
+    """
+    values = np.asarray(eigenvalues, complex)
+    one: np.ndarray = np.zeros(len(values), bool)
+    if mixing and len(values):
+        one[abs(values - 1).argmin()] = True
+    largest = float(abs(values[~one]).max(initial=0.0))
+    angle = np.linspace(0, 2 * np.pi, 200)
+    ax.plot(np.cos(angle), np.sin(angle), color="black", linewidth=0.9)
+    ax.plot(largest * np.cos(angle), largest * np.sin(angle), color="0.5", linewidth=0.9, linestyle=(0, (4, 2)))
+    ax.axhline(0, color="0.85", linewidth=0.6, zorder=0)
+    ax.axvline(0, color="0.85", linewidth=0.6, zorder=0)
+    outside = (abs(values) > 1 + 1e-6) & ~one
+    for chosen, marker, colour in ((~outside & ~one, "o", "#2a6f97"), (outside, "X", "#b03030")):
+        x, y = np.real(values[chosen]), np.imag(values[chosen])
+        ax.plot(x, y, marker, markersize=5, color=colour, alpha=0.7, markeredgewidth=0)
+    ax.plot(np.real(values[one]), np.imag(values[one]), "s", markersize=6, color="white", markeredgecolor="black")
+    reach = 1.12 * max(1.0, largest)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title, ylabel="imaginary part")
+    name = "second modulus" if mixing else "spectral radius"
+    ax.set_xlabel(f"real part; dashed: {name} {largest if largest > 1e-12 else 0:.4g}")
+    return ax
+
+
+def _layout(graph: nx.Graph) -> dict[Any, np.ndarray]:
+    """Where the agents go: by their distances, or in a ring where some cannot be reached."""
+    links = graph.to_undirected()
+    return nx.kamada_kawai_layout(links) if nx.is_connected(links) else nx.circular_layout(links)
+
+
+def _draw_edge(ax: Axes, ends: tuple[Any, Any], weight: float, radii: np.ndarray | None) -> None:
+    """A line, or an arrow that keeps clear of agents of such radii."""
+    width, style = 9 * abs(weight), "-" if weight >= 0 else (0, (1.2, 0.8))
+    colour = "#2a6f97" if weight >= 0 else "#b03030"
+    if radii is None:
+        xs, ys = zip(*ends, strict=True)
+        ax.plot(xs, ys, color="0.85", linewidth=0.8, zorder=1)
+        ax.plot(xs, ys, color=colour, linewidth=width, linestyle=style, solid_capstyle="butt", zorder=2)
+        return
+    # Bent, so that both directions of a link are seen.
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 7 + width, "connectionstyle": "arc3,rad=0.12"}
+    look = {"color": colour, "linewidth": max(0.4, width / 2), "linestyle": style}
+    look |= {"shrinkA": radii[0] + 1, "shrinkB": radii[1] + 1}
+    ax.annotate("", xy=tuple(ends[1]), xytext=tuple(ends[0]), arrowprops=arrow | look, zorder=2)
+
+
+def _draw_graph(W: np.ndarray, ax: Axes) -> None:
+    links = W - np.diag(np.diagonal(W))
+    symmetric = np.allclose(W, W.T, rtol=0, atol=1e-8)
+    graph = nx.from_numpy_array(links.T != 0, create_using=nx.Graph if symmetric else nx.DiGraph)
+    weighted_graph(W, graph, ax=ax)
+    signs = "; dashed: below 0" if W.min() < 0 else ""
+    ax.set_title("width: weights; size: self-weights" + signs + ("" if symmetric else "\narrows: who sends to whom"))
 
 
 def source_handles(sources: Sequence[str], /) -> list[Line2D]:
@@ -184,34 +273,15 @@ def _mark_unstable(ax: Axes, trajectories: Sequence[Trajectory]) -> None:
         ax.text(0.03, 0.97, "unstable: " + "; ".join(unstable), transform=ax.transAxes, va="top", color="#b03030")
 
 
-def unit_disc(eigenvalues: np.ndarray, /, *, ax: Axes) -> Axes:
-    """Eigenvalues in the complex plane with the unit circle, beyond which nothing is stable."""
-    angle = np.linspace(0, 2 * np.pi, 400)
-    outside = np.abs(eigenvalues) > 1 + 1e-6
-    ax.fill(np.cos(angle), np.sin(angle), color="0.95", zorder=0)
-    ax.plot(np.cos(angle), np.sin(angle), color="0.4", linewidth=0.8, zorder=1)
-    ax.axhline(0, color="0.8", linewidth=0.5, zorder=0)
-    ax.axvline(0, color="0.8", linewidth=0.5, zorder=0)
-    for chosen, marker, colour in ((~outside, "o", "#2a6f97"), (outside, "X", "#b03030")):
-        values = eigenvalues[chosen]
-        ax.scatter(
-            np.real(values), np.imag(values), s=18, marker=marker, color=colour, alpha=0.6, linewidth=0, zorder=2
-        )
-    ax.set_aspect("equal")
-    ax.set_xlabel("Re λ")
-    ax.set_ylabel("Im λ")
-    return ax
-
-
 def stability_report(report: "StabilityReport", /) -> Figure:
     """The spectrum of a round in the unit disc, and which agents its slowest modes are in."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, 2 if report.modes else 1, figsize=(8.4, 3.6), layout="constrained", squeeze=False
         )
-        unit_disc(report.eigenvalues, ax=axes[0, 0])
         per = "a period's map" if len(getattr(report.experiment.mixing, "order", ())) > 1 else "a round"
-        axes[0, 0].set_title(f"{len(report.eigenvalues)} eigenvalues of {per}")
+        title = f"{len(report.eigenvalues)} eigenvalues of {per}"
+        unit_disc(report.eigenvalues, ax=axes[0, 0], title=title, mixing=False)
         if report.modes:
             ax, patterns = axes[0, 1], np.array([np.real(mode.agents) for mode in report.modes])
             largest = np.abs(patterns).max()

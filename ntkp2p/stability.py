@@ -259,8 +259,8 @@ def stability(experiment: Experiment, /, *, features: Features | None = None, mo
         raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for stability with squared error")
     features = full_rank(features_of(experiment, features))
     system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
-    schedule = experiment.mixing if isinstance(experiment.mixing, Schedule) else None
-    report = None if schedule is not None else check_mixing(experiment.mixing)
+    mixing = experiment.mixing
+    schedule, report = (mixing, None) if isinstance(mixing, Schedule) else (None, check_mixing(np.asarray(mixing)))
     removed, removal = _removed(experiment, features)
     flows = experiment.algorithm.has_flow
     small = system.size <= PBH_SIZE and not system.varying and flows

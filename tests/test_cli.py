@@ -1,9 +1,11 @@
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.sparse
 import xarray as xr
 
 from ntkp2p import cli, schedules
@@ -153,6 +155,53 @@ def test_check_reports_on_files_and_graphs(run, tmp_path):
         assert code == 0
         assert "3 × 3" in out
         assert "works" in out
+
+
+def test_check_says_it_in_json_and_in_a_picture(run, tmp_path):
+    code, out, _ = run("check", "--graph", "cycle:6", "--json", "--plot", tmp_path / "W.png")
+    assert code == 0
+    report = json.loads(out)
+    assert (report["size"], report["verdicts"][0]["works"]) == (6, "works")
+    assert report["second_modulus"] == pytest.approx(2 / 3)
+    assert (tmp_path / "W.png").read_bytes().startswith(b"\x89PNG")
+    fails(run("check", "--graph", "cycle:6", "--plot", tmp_path / "W.nothing"), "nothing")
+
+
+def test_check_takes_edge_lists_sparse_files_and_several(run, tmp_path):
+    (tmp_path / "W.edges").write_text("0,1\n1,2\n2,0\n")
+    code, out, _ = run("check", tmp_path / "W.edges")
+    assert code == 0
+    assert "the graph has no weights: metropolis(graph)" in out
+    (tmp_path / "P.txt").write_text("0 0 0.5\n0 1 0.5\n1 0 1\n")
+    code, out, _ = run("check", tmp_path / "P.txt", "--json")
+    assert [v["works"] for v in json.loads(out)["verdicts"]] == [*["does not work"] * 3, "works"]
+    scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.csr_array(np.full((2, 2), 0.5)))
+    assert "2 × 2" in run("check", tmp_path / "W.npz")[1]
+    code, out, _ = run("check", tmp_path / "W.npz", tmp_path / "W.npz", tmp_path / "W.npz")
+    assert "Periodic mixing, 3 rounds of 2 × 2" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fragments"),
+    [
+        ("W.csv", "", ["is empty"]),
+        ("W.csv", "a,b\n1,0\n0,1\n", ["row 1", "header row"]),
+        ("W.csv", "1,0\n1\n", ["row 2 has 1 numbers"]),
+        ("W.edges", "0,1\n1,0\n", ["row 2 repeats the edge", "delete one"]),
+        ("W.edges", "0,1\n1,1\n", ["row 2 is a self-loop"]),
+        ("W.mat", "", ["from .csv, .npy, .npz or .edges"]),
+    ],
+)
+def test_check_names_what_is_wrong_with_a_file(run, tmp_path, name, text, fragments):
+    (tmp_path / name).write_text(text)
+    fails(run("check", tmp_path / name), *fragments)
+
+
+def test_check_needs_one_source(run, tmp_path):
+    fails(run("check"), "either files or --graph")
+    fails(run("check", tmp_path / "W.csv", "--graph", "cycle:3"), "either files or --graph")
+    fails(run("check", tmp_path / "W.csv", "--weights", "metropolis"), "--weights goes with --graph")
+    fails(run("check", tmp_path / "none.edges"), "there is no such file")
 
 
 def test_weights_from_a_file_beside_the_experiment(run, experiment, tmp_path):

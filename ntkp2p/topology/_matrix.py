@@ -1,12 +1,16 @@
-"""What may be a mixing matrix at all: a square array of finite real numbers."""
+"""The one door through which matrices enter."""
+
+from typing import Any
 
 import networkx as nx
 import numpy as np
+import scipy.sparse
 from jaxtyping import Float
+from scipy.sparse import csr_array
 
 
 def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q Q"]:
-    """Take anything array-like as a square, finite float64 matrix, or say why it is none.
+    """Take anything array-like, or a sparse array, as a dense one: square, finite, float64; or say why it is none.
 
     Raises
     ------
@@ -15,23 +19,41 @@ def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q
     ValueError
         If W is ragged, empty, not square, or has an entry that is not finite.
     """
+    matrix = square(W, name=name)
+    return matrix.toarray() if isinstance(matrix, csr_array) else matrix
+
+
+def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
+    """As `square_matrix`, but what is sparse stays sparse."""
     if isinstance(W, nx.Graph):
         raise TypeError(f"{name} is a graph, not a matrix: give its links weights, metropolis(graph)")
-    try:
-        matrix = np.asarray(W)
-    except ValueError:
-        raise ValueError(f"{name} has rows of unequal length: give every row one number per agent") from None
+    if scipy.sparse.issparse(W):
+        matrix = csr_array(W)
+        matrix.sum_duplicates()
+    else:
+        try:
+            matrix = np.asarray(W)
+        except ValueError:
+            raise ValueError(f"{name} has rows of unequal length: give every row one number per agent") from None
     if matrix.dtype.kind not in "buif":
         raise TypeError(
             f"{name} is to be a square array of real numbers, got {type(W).__name__} "
             f"with entries of type {matrix.dtype}"
         )
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        shape = " × ".join(map(str, matrix.shape)) or "a single number"
+    sizes: tuple[int, ...] = matrix.shape  # pyright: ignore[reportAssignmentType] (the stubs of sparse arrays)
+    if len(sizes) != 2 or sizes[0] != sizes[1] or 0 in sizes:
+        shape = " × ".join(map(str, sizes)) or "a single number"
         raise ValueError(f"{name} is {shape}, not square: one row and one column per agent")
-    matrix = matrix.astype(np.float64, copy=False)
-    bad = np.argwhere(~np.isfinite(matrix))
-    if len(bad):
-        row, column = bad[0]
-        raise ValueError(f"{name}[{row}, {column}] is {matrix[row, column]}: every weight is to be finite")
+    matrix: Any = matrix.astype(np.float64, copy=False)
+    _must_be_finite(matrix, name)
     return matrix
+
+
+def _must_be_finite(matrix: np.ndarray | csr_array, name: str) -> None:
+    values = matrix.data if isinstance(matrix, csr_array) else matrix
+    if np.isfinite(values).all():
+        return
+    found = matrix.tocoo() if isinstance(matrix, csr_array) else None
+    places = np.argwhere(~np.isfinite(values))
+    row, column = places[0] if found is None else (c[places[0, 0]] for c in found.coords)
+    raise ValueError(f"{name}[{row}, {column}] is {matrix[row, column]}: every weight is to be finite")

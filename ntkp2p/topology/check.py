@@ -10,31 +10,36 @@ Examples
 >>> report = check_mixing([[0.5, 0.5], [0.5, 0.5]])
 >>> report.doubly_stochastic, round(report.spectral_gap, 12)
 (True, 1.0)
+>>> report.verdicts["DGD"].works
+'works'
 """
 
-import html
-import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import reduce
-from typing import Literal
+from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from functools import cached_property, reduce
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import networkx as nx
 import numpy as np
-from jaxtyping import Bool, Float, Inexact
+from jaxtyping import Float, Inexact
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from ntkp2p.topology._matrix import square_matrix
+from ntkp2p.topology import _text, facts
+from ntkp2p.topology._matrix import square, square_matrix
+from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix
+from ntkp2p.topology.joint import ScheduleReport
 from ntkp2p.topology.schedules import Schedule
+from ntkp2p.topology.verdicts import ALGORITHMS, Verdict, agreement, connection_fault, sums_fault, verdict, worst
+from ntkp2p.topology.weights import mixing_of
 
-#: How far a row or column sum may be from one, and an entry from its mirror image or from its sign.
-TOLERANCE = 1e-8
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-# A defective matrix's eigenvalues are only good to about the square root of the rounding.
-_EIGENVALUE_TOLERANCE = 1e-6
-
-# Mixing that needs more rounds than this to halve the disagreement is called slow.
-_SLOW_ROUNDS = 100
+#: Above so many agents a matrix is kept sparse, and only what that allows is computed.
+DENSE = 1500
+#: The rate at which noise is forgotten, γ, for the effective neighbours: it lasts for about 1/(1 − γ) = 10 rounds.
+DECAY = 0.9
 
 
 def validate_mixing(
@@ -50,8 +55,8 @@ def validate_mixing(
     Parameters
     ----------
     W
-        Array-like, shape (Q, Q); row q receives. Negative weights are allowed. Or a `Schedule`, whose matrices need
-        not be connected one by one: their union is to be.
+        Array-like or sparse, shape (Q, Q); row q receives. Negative weights are allowed. Or a `Schedule`, whose
+        matrices need not be connected one by one: their union is to be.
     agents
         The Q that the data are split over, where it is known.
     rounds
@@ -91,57 +96,95 @@ def validate_mixing(
             f"give it {rounds} matrices, repeat it with schedules.periodic(matrices), or set rounds = {W.period}"
         )
     for name, matrix in matrices.items():
-        if fault := _sums_fault(matrix, stochastic):
-            raise ValueError(f"{name} {fault}")
-    if fault := _connection_fault(_components(reduce(np.maximum, map(np.abs, matrices.values())))):
-        raise ValueError(f"mixing {'over all its rounds ' if isinstance(W, Schedule) else ''}{fault}")
+        if fault := sums_fault(matrix, stochastic):
+            raise ValueError(f"{name} {': '.join(fault)}")
+    if fault := connection_fault(facts.components(reduce(np.maximum, map(np.abs, matrices.values())))):
+        raise ValueError(f"mixing {'over all its rounds ' if isinstance(W, Schedule) else ''}{': '.join(fault)}")
     return W if isinstance(W, Schedule) else matrices["mixing"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MixingReport:
-    """What `check_mixing` found out about a mixing matrix; print it for a table and the verdict.
+    """What `check_mixing` found out about a mixing matrix; print it for a table and the verdicts.
 
     Attributes
     ----------
-    matrix : ndarray, shape (Q, Q)
-        A copy of the matrix, row q receives.
+    matrix : ndarray or scipy.sparse.csr_array, shape (Q, Q)
+        A copy of the matrix, row q receives; sparse above 1,500 agents.
+    source : str
+        Where the weights of a graph come from; empty for a matrix.
     worst_row, worst_column : (int, float)
         The row (column) whose sum is farthest from one, and that sum − 1.
     components : list of lists of int
         The agents, grouped by who can reach one another (strong components of W's nonzeros).
-    aperiodic : bool
-        No number above one divides the lengths of all closed walks in a component. Any positive
-        self-weight makes its component aperiodic.
+    period : int
+        The greatest common divisor of the lengths of all closed walks: 1 is aperiodic, as any positive self-weight
+        makes its component. Of several components, their least common multiple.
     eigenvalues : ndarray, shape (Q,)
-        By descending modulus; real when W is symmetric.
+        By descending modulus; real when W is symmetric. Of a sparse matrix the extreme ones that were found.
+    second_modulus : float
+        The largest eigenvalue modulus once the eigenvalue 1 is set aside; 0 for one agent. Disagreement shrinks like
+        second_modulus^k over k rounds of mixing. Without row or column sums one, the eigenvalue nearest to 1 is the
+        one set aside. NaN if it was not found.
+    smallest_eigenvalue : float
+        The smallest real part of an eigenvalue. For symmetric W and a loss of curvature at most h, the rounds of DGD
+        are stable as long as step_size · h < 1 + smallest_eigenvalue [1]_.
     perron_left : ndarray, shape (Q,), or None
-        π with πᵀW = πᵀ and Σ π_q = 1: the agents' weights in what they minimise together. None
-        unless W is row-stochastic and connected (or if, with negative weights, π is not unique).
+        π with πᵀW = πᵀ and Σ π_q = 1: the agents' weights in what they minimise together. If neither row nor column
+        sums are one, the spectral radius takes the place of the eigenvalue 1. None unless W is connected (or if, with
+        negative weights, π is not unique).
+    perron_right : ndarray, shape (Q,), or None
+        w with W w = w and mean 1: all ones for row sums one, and what push-sum's weights tend to for column sums one.
+    numerical_abscissa : float
+        The largest eigenvalue of (W + Wᵀ)/2: above 1, some differences grow before they shrink.
+    mixing_time : int or None
+        Rounds until no agent's weights in what it holds are farther than 1/4 in total variation from their limit
+        [2]_. None if that never comes, takes more than 10¹² rounds, has no meaning (negative weights, or neither row
+        nor column sums one), or is left out.
+    left_out : tuple of str
+        What was not computed, because the matrix is large or an iteration for it did not converge.
+
+    References
+    ----------
+    .. [1] K. Yuan, Q. Ling, W. Yin, "On the convergence of decentralized gradient descent",
+       SIAM Journal on Optimization 26 (2016).
+    .. [2] D. Levin, Y. Peres, "Markov Chains and Mixing Times", 2nd edition, AMS 2017, section 4.5.
     """
 
-    matrix: Float[np.ndarray, "Q Q"]
+    matrix: Matrix
+    source: str
     worst_row: tuple[int, float]
     worst_column: tuple[int, float]
     components: list[list[int]]
-    aperiodic: bool
-    eigenvalues: Inexact[np.ndarray, " Q"]
+    period: int
+    eigenvalues: Inexact[np.ndarray, " k"]
+    second_modulus: float
+    smallest_eigenvalue: float
     perron_left: Float[np.ndarray, " Q"] | None
+    perron_right: Float[np.ndarray, " Q"] | None
+    numerical_abscissa: float
+    mixing_time: int | None
+    left_out: tuple[str, ...]
 
     @property
     def size(self) -> int:
         """Q, the number of agents."""
-        return len(self.matrix)
+        return facts.agents(self.matrix)
 
-    @property
+    @cached_property
     def symmetric(self) -> bool:
         """W = Wᵀ within `TOLERANCE`."""
-        return _symmetric(self.matrix)
+        return facts.is_symmetric(self.matrix)
+
+    @cached_property
+    def lowest(self) -> float:
+        """The smallest entry."""
+        return float(self.matrix.min())
 
     @property
     def nonnegative(self) -> bool:
         """No weight below −`TOLERANCE`. Fastest-averaging weights can be negative and work."""
-        return bool(self.matrix.min() >= -TOLERANCE)
+        return self.lowest >= -TOLERANCE
 
     @property
     def row_stochastic(self) -> bool:
@@ -164,13 +207,9 @@ class MixingReport:
         return len(self.components) == 1
 
     @property
-    def second_modulus(self) -> float:
-        """The largest eigenvalue modulus once the eigenvalue 1 is set aside; 0 for one agent.
-
-        Disagreement shrinks like second_modulus^k over k rounds of mixing. Without row or column
-        sums one, the eigenvalue nearest to 1 is the one set aside.
-        """
-        return float(abs(_without_one(self.eigenvalues)).max(initial=0.0))
+    def aperiodic(self) -> bool:
+        """The period is 1."""
+        return self.period == 1
 
     @property
     def spectral_gap(self) -> float:
@@ -178,262 +217,275 @@ class MixingReport:
         return 1 - self.second_modulus
 
     @property
-    def smallest_eigenvalue(self) -> float:
-        """The smallest real part of an eigenvalue.
-
-        For symmetric W and a loss of curvature at most h, the rounds of DGD are stable as long as
-        step_size · h < 1 + smallest_eigenvalue (Yuan, Ling & Yin 2016).
-        """
-        return float(np.real(self.eigenvalues).min())
+    def full_spectrum(self) -> bool:
+        """Whether all eigenvalues are there."""
+        return len(self.eigenvalues) == self.size
 
     @property
-    def verdict(self) -> str:
-        """Whether W works for DGD, CTA and ATC, why (not), and the remedy."""
-        if obstacle := _obstacle(self):
-            return f"does not work: {obstacle}"
-        if reservations := list(_reservations(self)):
-            return f"works, but {'; and '.join(reservations)}"
-        return "works: the agents come to agree, and every agent's loss counts alike"
+    def turns(self) -> bool:
+        """Whether an eigenvalue other than 1 has modulus 1, so that mixing turns some disagreement round for ever."""
+        others = facts.without_one(self.eigenvalues)
+        away = abs(others - 1) > EIGENVALUE_TOLERANCE
+        return not self.aperiodic or bool(np.any(away & (abs(others) >= 1 - EIGENVALUE_TOLERANCE)))
+
+    @property
+    def largest_step(self) -> float:
+        """Below which step_size · h the rounds of DGD are stable, h the one curvature of all losses.
+
+        1 + smallest_eigenvalue for symmetric W, where it suffices for all curvatures up to h; 0 or less if no step size
+        is stable. Judged by the eigenvalues that were found.
+        """
+        return facts.largest_step(self.eigenvalues)
+
+    @property
+    def departure_from_normality(self) -> float:
+        """Henrici's √(‖W‖_F² − Σ|λ|²), 0 for symmetric W; NaN where not all eigenvalues are there."""
+        if self.symmetric:
+            return 0.0
+        if not isinstance(self.matrix, np.ndarray):
+            return float("nan")
+        return facts.departure_from_normality(self.matrix, self.eigenvalues)
+
+    @property
+    def perron_distance(self) -> float:
+        """How far π is from uniform in total variation, ½ Σ|π_q − 1/Q|, between 0 and 1; NaN without π."""
+        return float("nan") if self.perron_left is None else float(abs(self.perron_left - 1 / self.size).sum() / 2)
+
+    @property
+    def agree_on(self) -> str:
+        """What the agents come to agree on when they only mix.
+
+        "the mean", "a π-weighted mean", "the mean, by push-sum only" or "nothing".
+        """
+        settles = self.connected and self.second_modulus < 1 - EIGENVALUE_TOLERANCE
+        return agreement(self.row_stochastic, self.column_stochastic, settles)
+
+    def effective_neighbours(self, decay: float | int = DECAY, /) -> float:
+        """The agents that one effectively averages with, n_W(γ) [1]_: 1 for W = I, and Q for the complete graph.
+
+        By how much averaging, z⁺ = W(√γ z + ξ), lowers the variance of a random walk that forgets its noise ξ.
+
+        Parameters
+        ----------
+        decay
+            γ, 0 ≤ γ < 1: noise lasts for about 1/(1 − γ) rounds, which should be the longer the smaller the step size.
+
+        Returns
+        -------
+        float
+            Of a sparse matrix an estimate, from 64 random probes; NaN if the variance has no limit.
+
+        Raises
+        ------
+        ValueError
+            If γ is not in [0, 1).
+
+        References
+        ----------
+        .. [1] T. Vogels, H. Hendrikx, M. Jaggi, "Beyond spectral gap", NeurIPS 2022.
+        """
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1, found {decay}: {DECAY} is usual")
+        return facts.effective_neighbours(self.matrix, self.eigenvalues, float(decay))
+
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Whether W works for "DGD", "CTA", "ATC" and "push-sum", why (not), and the remedy."""
+        return {algorithm: verdict(self, algorithm) for algorithm in ALGORITHMS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in numbers, texts and lists that JSON has; what is not known or not finite is None."""
+        names = "size source row_stochastic column_stochastic symmetric nonnegative lowest connected components period"
+        names += " second_modulus spectral_gap smallest_eigenvalue largest_step mixing_time agree_on perron_distance"
+        names += " perron_left perron_right departure_from_normality numerical_abscissa eigenvalues left_out"
+        return _text.plain_data(
+            {name: getattr(self, name) for name in names.split()}
+            | {line: dict(zip(("index", "defect"), getattr(self, line), strict=True)) for line in _WORST}
+            | {"effective_neighbours": self.effective_neighbours(), "decay": DECAY}
+            | {"verdicts": [asdict(v) for v in self.verdicts.values()]}
+        )
+
+    def plot(self) -> list[Axes]:
+        """The eigenvalues in the unit disc, and the graph with its weights (up to 100 agents); returns both axes."""
+        from ntkp2p import plotting
+
+        return plotting.mixing(self.matrix, self.eigenvalues, full=self.full_spectrum)
+
+    @property
+    def _title(self) -> str:
+        return f"Mixing matrix, {self.size} × {self.size}"
 
     def __str__(self) -> str:
-        rows = _rows(self)
-        width = max(len(label) for label, _ in rows)
-        verdict = textwrap.fill(self.verdict, 78, initial_indent="  ", subsequent_indent="  ")
-        return "\n".join(
-            [
-                f"Mixing matrix, {self.size} × {self.size}, for DGD, CTA and ATC",
-                *(f"  {label:<{width}}   {value}" for label, value in rows),
-                verdict,
-            ]
-        )
+        return _text.plain(self._title, _rows(self), self.verdicts.values())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><td>{html.escape(label)}</td><td>{html.escape(value)}</td></tr>"
-            for label, value in [*_rows(self), ("verdict", self.verdict)]
-        )
-        return (
-            f"<table><caption>Mixing matrix, {self.size} × {self.size}, for DGD, CTA and ATC</caption>{cells}</table>"
-        )
+        return _text.page(self._title, _rows(self), self.verdicts.values())
+
+    def __rich__(self) -> Any:
+        return _text.rich_tables(self._title, _rows(self), self.verdicts.values())
 
 
-def check_mixing(W: object, /) -> MixingReport:
-    """Report on a mixing matrix: its sums, its connections, its spectrum, and a verdict.
+_WORST = ("worst_row", "worst_column")
+
+
+@overload
+def check_mixing(W: Schedule, /) -> ScheduleReport: ...
+@overload
+def check_mixing(W: object, /) -> MixingReport: ...
+def check_mixing(W: object, /) -> MixingReport | ScheduleReport:
+    """Report on a mixing matrix or a schedule of them: its sums, connections and spectrum, and verdicts.
 
     Parameters
     ----------
     W
-        Array-like, shape (Q, Q); row q receives.
+        Array-like or sparse, shape (Q, Q); row q receives. Or a networkx graph: the edge u → v with the attribute
+        ``weight`` is W[v, u]; without weights an undirected graph has Metropolis weights and a directed one
+        `push_weights`, and the report says so. Or a `Schedule`.
 
     Returns
     -------
-    MixingReport
-        With a text form for the terminal and a table for the notebook.
+    MixingReport or, of a schedule, ScheduleReport
+        With a text form for the terminal and tables for the notebook.
 
     Raises
     ------
     TypeError, ValueError
-        Only if W is not a square matrix of finite real numbers; all else is reported.
+        Only if W is not a square matrix of finite real numbers, or the graph is none that has one; all else is
+        reported.
 
     Notes
     -----
-    Costs one eigenvalue decomposition, O(Q³).
+    Costs one eigenvalue decomposition and the powers for the mixing time, O(Q³), up to 1,500 agents. A larger matrix
+    is kept sparse, and only the extremes of its spectrum are found; `left_out` says what is not.
 
     Examples
     --------
-    >>> print(check_mixing([[0, 1], [1, 0]]).verdict[:28])
-    works, but oscillates: an ei
+    >>> check_mixing([[0, 1], [1, 0]]).verdicts["DGD"].remedy
+    'lazy(W), or ATC or CTA over this one'
 
     References
     ----------
     .. [1] L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging",
        Systems & Control Letters 53 (2004).
-    .. [2] K. Yuan, Q. Ling, W. Yin, "On the convergence of decentralized gradient descent",
-       SIAM Journal on Optimization 26 (2016).
     """
-    matrix = square_matrix(W).copy()
-    components = _components(matrix)
-    worst_row, worst_column = (_worst(matrix.sum(axis=axis)) for axis in (1, 0))
-    eigenvalues = _eigenvalues(matrix)
-    has_perron = len(components) == 1 and abs(worst_row[1]) <= TOLERANCE
+    if isinstance(W, Schedule):
+        return ScheduleReport.of(W)
+    matrix, source = mixing_of(W) if isinstance(W, nx.Graph) else (W, "")
+    return report_on(_stored(matrix), source)
+
+
+def report_on(matrix: Matrix, source: str = "") -> MixingReport:
+    """The report on a square matrix of finite real numbers."""
+    dense = isinstance(matrix, np.ndarray)
+    parts = facts.components(matrix)
+    lap = facts.period(matrix, parts)
+    worst_row, worst_column = (worst(facts.sums(matrix, axis)) for axis in (1, 0))
+    rows, columns = (abs(defect) <= TOLERANCE for _, defect in (worst_row, worst_column))
+    positive, connected = matrix.min() >= -TOLERANCE, len(parts) == 1
+    known_lap = lap if positive and (rows or columns) else 1
+    nothing = facts.Spectrum(np.empty(0), float("nan"), float("nan"))
+    spectrum = facts.spectrum(matrix, lap=known_lap) if dense or connected else nothing
+    left, right = _perron(matrix, spectrum, rows, columns) if connected else (None, None)
+    limit = left if rows else right
+    time = None
+    if dense and positive and connected and lap == 1 and limit is not None and (rows or columns):
+        time = facts.mixing_time(matrix, limit) if rows else facts.mixing_time(matrix.T, limit / len(limit))
     return MixingReport(
         matrix=matrix,
+        source=source,
         worst_row=worst_row,
         worst_column=worst_column,
-        components=components,
-        aperiodic=all(_period(matrix[np.ix_(c, c)] != 0) <= 1 for c in components),
-        eigenvalues=eigenvalues,
-        perron_left=_perron_left(matrix, eigenvalues) if has_perron else None,
+        components=parts,
+        period=lap,
+        eigenvalues=spectrum.eigenvalues,
+        second_modulus=spectrum.second_modulus,
+        smallest_eigenvalue=spectrum.smallest,
+        perron_left=left,
+        perron_right=right,
+        numerical_abscissa=facts.numerical_abscissa(matrix),
+        mixing_time=time,
+        left_out=() if dense else _left_out(matrix, spectrum, connected, left is None or right is None),
     )
 
 
-# --- what can be wrong, and what to do: shared by the door and the report ---
+def _stored(W: object) -> Matrix:
+    """A copy of W, dense up to `DENSE` agents and sparse above."""
+    matrix = square(W)
+    if facts.agents(matrix) > DENSE:
+        return csr_array(matrix, copy=isinstance(matrix, csr_array))
+    return matrix.toarray() if isinstance(matrix, csr_array) else matrix.copy()
 
 
-def _sums_fault(W: np.ndarray, stochastic: Literal["row", "column", "doubly"]) -> str | None:
-    """Name the line whose sum is farthest from one, and the remedy; None if all sums are one."""
-    sums = {"row": W.sum(axis=1), "column": W.sum(axis=0)}
-    failing = [line for line in sums if abs(_worst(sums[line])[1]) > TOLERANCE]
-    required = list(sums) if stochastic == "doubly" else [stochastic]
-    line = next((line for line in required if line in failing), None)
-    if line is None:
-        return None
-    worst, _ = _worst(sums[line])
-    found = f"{line} {worst} sums to {sums[line][worst]:.12g}, not 1"
-    if stochastic == "doubly":
-        return f"{found}: metropolis(graph) of an undirected graph has row and column sums 1"
-    if len(failing) == 1:
-        other = "column" if line == "row" else "row"
-        return f"{found}, but the {other} sums are 1 (row q receives): transpose it, W.T"
-    unscalable = np.flatnonzero(abs(sums[line]) <= TOLERANCE)
-    if len(unscalable):
-        return f"{found}: give {line} {unscalable[0]} weights, now they sum to 0"
-    axis = 1 if line == "row" else 0
-    return f"{found}: scale it, in float64, W / W.sum(axis={axis}, keepdims=True)"
-
-
-def _connection_fault(components: list[list[int]]) -> str | None:
-    if len(components) == 1:
-        return None
-    first, second = components[0][0], components[1][0]
-    return (
-        f"falls into {len(components)} components, {_shortened(components)}, so it is not "
-        f"connected: add an edge {first}–{second}, both ways" + (", and so on" if len(components) > 2 else "")
+def _perron(
+    W: Matrix, spectrum: facts.Spectrum, rows: bool, columns: bool
+) -> tuple[Float[np.ndarray, " Q"] | None, Float[np.ndarray, " Q"] | None]:
+    """Left and right Perron vectors of a connected W: at the eigenvalue 1, or else at the spectral radius."""
+    size, values = facts.agents(W), spectrum.eigenvalues
+    positive = W.min() >= 0
+    repeated = abs(facts.without_one(values) - 1).min(initial=np.inf) <= EIGENVALUE_TOLERANCE
+    if not positive and (repeated or not (rows or columns)):
+        return None, None  # nonnegative weights cannot repeat the eigenvalue 1, they can only come close
+    root = 1.0 if rows or columns else float(abs(values).max(initial=0.0))
+    left = np.full(size, 1 / size) if columns else facts.perron_left(W, root)
+    right = (
+        np.full(size, 1 / size) if rows else facts.perron_left(W.T if isinstance(W, np.ndarray) else W.T.tocsr(), root)
     )
+    return left, None if right is None else size * right
 
 
-def _obstacle(report: MixingReport) -> str | None:
-    """The first reason why W cannot work, with its remedy."""
-    if fault := _sums_fault(report.matrix, "row") or _connection_fault(report.components):
-        return fault
-    # Stochastic weights on a connected graph pass the rest: only negative ones can break it.
-    if report.nonnegative:
-        return None
-    others = _without_one(report.eigenvalues)
-    if report.second_modulus > 1 + _EIGENVALUE_TOLERANCE:
-        tamed = abs(1 + others).max() / 2 < 1 - _EIGENVALUE_TOLERANCE
-        return f"an eigenvalue of modulus {report.second_modulus:.6g} makes disagreement grow: " + (
-            "use lazy(W)" if tamed else "use metropolis(graph)"
-        )
-    if report.perron_left is None:
-        return "the eigenvalue 1 is repeated, so disagreement persists: use metropolis(graph)"
-    agent = int(report.perron_left.argmin())
-    if report.perron_left[agent] < -TOLERANCE:
-        return (
-            f"agent {agent}'s loss has the weight {report.perron_left[agent]:.4g} < 0 in what the "
-            "agents minimise: use metropolis(graph)"
-        )
-    return None
-
-
-def _reservations(report: MixingReport) -> Iterator[str]:
-    """What a user of a W that works will wonder at, each with its remedy."""
-    if not report.column_stochastic and report.perron_left is not None:
-        low, high = report.perron_left.min(), report.perron_left.max()
-        yield (
-            f"biased: agent q's loss counts with weight π_q, from {low:.4g} to {high:.4g}, instead "
-            f"of {1 / report.size:.4g} (metropolis(graph) counts all alike)"
-        )
-    others = _without_one(report.eigenvalues)
-    at_one = abs(others - 1) <= _EIGENVALUE_TOLERANCE
-    on_circle = abs(others) >= 1 - _EIGENVALUE_TOLERANCE
-    if not report.aperiodic or np.any(on_circle & ~at_one):
-        yield (
-            "oscillates: an eigenvalue other than 1 has modulus 1, so mixing alone never damps "
-            "that part of the disagreement, and DGD can diverge at any step size (use lazy(W))"
-        )
-    elif report.second_modulus > 0.5 ** (1 / _SLOW_ROUNDS):
-        rounds = np.log(2) / max(report.spectral_gap, np.finfo(float).eps)
-        yield (
-            f"slow: mixing takes about {rounds:.3g} rounds to halve the disagreement "
-            f"(add links, as in exponential({report.size}))"
-        )
-
-
-# --- the linear algebra ---
-
-
-def _worst(sums: Float[np.ndarray, " Q"]) -> tuple[int, float]:
-    worst = int(abs(sums - 1).argmax())
-    return worst, float(sums[worst] - 1)
-
-
-def _symmetric(W: np.ndarray) -> bool:
-    return bool(np.allclose(W, W.T, rtol=0, atol=TOLERANCE))
-
-
-def _components(W: Float[np.ndarray, "Q Q"]) -> list[list[int]]:
-    """Strongly connected components of the nonzeros, each sorted, by their smallest agent."""
-    _, labels = connected_components(csr_array(W != 0), connection="strong")
-    order = np.argsort(labels, kind="stable")
-    ends = np.cumsum(np.bincount(labels))[:-1]
-    return sorted(group.tolist() for group in np.split(order, ends))
-
-
-def _period(links: Bool[np.ndarray, "q q"]) -> int:
-    """Greatest common divisor of the closed walks' lengths in a strong component (0: it has none).
-
-    With ℓ the distance from any fixed node, it is the gcd of ℓ(i) + 1 − ℓ(j) over the links i → j
-    (Denardo 1977).
-    """
-    order, parent = breadth_first_order(csr_array(links), 0)
-    level = np.zeros(len(links), dtype=int)
-    for node in order[1:]:
-        level[node] = level[parent[node]] + 1
-    tails, heads = np.nonzero(links)
-    return int(np.gcd.reduce(level[tails] + 1 - level[heads]))
-
-
-def _eigenvalues(W: Float[np.ndarray, "Q Q"]) -> Inexact[np.ndarray, " Q"]:
-    values = np.linalg.eigvalsh((W + W.T) / 2) if _symmetric(W) else np.linalg.eigvals(W)
-    return values[np.argsort(-abs(values), kind="stable")]
-
-
-def _without_one(eigenvalues: Inexact[np.ndarray, " Q"]) -> np.ndarray:
-    return np.delete(eigenvalues, abs(eigenvalues - 1).argmin())
-
-
-def _perron_left(W: Float[np.ndarray, "Q Q"], eigenvalues: Inexact[np.ndarray, " Q"]) -> Float[np.ndarray, " Q"] | None:
-    """Solve (I − Wᵀ) π = 0 with Σ π_q = 1, for a W with row sums one on a connected graph."""
-    repeated = abs(_without_one(eigenvalues) - 1).min(initial=np.inf) <= _EIGENVALUE_TOLERANCE
-    if repeated and W.min() < 0:  # nonnegative weights cannot repeat it, they can only come close
-        return None
-    system = np.eye(len(W)) - W.T
-    system[-1] = 1.0  # the equations add up to 0 = 0, so any one of them makes room for the sum
-    return np.linalg.solve(system, np.eye(len(W))[-1])
+def _left_out(matrix: csr_array, spectrum: facts.Spectrum, connected: bool, no_vectors: bool) -> tuple[str, ...]:
+    missing = {
+        "all eigenvalues, since it is not connected": not connected,
+        "all eigenvalues but the extreme ones": connected,
+        "the second modulus, not found": connected and np.isnan(spectrum.second_modulus),
+        "the smallest eigenvalue, not found": connected and np.isnan(spectrum.smallest),
+        "the last digits of the eigenvalues, found to a residual of 1e-3": spectrum.residual > facts.RESIDUAL,
+        "the Perron vectors, not found": connected and no_vectors,
+        "the mixing time": True,
+        "the departure from normality": not facts.is_symmetric(matrix),
+    }
+    return tuple(name for name, absent in missing.items() if absent)
 
 
 # --- text ---
 
 
-def _rows(report: MixingReport) -> list[tuple[str, str]]:
-    def yes(fact: bool, otherwise: str = "") -> str:
-        return "yes" if fact else "no" + (f", {otherwise}" if otherwise else "")
+def yes(fact: bool, otherwise: str = "") -> str:
+    """ "yes", or "no" and what is there instead."""
+    return "yes" if fact else "no" + (f", {otherwise}" if otherwise else "")
 
+
+def _rows(report: MixingReport) -> list[tuple[str, str]]:
     def sum_of(line: str, worst: tuple[int, float]) -> str:
         return f"{line} {worst[0]} sums to {1 + worst[1]:.12g}"
 
+    def known(value: float | int | None, unit: str = "") -> str:
+        return "—" if value is None or np.isnan(value) else f"{value:.6g}{unit}"
+
+    weights, time = report.perron_left, report.mixing_time
+    components = connection_fault(report.components)
     rows = [
+        ("weights", report.source),
         ("row sums are 1", yes(report.row_stochastic, sum_of("row", report.worst_row))),
         ("column sums are 1", yes(report.column_stochastic, sum_of("column", report.worst_column))),
         ("symmetric", yes(report.symmetric)),
-        ("nonnegative", yes(report.nonnegative, f"down to {report.matrix.min():.6g}")),
-        ("connected", yes(report.connected, f"{len(report.components)} components")),
-        ("aperiodic", yes(report.aperiodic)),
-        ("second modulus", f"{report.second_modulus:.6g}"),
-        ("spectral gap", f"{report.spectral_gap:.6g}"),
-        ("smallest eigenvalue", f"{report.smallest_eigenvalue:.6g}"),
+        ("nonnegative", yes(report.nonnegative, f"down to {report.lowest:.6g}")),
+        ("connected", yes(report.connected, components[0].partition(", so")[0] if components else "")),
+        ("aperiodic", yes(report.aperiodic, f"period {report.period}")),
+        ("second modulus", known(report.second_modulus)),
+        ("spectral gap", known(report.spectral_gap)),
+        ("smallest eigenvalue", known(report.smallest_eigenvalue)),
+        ("mixing time", known(time, " rounds, to within 1/4 in total variation")),
+        ("effective neighbours", known(report.effective_neighbours(), f" of {report.size}, at decay γ = {DECAY}")),
+        ("agents agree on", report.agree_on),
+        ("non-normality", known(report.departure_from_normality, " departure, ")),
+        ("left out", "; ".join(report.left_out)),
     ]
-    if report.perron_left is not None:
-        low, high = report.perron_left.min(), report.perron_left.max()
-        even = high - low <= TOLERANCE
-        rows.append(("Perron weights π", f"{low:.6g} each" if even else f"{low:.6g} to {high:.6g}"))
-    return rows
-
-
-def _shortened(components: list[list[int]], most: int = 4) -> str:
-    """{0, 1, 2} {3, 4} …, with the middle of long lists left out."""
-    shown = ["{" + ", ".join(map(str, c[:most])) + (", …" if len(c) > most else "") + "}" for c in components[:most]]
-    return " ".join(shown) + (" …" if len(components) > most else "")
+    if weights is not None and report.perron_distance > TOLERANCE * report.size:
+        at = rows.index(("agents agree on", report.agree_on)) + 1
+        found = f"{weights.min():.6g} to {weights.max():.6g}, {report.perron_distance:.3g} from uniform"
+        rows.insert(at, ("Perron weights π", found))
+    rows = [(k, v + f"{report.numerical_abscissa:.6g} numerical abscissa" * (k == "non-normality")) for k, v in rows]
+    return [(label, value) for label, value in rows if value]

@@ -12,15 +12,14 @@ array([[0.667, 0.333, 0.   ],
        [0.   , 0.333, 0.667]])
 """
 
-import csv
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from numbers import Real
 
 import networkx as nx
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+from scipy.sparse import coo_array, csr_array, diags_array
 
 from ntkp2p._names import lookup
 from ntkp2p.topology._matrix import square_matrix
@@ -62,9 +61,7 @@ def metropolis(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     .. [2] S. Boyd, P. Diaconis, L. Xiao, "Fastest mixing Markov chain on a graph",
        SIAM Review 46 (2004).
     """
-    links = adjacency(graph)
-    degrees = links.sum(axis=1)
-    return _completed(links / (1 + np.maximum.outer(degrees, degrees)))
+    return _metropolis(graph).toarray()
 
 
 def max_degree(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
@@ -99,6 +96,66 @@ def max_degree(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     """
     links = adjacency(graph)
     return _completed(links / (1 + links.sum(axis=1).max()))
+
+
+def best_constant(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
+    """The one weight on all links that averages fastest: W = I − α L with α = 2/(λ₂ + λ_n).
+
+    L is the graph's Laplacian, λ₂ its smallest eigenvalue above 0, and λ_n its largest [1]_.
+
+    Parameters
+    ----------
+    graph
+        As in `metropolis`.
+
+    Returns
+    -------
+    ndarray, shape (Q, Q)
+        Symmetric, with row and column sums one. Self-weights may be negative, as in a star.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `metropolis`.
+
+    References
+    ----------
+    .. [1] L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging",
+       Systems & Control Letters 53 (2004).
+    """
+    links = adjacency(graph)
+    spectrum = np.linalg.eigvalsh(np.diag(links.sum(axis=1)) - links)
+    # A component has one eigenvalue 0.
+    ends = spectrum[nx.number_connected_components(graph) :]
+    return _completed(links * (2 / (ends[0] + ends[-1]))) if len(ends) else np.eye(len(links))
+
+
+def push_weights(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
+    """Push-sum's weights: every agent shares its value alike between itself and those that it sends to.
+
+    P[v, u] = 1/(1 + d_u) for v = u and for every edge u → v, d_u the number of edges that leave u.
+
+    Parameters
+    ----------
+    graph
+        Without self-loops, directed or not; rows follow the graph's own node order.
+
+    Returns
+    -------
+    ndarray, shape (Q, Q)
+        Nonnegative with a positive diagonal; the columns sum to one, the rows in general do not.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no networkx graph, or a multigraph, empty or with self-loops.
+
+    References
+    ----------
+    .. [1] A. Nedić, A. Olshevsky, "Distributed optimization over time-varying directed graphs",
+       IEEE Transactions on Automatic Control 60 (2015).
+    """
+    return _push(graph).toarray()
 
 
 def fastest_mixing(graph: nx.Graph, /, *, nonnegative: bool = True) -> Float[np.ndarray, "Q Q"]:
@@ -183,6 +240,37 @@ def lazy(W: ArrayLike, /) -> Float[np.ndarray, "Q Q"]:
     return (np.eye(len(matrix)) + matrix) / 2
 
 
+def mixing_of(graph: nx.Graph, /) -> tuple[csr_array, str]:
+    """The matrix of a graph, sparse, in its own node order, and where its weights come from.
+
+    Parameters
+    ----------
+    graph
+        With the edge attribute ``weight`` on all edges: W[v, u] is that of the edge u → v, u sends to v; a self-loop's
+        is the agent's weight on itself. Without weights: `metropolis` of an undirected graph, `push_weights` of a
+        directed one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If some edges have weights and some have none, or a weight is no real number; or as `push_weights`.
+    """
+    given = [(u, v, weight) for u, v, weight in graph.edges(data="weight")]
+    without = next(((u, v) for u, v, weight in given if weight is None), None)
+    if graph.is_multigraph() or not given or all(weight is None for _, _, weight in given):
+        directed = graph.is_directed()
+        build, name = (_push, "push_weights") if directed else (_metropolis, "metropolis")
+        return build(graph), f"the graph has no weights: {name}(graph)"
+    if without is not None:
+        raise ValueError(
+            f"the edge {without[0]}–{without[1]} has no weight and others have: give all edges one, or none"
+        )
+    for u, v, weight in given:
+        if not isinstance(weight, Real):
+            raise TypeError(f"the edge {u}–{v} has the weight {weight!r}: every weight is to be a real number")
+    return csr_array(nx.to_scipy_sparse_array(graph, dtype=float).T), "weights of the graph's edges"
+
+
 def _lazy_metropolis(graph: nx.Graph) -> Float[np.ndarray, "Q Q"]:
     return lazy(metropolis(graph))
 
@@ -191,6 +279,7 @@ def _lazy_metropolis(graph: nx.Graph) -> Float[np.ndarray, "Q Q"]:
 WEIGHTS: Mapping[str, Callable[[nx.Graph], np.ndarray]] = {
     "metropolis": metropolis,
     "max_degree": max_degree,
+    "best_constant": best_constant,
     "lazy_metropolis": _lazy_metropolis,
     "fastest_mixing": fastest_mixing,
 }
@@ -201,50 +290,22 @@ def from_graph(graph: nx.Graph, weights: str = "metropolis") -> Float[np.ndarray
     return lookup(WEIGHTS, weights, "weights")(graph)
 
 
-def load_mixing(path: str | os.PathLike[str], /) -> Float[np.ndarray, "Q Q"]:
-    """Read a mixing matrix from a file; `validate_mixing` says whether it suits an algorithm.
-
-    Parameters
-    ----------
-    path
-        ``.csv``: one line per row, numbers separated by commas, no header.
-        ``.npy``: what ``np.save(path, W)`` wrote. Pickled (object) arrays are refused, because
-        opening a pickle runs whatever code it carries.
-
-    Returns
-    -------
-    ndarray, shape (Q, Q)
-        Square and finite, in float64.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError, TypeError
-        If the file does not hold one square matrix of finite real numbers; rows are counted from 1,
-        as an editor counts them.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in _READERS:
-        raise ValueError(
-            f"{path}: a mixing matrix is read from .csv or .npy, not {path.suffix!r}: "
-            "save it with np.save('W.npy', W) or np.savetxt('W.csv', W, delimiter=',')"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file to read a mixing matrix from")
-    return square_matrix(_READERS[path.suffix.lower()](path), name=str(path))
-
-
 def adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
     """Zeros and ones in the graph's node order, for a simple undirected graph and no other."""
+    return _links(graph).toarray().astype(np.float64)
+
+
+def _links(graph: object, *, directed: bool = False) -> coo_array:
+    """Ones at [u, v] for the edges u → v of a simple graph, which may be directed only where that is said."""
     if not isinstance(graph, nx.Graph):
         raise TypeError(f"weights are built from a networkx Graph, got {type(graph).__name__}")
-    if graph.is_directed():
+    if graph.is_directed() and not directed:
         raise ValueError(
             "the graph is directed, and these weights are for links that go both ways: use graph.to_undirected()"
         )
     if graph.is_multigraph():
-        raise ValueError("the graph is a multigraph: merge its parallel edges with nx.Graph(graph)")
+        kind = "DiGraph" if graph.is_directed() else "Graph"
+        raise ValueError(f"the graph is a multigraph: merge its parallel edges with nx.{kind}(graph)")
     if len(graph) == 0:
         raise ValueError("the graph has no nodes: add one node per agent")
     loops = list(nx.nodes_with_selfloops(graph))
@@ -253,7 +314,20 @@ def adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
             f"the graph has a self-loop at node {loops[0]!r}, where W puts what the links leave: "
             "drop them with graph.remove_edges_from(nx.selfloop_edges(graph))"
         )
-    return nx.to_numpy_array(graph, weight=None)  # pyright: ignore[reportArgumentType] (stubs lag)
+    return coo_array(nx.to_scipy_sparse_array(graph, weight=None, format="coo"))  # pyright: ignore (stubs lag)
+
+
+def _metropolis(graph: object) -> csr_array:
+    links = _links(graph)
+    degrees, (i, j) = links.sum(axis=1), links.coords
+    weights = coo_array((1 / (1.0 + np.maximum(degrees[i], degrees[j])), (i, j)), links.shape)
+    return csr_array(weights + diags_array(1 - weights.sum(axis=1)))
+
+
+def _push(graph: object) -> csr_array:
+    links = _links(graph, directed=True)
+    shares = diags_array(1 / (1.0 + links.sum(axis=1)))
+    return csr_array(links.T @ shares + shares)
 
 
 def _fastest_weights(links: Int[np.ndarray, "E 2"], agents: int, nonnegative: bool) -> Float[np.ndarray, " E"]:
@@ -286,58 +360,3 @@ def _fastest_weights(links: Int[np.ndarray, "E 2"], agents: int, nonnegative: bo
 def _completed(off_diagonal: Float[np.ndarray, "Q Q"]) -> Float[np.ndarray, "Q Q"]:
     """Fill the diagonal with what is left of one."""
     return off_diagonal + np.diag(1 - off_diagonal.sum(axis=1))
-
-
-def _read_csv(path: Path) -> list[list[float]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text: a .csv holds numbers separated by commas") from None
-    table = [(row, cells) for row, cells in enumerate(csv.reader(lines), start=1) if cells]
-    if not table:
-        raise ValueError(f"{path} is empty: write one line of comma-separated numbers per agent")
-    first, header = table[0]
-    if not any(_is_number(cell) for cell in header):
-        raise ValueError(
-            f"{path}, row {first} holds no number but {','.join(header)[:40]!r}: "
-            "delete the header row, and separate numbers by commas"
-        )
-    return [_read_row(path, row, cells, width=len(header)) for row, cells in table]
-
-
-def _read_row(path: Path, row: int, cells: list[str], *, width: int) -> list[float]:
-    for column, cell in enumerate(cells, start=1):
-        if not _is_number(cell):
-            raise ValueError(
-                f"{path}, row {row}, column {column} is {cell!r}, not a number: write numbers only "
-                "(from pandas: to_csv(path, header=False, index=False))"
-            )
-    if len(cells) != width:
-        raise ValueError(
-            f"{path}, row {row} has {len(cells)} numbers where the first row has {width}: "
-            "give every row one number per agent"
-        )
-    return [float(cell) for cell in cells]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    # Not np.load: that would also open a zip archive which is merely called .npy.
-    try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not a whole .npy file of numbers; pickled arrays are refused: "
-            "save it with np.save(path, W.astype(float))"
-        ) from error
-
-
-_READERS = {".csv": _read_csv, ".npy": _read_npy}

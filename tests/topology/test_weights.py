@@ -6,10 +6,22 @@ import sys
 import networkx as nx
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkp2p.topology import fastest_mixing, graphs, lazy, load_mixing, max_degree, metropolis, weights
+from ntkp2p.topology import (
+    best_constant,
+    fastest_mixing,
+    graphs,
+    lazy,
+    load_mixing,
+    max_degree,
+    metropolis,
+    push_weights,
+    weights,
+)
+from ntkp2p.topology.reading import read
 
 quick = settings(deadline=None, max_examples=40)
 
@@ -18,8 +30,8 @@ BOYD = nx.empty_graph(8)
 BOYD.add_edges_from([(0, 1), (1, 2), (2, 3), (0, 4), (1, 7), (1, 3), (4, 5)])
 BOYD.add_edges_from([(4, 6), (2, 6), (3, 7), (5, 6), (6, 7), (1, 6)])
 
-# The solver's weights need neither be positive nor, where several are as fast, the same in another order.
-BY_DEGREES = [name for name in weights.WEIGHTS if name != "fastest_mixing"]
+# The others need neither be positive nor, where several are as fast or by rounding, the same in another order.
+BY_DEGREES = [name for name in weights.WEIGHTS if name not in ("fastest_mixing", "best_constant")]
 
 
 @st.composite
@@ -34,7 +46,7 @@ def second_modulus(W):
     return np.sort(abs(np.linalg.eigvals(W)))[-2]
 
 
-@pytest.mark.parametrize(("build", "value"), [(metropolis, 0.81255), (max_degree, 0.81605)])
+@pytest.mark.parametrize(("build", "value"), [(metropolis, 0.81255), (max_degree, 0.81605), (best_constant, 0.71186)])
 def test_boyds_graph(build, value):
     assert second_modulus(build(BOYD)) == pytest.approx(value, abs=1e-5)
 
@@ -158,9 +170,41 @@ def test_from_graph_defaults_to_metropolis():
 
 
 def test_from_graph_names_the_closest_weights():
-    known = "known: metropolis, max_degree, lazy_metropolis, fastest_mixing$"
+    known = "known: metropolis, max_degree, best_constant, lazy_metropolis, fastest_mixing$"
     with pytest.raises(ValueError, match=rf"'metropolys' \(did you mean 'metropolis'\?\); {known}"):
         weights.from_graph(BOYD, "metropolys")
+
+
+@given(graph=connected_graphs())
+@quick
+def test_no_constant_weight_is_faster_than_the_best(graph):
+    W = best_constant(graph)
+    assert np.array_equal(W, W.T)
+    assert W.sum(axis=1) == pytest.approx(1, abs=1e-13)
+    if len(graph) < 2:
+        return
+    L = nx.laplacian_matrix(graph).toarray()
+    alpha = -W[tuple(next(iter(graph.edges)))]
+    assert np.eye(len(graph)) + alpha * L == pytest.approx(W, abs=1e-13)
+    for other in (0.9 * alpha, 0.99 * alpha, 1.01 * alpha, 1.1 * alpha):
+        assert second_modulus(np.eye(len(graph)) + other * L) >= second_modulus(W) - 1e-12
+
+
+def test_best_constant_of_parts():
+    W = best_constant(nx.disjoint_union(graphs.path(3), graphs.complete(3)))
+    assert W[0, 1] == W[3, 4] == pytest.approx(2 / (1 + 3))  # eigenvalues 1, 3 and 3, 3
+    assert np.array_equal(best_constant(nx.empty_graph(2)), np.eye(2))
+
+
+@given(st.integers(1, 9), st.floats(0, 1), st.integers(0, 2**31))
+@quick
+def test_push_weights_share_alike(n, density, seed):
+    graph = nx.gnp_random_graph(n, density, seed=seed, directed=True)
+    P = push_weights(graph)
+    for u in range(n):
+        share = 1 / (1 + graph.out_degree(u))
+        assert P[:, u] == pytest.approx([share * (v == u or graph.has_edge(u, v)) for v in range(n)])
+    assert np.array_equal(push_weights(nx.Graph(BOYD)), push_weights(BOYD.to_directed()))
 
 
 # --- the fastest, by a semidefinite program ---
@@ -297,7 +341,70 @@ def test_refuses_a_complex_npy(tmp_path):
 
 
 def test_refuses_other_files(tmp_path):
-    with pytest.raises(ValueError, match=r"from .csv or .npy, not '.mat': save it with np.save"):
+    with pytest.raises(ValueError, match=r"from .csv, .npy, .npz or .edges, not '.mat': save it with np.save"):
         load_mixing(tmp_path / "W.mat")
     with pytest.raises(FileNotFoundError, match=r"absent.npy: there is no such file"):
         load_mixing(tmp_path / "absent.npy")
+
+
+# --- sparse matrices and edge lists ---
+
+
+def test_reads_back_npz(tmp_path):
+    W = metropolis(BOYD)
+    scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.coo_array(W))
+    assert np.array_equal(load_mixing(tmp_path / "W.npz"), W)
+    assert scipy.sparse.issparse(read(tmp_path / "W.npz"))
+
+
+def test_refuses_another_npz(tmp_path):
+    np.savez(tmp_path / "W.npz", W=np.eye(2))
+    with pytest.raises(ValueError, match=r"W.npz is no sparse matrix: save it with scipy.sparse.save_npz"):
+        load_mixing(tmp_path / "W.npz")
+    (tmp_path / "W.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="is no sparse matrix"):
+        load_mixing(tmp_path / "W.npz")
+
+
+@pytest.mark.parametrize("separator", [",", " ", "\t", ", "])
+def test_reads_edge_lists(tmp_path, separator):
+    links = ["# who hears whom", *(separator.join(map(str, edge)) for edge in BOYD.edges), ""]
+    (tmp_path / "W.edges").write_text("\n".join(links))
+    assert np.array_equal(load_mixing(tmp_path / "W.edges"), metropolis(BOYD))
+    W = np.array([[0.5, 0.25, 0], [0.5, 0.75, 0.125], [0, 0, 0.875]])
+    lines = [separator.join([str(u), str(v), repr(float(W[v, u]))]) for v, u in np.argwhere(W)]  # u sends to v
+    (tmp_path / "W.txt").write_text("\n".join(lines))
+    assert np.array_equal(load_mixing(tmp_path / "W.txt"), W)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty: write one line"),
+        ("# nothing\n", "is empty: write one line"),
+        ("from,to\n0,1\n", "row 1 is 'from,to': an edge is two agents.*delete a header row"),
+        ("0,1\n1,2,0.5\n", "row 2 has 3 columns: write 2 like the first one"),
+        ("0\n", "row 1 has 1 columns: write 'from to'"),
+        ("0,1,2,3\n", "row 1 has 4 columns"),
+        ("0,1\n1,2\n\n1,0\n", "row 4 repeats the edge 1–0 of row 1: delete one"),
+        ("0,1,1\n0,1,1\n", "row 2 repeats the edge 0–1 of row 1"),
+        ("0,1\n1,1\n", "row 2 is a self-loop, 1–1: delete it, or give all edges weights"),
+        ("0,1\n1,3\n", "has no edge of agent 2, though it has one of 3: number them without gaps"),
+        ("1,2\n", "has no edge of agent 0, though it has one of 2"),
+        ("0,1,x\n", "row 1 is '0,1,x'"),
+        ("0,-1\n", "row 1 is '0,-1'"),
+        ("0,1.5\n", "row 1 is '0,1.5'"),
+        ("0,1,inf\n", r"\[1, 0\] is inf: every weight is to be finite"),
+    ],
+)
+def test_refuses_bad_edge_lists(tmp_path, text, message):
+    (tmp_path / "W.edges").write_text(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_mixing(tmp_path / "W.edges")
+    assert "\n" not in str(raised.value)
+
+
+def test_an_edge_list_that_is_called_a_table(tmp_path):
+    (tmp_path / "W.csv").write_text("0,1\n1,2\n2,3\n3,0\n")
+    with pytest.raises(ValueError, match=r"4 × 2, not square.*name an edge list W.edges"):
+        load_mixing(tmp_path / "W.csv")

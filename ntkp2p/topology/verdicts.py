@@ -1,0 +1,247 @@
+"""Will it work? What DGD, CTA, ATC and push-sum need of a mixing matrix, why one fails, and what to type instead.
+
+With losses of curvature at most h (the largest eigenvalue of any agent's Hessian) and W's row sums one:
+
+- DGD, x⁺ = W x − η g(x), is stable for symmetric W if η h < 1 + λ_min(W) [1]_. At λ_min = −1, and wherever W is
+  periodic, mixing turns a disagreement round for ever and the gradients push it outwards: no step size is stable.
+- CTA and ATC apply (I − ηH) to what is mixed, or mix what (I − ηH) leaves. For nonnegative W both contract in the norm
+  Σ π_q ‖x_q‖², πᵀW = πᵀ, if η h < 2, whatever λ_min is; but an eigenvalue −1 is damped by the gradients only.
+- Push-sum, x⁺ = P(x − η g(x/w)), w⁺ = P w, needs column sums one, and then keeps the averages of x and w. The models
+  x/w contract in the norm Σ w_q ‖x_q/w_q‖² if η h < 2 min w, w the right Perron vector of P with mean one.
+
+References
+----------
+.. [1] K. Yuan, Q. Ling, W. Yin, "On the convergence of decentralized gradient descent",
+   SIAM Journal on Optimization 26 (2016).
+.. [2] A. Nedić, A. Olshevsky, "Distributed optimization over time-varying directed graphs",
+   IEEE Transactions on Automatic Control 60 (2015).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix, sums, without_one
+
+if TYPE_CHECKING:
+    from ntkp2p.topology.check import MixingReport
+
+#: What has a verdict.
+ALGORITHMS = ("DGD", "CTA", "ATC", "push-sum")
+#: Mixing that needs more rounds than this to halve the disagreement is called slow.
+SLOW_ROUNDS = 100
+#: Where less than this share of the usual step size is stable, the verdict says so.
+SMALL_STEP = 0.1
+
+Sums = Literal["row", "column", "doubly"]
+Answer = Literal["works", "works, but", "does not work"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an algorithm works over a mixing matrix or a schedule of them.
+
+    Attributes
+    ----------
+    algorithm
+        "DGD", "CTA", "ATC" or "push-sum".
+    works
+        "works", "works, but" or "does not work".
+    reason
+        Why, in one sentence.
+    remedy
+        What to type or do instead; empty where nothing needs one.
+    """
+
+    algorithm: str
+    works: Answer
+    reason: str
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, algorithm: str, fault: tuple[str, str] | None, doubts: list[tuple[str, str]]) -> "Verdict":
+        """From what makes it fail and what a user of it will wonder at, each a reason and its remedy."""
+        if fault:
+            return cls(algorithm, "does not work", *fault)
+        if doubts:
+            reasons, remedies = zip(*doubts, strict=True)
+            return cls(algorithm, "works, but", "; and ".join(reasons), "; ".join(dict.fromkeys(remedies)))
+        return cls(algorithm, "works", "the agents come to agree, and every agent's loss counts alike")
+
+
+def verdict(report: "MixingReport", algorithm: str) -> Verdict:
+    """Of one algorithm over one matrix."""
+    return Verdict.of(algorithm, _fault(report, algorithm), list(_doubts(report, algorithm)))
+
+
+def needed_sums(algorithm: str) -> Literal["row", "column"]:
+    """Which sums of W are to be one."""
+    return "column" if algorithm == "push-sum" else "row"
+
+
+def sums_fault(W: Matrix, needed: Sums) -> tuple[str, str] | None:
+    """The line whose sum is farthest from one, and the remedy; None if all sums are one."""
+    found = {"row": sums(W, 1), "column": sums(W, 0)}
+    failing = [line for line in found if abs(worst(found[line])[1]) > TOLERANCE]
+    required = list(found) if needed == "doubly" else [needed]
+    line = next((line for line in required if line in failing), None)
+    if line is None:
+        return None
+    at, _ = worst(found[line])
+    reason = f"{line} {at} sums to {found[line][at]:.12g}, not 1"
+    if needed == "doubly":
+        return reason, "metropolis(graph) of an undirected graph has row and column sums 1"
+    if len(failing) == 1:
+        other = "column" if line == "row" else "row"
+        return f"{reason}, but the {other} sums are 1 (row q receives)", "transpose it, W.T"
+    unscalable = np.flatnonzero(abs(found[line]) <= TOLERANCE)
+    if len(unscalable):
+        return reason, f"give {line} {unscalable[0]} weights, now they sum to 0"
+    axis = 1 if line == "row" else 0
+    return reason, f"scale it, in float64, W / W.sum(axis={axis}, keepdims=True)"
+
+
+def connection_fault(components: list[list[int]]) -> tuple[str, str] | None:
+    """That there are several components, and which edge would join the first two."""
+    if len(components) == 1:
+        return None
+    first, second = components[0][0], components[1][0]
+    return (
+        f"falls into {len(components)} components, {shortened(components)}, so it is not connected",
+        f"add an edge {first}–{second}, both ways" + (", and so on" if len(components) > 2 else ""),
+    )
+
+
+def agreement(rows: bool, columns: bool, settles: bool) -> str:
+    """What mixing that settles comes to, by which of its sums are one."""
+    if not settles or not (rows or columns):
+        return "nothing"
+    if not rows:
+        return "the mean, by push-sum only"
+    return "the mean" if columns else "a π-weighted mean"
+
+
+def shortened(components: list[list[int]], most: int = 4) -> str:
+    """{0, 1, 2} {3, 4} …, with the middle of long lists left out."""
+    shown = ["{" + ", ".join(map(str, c[:most])) + (", …" if len(c) > most else "") + "}" for c in components[:most]]
+    return " ".join(shown) + (" …" if len(components) > most else "")
+
+
+def worst(found: np.ndarray) -> tuple[int, float]:
+    """The sum that is farthest from one, and by how much."""
+    at = int(abs(found - 1).argmax())
+    return at, float(found[at] - 1)
+
+
+def _fault(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
+    """The first reason why W cannot work, with its remedy."""
+    if fault := sums_fault(report.matrix, needed_sums(algorithm)):
+        reason, remedy = fault
+        push_sum_takes_it = algorithm != "push-sum" and report.column_stochastic
+        return reason, f"push-sum takes it as it is; or {remedy}" if push_sum_takes_it else remedy
+    if fault := connection_fault(report.components):
+        return fault
+    if not report.nonnegative and (fault := _fault_of_signs(report, algorithm)):
+        return fault
+    if algorithm == "DGD" and report.largest_step <= EIGENVALUE_TOLERANCE:
+        return (
+            f"{_turning(report)}, so mixing never damps that part of the disagreement, and the gradients at the "
+            "models before mixing make it grow, at any step size",
+            "lazy(W), or ATC or CTA over this one",
+        )
+    return None
+
+
+def _fault_of_signs(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
+    """Stochastic weights on a connected graph have none of these: only negative ones can."""
+    if report.second_modulus > 1 + EIGENVALUE_TOLERANCE:
+        others = without_one(report.eigenvalues)
+        tamed = report.full_spectrum and abs(1 + others).max() / 2 < 1 - EIGENVALUE_TOLERANCE
+        return (
+            f"an eigenvalue of modulus {report.second_modulus:.6g} makes disagreement grow",
+            "lazy(W)" if tamed else "metropolis(graph)",
+        )
+    if report.perron_left is None or report.perron_right is None:
+        return "the eigenvalue 1 is repeated, so disagreement persists", "metropolis(graph)"
+    if algorithm == "push-sum":
+        if report.row_stochastic:
+            return None  # w stays 1
+        return (
+            f"weights down to {report.lowest:.4g} < 0 let push-sum's own weights w pass through 0, which it divides by",
+            "push_weights(graph)",
+        )
+    agent = int(report.perron_left.argmin())
+    if report.perron_left[agent] < -TOLERANCE:
+        return (
+            f"agent {agent}'s loss has the weight {report.perron_left[agent]:.4g} < 0 in what the agents minimise",
+            "metropolis(graph)",
+        )
+    return None
+
+
+def _doubts(report: "MixingReport", algorithm: str) -> Iterator[tuple[str, str]]:
+    """What a user of a W that works will wonder at, each with its remedy."""
+    if algorithm == "push-sum":
+        yield from _small_shares(report)
+    else:
+        yield from bias(report.perron_left, report.size)
+    if report.turns:
+        yield (
+            f"oscillates: {_turning(report)}, so mixing alone never damps that part of the disagreement, only the "
+            "gradients do",
+            "lazy(W)",
+        )
+        return
+    if algorithm == "DGD" and report.largest_step < SMALL_STEP:
+        at = f"λ_min = {report.smallest_eigenvalue:.6g}" if report.symmetric else "an eigenvalue near the unit circle"
+        yield (
+            f"oscillates: {at} leaves only step sizes below {report.largest_step:.3g}/h, h the losses' curvature",
+            "lazy(W), or ATC or CTA, stable up to 2/h",
+        )
+    yield from slowness(report.second_modulus, report.size)
+
+
+def bias(weights: np.ndarray | None, agents: int) -> Iterator[tuple[str, str]]:
+    """That the agents' losses do not count alike."""
+    if weights is None or weights.max() - weights.min() <= TOLERANCE:
+        return
+    yield (
+        f"biased to π: agent q's loss counts with π_q, from {weights.min():.4g} to {weights.max():.4g}, instead of "
+        f"1/{agents} = {1 / agents:.4g}",
+        "metropolis(graph) counts all alike, and so does push-sum over push_weights(graph)",
+    )
+
+
+def slowness(modulus: float, agents: int, *, rounds: int = 1) -> Iterator[tuple[str, str]]:
+    """That disagreement shrinks by `modulus` in so many rounds, which is slow, or that it is not known how fast."""
+    if np.isnan(modulus):
+        yield "how fast is not known: its largest eigenvalues crowd so closely that they were not found", "lazy(W)"
+    elif modulus > 0.5 ** (rounds / SLOW_ROUNDS):
+        halving = rounds * np.log(2) / max(-np.log(modulus), np.finfo(float).eps)
+        yield (
+            f"slow: mixing takes about {halving:.3g} rounds to halve the disagreement",
+            f"add links, as in graphs.exponential({agents})",
+        )
+
+
+def _small_shares(report: "MixingReport") -> Iterator[tuple[str, str]]:
+    if report.perron_right is None:
+        return
+    agent = int(report.perron_right.argmin())
+    if (share := report.perron_right[agent]) < SMALL_STEP:
+        yield (
+            f"agent {agent}'s weight w settles at {share:.3g}, which leaves only step sizes below {2 * share:.3g}/h, h "
+            "the losses' curvature",
+            f"add edges to agent {agent}",
+        )
+
+
+def _turning(report: "MixingReport") -> str:
+    """Which eigenvalues have modulus one beside 1 itself."""
+    if report.period > 1:
+        return f"W has period {report.period}"
+    on_circle = [v for v in without_one(report.eigenvalues) if abs(v) >= 1 - EIGENVALUE_TOLERANCE]
+    value = min(on_circle, key=lambda v: v.real, default=np.nan)
+    return f"the eigenvalue {value:.4g} has modulus 1"
