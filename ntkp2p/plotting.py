@@ -287,8 +287,11 @@ def stability_report(report: "StabilityReport", /) -> Figure:
             largest = np.abs(patterns).max()
             image = ax.imshow(patterns, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
             figure.colorbar(image, ax=ax, label="share in the agent")
-            labels = [f"{mode.rounds:.3g} rounds" if np.isfinite(mode.rounds) else "for ever" for mode in report.modes]
-            ax.set_yticks(range(len(labels)), labels)
+            lasts = [f"{mode.rounds:.3g} rounds" if np.isfinite(mode.rounds) else "for ever" for mode in report.modes]
+            values = [f"|λ| = {abs(mode.eigenvalue):.6g}" for mode in report.modes]
+            ax.set_yticks(
+                range(len(lasts)), [f"{v}\n{last}" for v, last in zip(values, lasts, strict=True)], fontsize=7
+            )
             ax.set_xlabel("agent")
             ax.xaxis.get_major_locator().set_params(integer=True)
             ax.set_title("slowest modes, by the rounds to 1/e")
@@ -300,9 +303,10 @@ def stability_map(map: "StabilityMap", /, *, ax: Axes) -> Axes:
     radius = map.radius
     name = str(radius.dims[0])
     across, up = radius["step_size"].values, radius[name].values
-    spread = np.clip(radius.values - 1, -0.5, 0.5)
-    shading = "nearest" if name.endswith("delay") else "gouraud"  # delays are whole numbers
-    image = ax.pcolormesh(across, up, spread, cmap="RdBu_r", vmin=-0.5, vmax=0.5, shading=shading, alpha=0.7)
+    colours = plt.get_cmap("Reds").with_extremes(under="white")
+    image = ax.pcolormesh(
+        across, up, radius.values - 1, cmap=colours, vmin=1e-6, vmax=0.5, shading="nearest", rasterized=True
+    )
     ax.plot(map.limits, up, color="black", linewidth=1.6, marker="o", markersize=3, label="largest stable step size")
     ax.plot(map.textbook, up, color="black", linewidth=1, linestyle=(0, (4, 2)), label="textbook's sufficient bound")
     if across.min() > 0 and across.max() / across.min() > 30:
@@ -310,7 +314,7 @@ def stability_map(map: "StabilityMap", /, *, ax: Axes) -> Axes:
     ax.set_xlim(across.min(), across.max())
     ax.set_xlabel("step size η")
     ax.set_ylabel(MAP_LABELS[name])
-    ax.figure.colorbar(image, ax=ax, label="spectral radius − 1 (red: unstable)", extend="both")
+    ax.figure.colorbar(image, ax=ax, label="unstable: spectral radius − 1", extend="max")
     ax.legend()
     return ax
 

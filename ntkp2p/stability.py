@@ -264,6 +264,7 @@ def stability(experiment: Experiment, /, *, features: Features | None = None, mo
     removed, removal = _removed(experiment, features)
     flows = experiment.algorithm.has_flow
     small = system.size <= PBH_SIZE and not system.varying and flows
+    extremal = spectrum(system)
     drawn = schedule is not None and system.varying and not schedule.periodic
     return StabilityReport(
         experiment=experiment,
@@ -271,7 +272,7 @@ def stability(experiment: Experiment, /, *, features: Features | None = None, mo
         removed=removed,
         removal=removal,
         hidden=hidden_modes(*realisation(system, experiment.data)) if small else None,
-        spectrum=spectrum(system),
+        spectrum=extremal,
         eigenvalues=_eigenvalues(system),
         step_size_limit=float("nan") if drawn else largest_step_size(system),
         textbook_limit=system.stable_step_size,
@@ -280,12 +281,14 @@ def stability(experiment: Experiment, /, *, features: Features | None = None, mo
         modes=[] if system.varying else slowest_modes(system, count=modes),
         gossip=gossip(*draws(schedule)) if schedule is not None and drawn else None,
         hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, removal),
-        margins={} if report is None or not flows else _margins(experiment, features, system),
+        margins={} if report is None or not flows else _margins(experiment, features, system, extremal.radius),
         roots=_roots(experiment, features, system),
     )
 
 
-def _margins(experiment: Experiment, features: Features, system: LinearSystem) -> dict[str, Margin]:
+def _margins(experiment: Experiment, features: Features, system: LinearSystem, radius: float) -> dict[str, Margin]:
+    if radius > 1 + EDGE:
+        return dict.fromkeys(LATE, Margin(-1, float("nan"), float("nan"), exact=True))
     return {late: _margin(experiment, features, system, late) for late in LATE}
 
 
@@ -298,7 +301,8 @@ def _margin(experiment: Experiment, features: Features, system: LinearSystem, la
         return Margin(allowed if allowed >= 0 else None, float("nan"), float("nan"), exact=False)
     matrices = delay_matrices(algorithm, mixing, features, experiment.data, late=late)
     rounds = delay_margin_in_rounds(*matrices, eta, known=allowed, most=DELAYS)
-    return Margin(rounds, delay_margin(*matrices), sufficient_delay(*matrices), exact=True)
+    flow_time = delay_margin(*matrices) if system.size <= SWEEP_SIZE else float("nan")
+    return Margin(rounds, flow_time, sufficient_delay(*matrices), exact=True)
 
 
 def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> CharacteristicRoots | None:
@@ -312,6 +316,8 @@ def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> 
     return characteristic_roots(*matrices, delay * system.step_size)
 
 
+#: Up to this many states the flow's margin is computed: it sweeps over many eigenvalue problems.
+SWEEP_SIZE = 64
 #: Rounds of delay beyond which a margin is not followed.
 DELAYS = 20
 
@@ -510,8 +516,8 @@ def _margin_in_words(margin: Margin) -> str:
         return "none: the rounds are unstable without"
     rounds = f"{margin.rounds} rounds" + (" or more" if margin.rounds == DELAYS or not margin.exact else "")
     flow = "" if np.isnan(margin.flow_time) else f"; flow: below {margin.flow_time:.6g}"
-    sufficient = "" if np.isnan(margin.sufficient) else f", by the bound π/(2h) below {margin.sufficient:.6g}"
-    return f"{rounds}{flow}{sufficient if flow else ''}"
+    sufficient = "" if np.isnan(margin.sufficient) else f"; flow, by the bound π/(2h): below {margin.sufficient:.6g}"
+    return rounds + flow + sufficient
 
 
 def _number(value: complex) -> str:
@@ -536,7 +542,7 @@ class StabilityMap:
     textbook: np.ndarray
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """The map in colour, blue where it is stable, and both boundaries; returns the axes."""
+        """The map, white where it is stable, and both boundaries; returns the axes."""
         import matplotlib.pyplot as plt
 
         from ntkp2p import plotting
