@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ntkp2p._names import lookup
 from ntkp2p.measures import STEADY_VARIABLES
@@ -103,16 +104,17 @@ def agent_curves(
         _mark_unstable(ax, trajectories)
         if legend:
             band = [Patch(color="0.3", alpha=BAND, linewidth=0, label="± one standard deviation")] if averaged else []
-            ax.legend(handles=source_handles([t.source for t in trajectories]) + band)
+            # What grows leaves the upper left free; there the legend goes, below the mark.
+            place = {} if all(t.stable for t in trajectories) else {"loc": "upper left", "bbox_to_anchor": (0, 0.93)}
+            ax.legend(handles=source_handles([t.source for t in trajectories]) + band, **place)
     return ax
 
 
 def comparison(comparison: "Comparison", variables: Sequence[str], /) -> Figure:
     """One panel a variable, sharing a legend."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(variables), figsize=(4.2 * len(variables), 3.4), layout="constrained", squeeze=False
-        )
+        figure, axes = plt.subplots(1, len(variables), figsize=(4.2 * len(variables), 3.4), squeeze=False)
+        figure.set_layout_engine("constrained", wspace=0.06)
         for i, (ax, variable) in enumerate(zip(axes[0], variables, strict=True)):
             agent_curves(list(comparison.trajectories.values()), variable, ax=ax, legend=i == 0)
     return figure
@@ -125,7 +127,7 @@ def weighted_graph(mixing: np.ndarray, graph: nx.Graph, /, *, ax: Axes) -> Axes:
     """
     place = nx.get_node_attributes(graph, "pos") or _layout(graph)
     own, crowd = np.diagonal(mixing), min(1.0, 30 / len(graph))
-    areas = 40 + 500 * crowd * abs(own)
+    areas = (80 if crowd == 1 else 40) + 500 * crowd * abs(own)  # the smallest have room for their number
     for u, v in graph.edges:
         radii = np.sqrt(areas[[u, v]]) / 2
         _draw_edge(ax, (place[u], place[v]), float(mixing[v, u]), radii if graph.is_directed() else None)
@@ -276,9 +278,8 @@ def _mark_unstable(ax: Axes, trajectories: Sequence[Trajectory]) -> None:
 def stability_report(report: "StabilityReport", /) -> Figure:
     """The spectrum of a round in the unit disc, and which agents its slowest modes are in."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, 2 if report.modes else 1, figsize=(8.4, 3.6), layout="constrained", squeeze=False
-        )
+        figure, axes = plt.subplots(1, 2 if report.modes else 1, figsize=(8.4, 3.6), squeeze=False)
+        figure.set_layout_engine("constrained", wspace=0.06)
         per = "a period's map" if len(getattr(report.experiment.mixing, "order", ())) > 1 else "a round"
         title = f"{len(report.eigenvalues)} eigenvalues of {per}"
         unit_disc(report.eigenvalues, ax=axes[0, 0], title=title, mixing=False)
@@ -307,16 +308,30 @@ def stability_map(map: "StabilityMap", /, *, ax: Axes) -> Axes:
     image = ax.pcolormesh(
         across, up, radius.values - 1, cmap=colours, vmin=1e-6, vmax=0.5, shading="nearest", rasterized=True
     )
-    ax.plot(map.limits, up, color="black", linewidth=1.6, marker="o", markersize=3, label="largest stable step size")
-    ax.plot(map.textbook, up, color="black", linewidth=1, linestyle=(0, (4, 2)), label="textbook's sufficient bound")
+    exact: dict[str, Any] = {"linewidth": 1.6, "label": "largest stable step size"}
+    textbook: dict[str, Any] = {"linewidth": 1, "linestyle": (0, (4, 2)), "label": "textbook's sufficient bound"}
+    for bounds, style in ((map.limits, exact), (map.textbook, textbook)):
+        if name.endswith("delay"):  # whole rounds: there is nothing between two rows
+            ax.stairs(bounds, _edges(up), orientation="horizontal", baseline=None, color="black", **style)
+        else:
+            ax.plot(bounds, up, color="black", **style)
     if across.min() > 0 and across.max() / across.min() > 30:
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(across.min(), across.max())
     ax.set_xlabel("step size η")
     ax.set_ylabel(MAP_LABELS[name])
     ax.figure.colorbar(image, ax=ax, label="unstable: spectral radius − 1", extend="max")
-    ax.legend()
+    ax.legend(frameon=True, framealpha=0.9, edgecolor="none")  # to be read on dark cells, too
     return ax
+
+
+def _edges(rows: np.ndarray) -> np.ndarray:
+    """Where the rows of a map meet, and where the first and the last one end."""
+    gaps = np.diff(rows) if len(rows) > 1 else np.ones(1)
+    return np.concatenate([[rows[0] - gaps[0] / 2], (rows[1:] + rows[:-1]) / 2, [rows[-1] + gaps[-1] / 2]])
 
 
 MAP_LABELS = {
