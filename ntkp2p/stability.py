@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ class StabilityReport(Report):
     hypotheses
         Of Proposition 1, one by one; empty for a schedule.
     margins
-        How late "gradients" and "messages" may be; empty for a schedule, or an algorithm that is late already.
+        How late "gradients" and "messages" may be; empty for a schedule, or an algorithm that is late already, and
+        without what the algorithm asks for more than once a round.
     roots
         The rightmost characteristic roots of the flow of an algorithm that is late, on a small system; else None.
     target, rounds_to_target
@@ -300,7 +302,12 @@ def stability(
 def _margins(experiment: Experiment, features: Features, system: LinearSystem, radius: float) -> dict[str, Margin]:
     if radius > 1 + EDGE:
         return dict.fromkeys(LATE, Margin(-1, float("nan"), float("nan"), exact=True))
-    return {late: _margin(experiment, features, system, late) for late in LATE}
+    margins = {}
+    for late in LATE:
+        # What has been assembled without delay can only fail for a round that calls the late verb more than once.
+        with suppress(ValueError):
+            margins[late] = _margin(experiment, features, system, late)
+    return margins
 
 
 def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: str) -> Margin:

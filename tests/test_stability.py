@@ -8,6 +8,7 @@ import pytest
 from ntkp2p import (
     ATC,
     DGD,
+    Algorithm,
     Delayed,
     Experiment,
     graphs,
@@ -143,6 +144,25 @@ def test_a_large_system_is_analysed_by_iteration(digits, monkeypatch):
     assert large.removal == "by construction"
     assert not large.margins["gradients"].exact
     assert "residual" in str(large)
+
+
+class Twice(Algorithm):
+    """Two gradient steps a round."""
+
+    def round(self, x, world, /):
+        x = world.mix(x) - self.step_size * world.grad(x)
+        return x - self.step_size * world.grad(x)
+
+
+def test_a_users_own_algorithm_is_analysed(digits):
+    run = run_of(digits, Twice(step_size=0.05))
+    report = stability(run)
+    assert list(report.margins) == ["messages"]
+    assert np.isnan(report.textbook_limit)
+    for factor, stable in ((0.99, True), (1.01, False)):
+        algorithm = Twice(step_size=factor * report.step_size_limit)
+        predicted = predict(dataclasses.replace(run, algorithm=algorithm))
+        assert (predicted.dataset.attrs["spectral_radius"] <= 1) == stable
 
 
 def test_schedules_have_multipliers_or_rates(digits):
