@@ -87,14 +87,7 @@ def check(
     report = check_mixing(_mixing(files, graph, weights))
     if plot is not None:
         _save_figure(report.plot()[0].figure, plot)
-    if json:
-        from json import dumps
-
-        print(dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        from rich.console import Console
-
-        Console().print(report)
+    _print(report, json)
 
 
 @app.command
@@ -131,31 +124,38 @@ def train(experiment: Toml, /, *, out: Out = Path("results"), processes: Process
 
 
 @app.command
-def stability(experiment: Toml, /, *, out: Path | None = None, json: bool = False, cache: Cache = None) -> None:
+def stability(
+    experiment: Toml,
+    /,
+    *,
+    target: float | None = None,
+    out: Path | None = None,
+    json: bool = False,
+    cache: Cache = None,
+) -> None:
     """Whether a run is stable, in rounds and in flow, why, and up to which step size and delay.
 
     Parameters
     ----------
+    target
+        A loss: the round in which the agents' mean global loss meets it is predicted.
     out
         A folder that gets stability.json and stability.png, the spectrum and the slowest modes.
     json
-        Print JSON in place of text.
+        Print everything in JSON.
     """
-    from json import dumps
-
     from ntkp2p import stability as analysed
     from ntkp2p.experiment import Experiment
     from ntkp2p.files import replacing
 
     run = Experiment.from_toml(experiment)
     folder = None if out is None else _writable(out)
-    report = analysed(run, features=_features(run, cache))
-    text = dumps(report.to_dict(), indent=2, allow_nan=False)
+    report = analysed(run, features=_features(run, cache), target=target)
     if folder is not None:
         with replacing(folder / "stability.json") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(_in_json(report) + "\n", encoding="utf-8")
         _save_figure(report.plot(), folder / "stability.png")
-    print(text if json else report)
+    _print(report, json)
 
 
 @app.command
@@ -197,6 +197,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _say(message: str) -> None:
     print(f"ntkp2p: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _print(report: Any, json: bool) -> None:
+    from rich.console import Console
+
+    if json:
+        print(_in_json(report))
+    else:
+        Console().print(report)
+
+
+def _in_json(report: Any) -> str:
+    from json import dumps
+
+    return dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _begin(

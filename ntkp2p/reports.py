@@ -1,61 +1,146 @@
-"""How reports read: titled facts and verdicts as text, as a table for the notebook, and as JSON."""
+"""How reports read: facts by name and verdicts, as text, as HTML for the notebook, for rich, and as data for JSON."""
 
 import html
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-Sections = Mapping[str, Sequence[tuple[str, str]]]
-WIDTH = 100
+#: The width of plain text.
+WIDTH = 80
+
+Rows = Sequence[tuple[str, str]]
 
 
-def as_text(title: str, sections: Sections, verdicts: Mapping[str, str], /) -> str:
-    """A title, each section's facts in two columns, and the verdicts, wrapped."""
-    label_width = max((len(label) for rows in sections.values() for label, _ in rows), default=0)
-    lines = [title]
-    for name, rows in sections.items():
-        lines += ["", f"  {name}"] if name else [""]
-        for label, value in rows:
-            lead = f"    {label:<{label_width}}   "
-            lines.append(textwrap.fill(value, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead)))
-    lines += ["", "  Verdict"]
-    for subject, verdict in verdicts.items():
-        lead = f"    {subject}: "
-        lines.append(textwrap.fill(verdict, WIDTH, initial_indent=lead, subsequent_indent="      "))
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be said of one thing in one sentence.
+
+    Attributes
+    ----------
+    about
+        What is judged: an algorithm, "rounds", "flow".
+    answer
+        Of algorithms "works", "works, but" or "does not work"; of runs "stable", "unstable" or "not known"; of a
+        proposition "applies" or "does not apply".
+    reason
+        Why.
+    remedy
+        What to type or do instead; empty where nothing needs one.
+    """
+
+    about: str
+    answer: str
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        joint = " " if self.answer.endswith("but") else ": "
+        return f"{self.answer}{joint}{self.reason}" + (f" → {self.remedy}" if self.remedy else "")
 
 
-def as_html(title: str, sections: Sections, verdicts: Mapping[str, str], /) -> str:
-    """The same as one table."""
-    rows = []
-    for name, facts in [*sections.items(), ("Verdict", list(verdicts.items()))]:
-        if name:
-            rows.append(f'<tr><th colspan="2" style="text-align:left">{html.escape(name)}</th></tr>')
-        rows += [
-            f'<tr><td style="text-align:left">{html.escape(label)}</td>'
-            f'<td style="text-align:left">{html.escape(value)}</td></tr>'
-            for label, value in facts
-        ]
-    return f"<table><caption>{html.escape(title)}</caption>{''.join(rows)}</table>"
+class Report:
+    """What has a title, sections of facts, and verdicts; print it, or look at it in a notebook."""
+
+    @property
+    def title(self) -> str:
+        """What is reported on."""
+        raise NotImplementedError
+
+    @property
+    def sections(self) -> Mapping[str, Rows]:
+        """Facts and their values in words, by section; a single one may be without a name."""
+        raise NotImplementedError
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """By what they are about."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        lines, width = [self.title], max(len(label) for rows in self.sections.values() for label, _ in rows)
+        for name, rows in self.sections.items():
+            if name:
+                lines += ["", f" {name}"]
+            for label, value in rows:
+                hanging = " " * (width + 5)
+                lines += textwrap.wrap(
+                    f"{label:<{width}}   {value}", WIDTH, initial_indent="  ", subsequent_indent=hanging
+                )
+        lines += [] if set(self.sections) == {""} else ["", " Verdicts"]
+        for names, verdict in _grouped(self.verdicts):
+            wrapped = textwrap.wrap(f"{names}: {verdict}", WIDTH - 2, subsequent_indent="  ", break_on_hyphens=False)
+            lines += [f"  {line}" for line in wrapped]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        facts = ""
+        for name, rows in self.sections.items():
+            facts += f'<tr><th colspan="2" style="text-align:left">{html.escape(name)}</th></tr>' if name else ""
+            facts += "".join(map(_row, rows))
+        judged = "".join(_row((names, v.answer, v.reason, v.remedy)) for names, v in _grouped(self.verdicts))
+        head = "".join(f"<th>{name}</th>" for name in ("", "verdict", "reason", "remedy"))
+        title = html.escape(self.title)
+        return f"<table><caption>{title}</caption>{facts}</table><table><tr>{head}</tr>{judged}</table>"
+
+    def __rich__(self) -> Any:
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        tables: list[Any] = [Text(self.title)]
+        for name, rows in self.sections.items():
+            known = Table(title=name or None, title_justify="left", box=box.SIMPLE, show_header=False)
+            for label, value in rows:
+                known.add_row(Text(label), Text(value))
+            tables.append(known)
+        judged = Table("", "verdict", "reason", "remedy", box=box.SIMPLE)
+        for names, v in _grouped(self.verdicts):
+            judged.add_row(Text(names), Text(v.answer, style=_STYLES.get(v.answer, "")), Text(v.reason), Text(v.remedy))
+        return Group(*tables, judged)
+
+
+_STYLES: dict[str, str] = {
+    **dict.fromkeys(("works", "stable", "applies"), "green"),
+    **dict.fromkeys(("works, but", "not known", "does not apply"), "yellow"),
+    **dict.fromkeys(("does not work", "unstable"), "red"),
+}
 
 
 def as_plain(value: Any, /) -> Any:
-    """Numbers, lists, words and mappings of them, for JSON: NaN is None, infinities are words, z is [Re z, Im z]."""
+    """Numbers, words, lists and None, as JSON has them.
+
+    NaN is None, an infinity is the word "inf" or "-inf", a complex number is a pair, a verdict has its fields.
+    """
     if isinstance(value, Mapping):
         return {str(key): as_plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
+    if isinstance(value, Verdict):
+        return asdict(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return as_plain(value.tolist())
+    if isinstance(value, list | tuple):
         return [as_plain(item) for item in value]
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, complex | np.complexfloating):
-        return as_plain(value.real) if value.imag == 0 else [as_plain(value.real), as_plain(value.imag)]
-    if isinstance(value, float | np.floating):
-        if math.isnan(value):
-            return None
-        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, complex):
+        return [as_plain(value.real), as_plain(value.imag)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
     return value
+
+
+def _grouped(verdicts: Mapping[str, Verdict]) -> list[tuple[str, Verdict]]:
+    """Those of which the same is to be said are named together."""
+    same: dict[str, list[Verdict]] = {}
+    for verdict in verdicts.values():
+        same.setdefault(str(verdict), []).append(verdict)
+    return [(", ".join(v.about for v in group), group[0]) for group in same.values()]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in cells) + "</tr>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ from ntkp2p.models import Features
 from ntkp2p.models.ntk import jacobian
 from ntkp2p.precision import in_float64
 from ntkp2p.prediction import features_of
-from ntkp2p.reports import as_html, as_plain, as_text
+from ntkp2p.reports import Report, Verdict, as_plain
+from ntkp2p.target import rounds_to_loss
 from ntkp2p.topology import MixingReport, Schedule, check_mixing
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class Margin:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StabilityReport:
+class StabilityReport(Report):
     """What `stability` found out about a run; print it for a table and the verdicts.
 
     Attributes
@@ -118,9 +120,12 @@ class StabilityReport:
     hypotheses
         Of Proposition 1, one by one; empty for a schedule.
     margins
-        How late "gradients" and "messages" may be; empty for a schedule, or an algorithm that is late already.
+        How late "gradients" and "messages" may be; empty for a schedule, or an algorithm that is late already, and
+        without what the algorithm asks for more than once a round.
     roots
         The rightmost characteristic roots of the flow of an algorithm that is late, on a small system; else None.
+    target, rounds_to_target
+        The loss that was asked for, and the first round with it as `rounds_to_loss` predicts; None if it is never met.
     """
 
     experiment: Experiment
@@ -139,6 +144,8 @@ class StabilityReport:
     hypotheses: list[Hypothesis]
     margins: dict[str, Margin]
     roots: CharacteristicRoots | None
+    target: float | None
+    rounds_to_target: int | None
 
     @property
     def stable(self) -> dict[str, bool | None]:
@@ -153,16 +160,22 @@ class StabilityReport:
         return float(self.experiment.algorithm.step_size)
 
     @property
-    def verdicts(self) -> dict[str, str]:
-        """A sentence each: for the rounds, the flow, and Proposition 1; what is wrong comes with its remedy."""
+    def title(self) -> str:
+        """What is reported on."""
+        return f"Stability of {self.experiment.algorithm!r}: {self.experiment.agents} agents, {self.states} states"
+
+    @property
+    def sections(self) -> dict[str, list[tuple[str, str]]]:
+        """The facts and their values in words."""
+        return {title: rows for title, rows in _sections(self) if rows}
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """A sentence each: on the rounds, the flow, and Proposition 1; what is wrong comes with its remedy."""
         said = {"rounds": _verdict_of_rounds(self), "flow": _verdict_of_flow(self)}
         if self.hypotheses:
-            said["proposition 1"] = _verdict_of_proposition(self)
+            said["Proposition 1"] = _verdict_of_proposition(self)
         return said
-
-    def sections(self) -> dict[str, list[tuple[str, str]]]:
-        """The report as titled lists of facts and their values, in words."""
-        return {title: rows for title, rows in _sections(self) if rows}
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain numbers, lists and words, for JSON; NaN is None."""
@@ -190,6 +203,8 @@ class StabilityReport:
                     for name, c in self.certificates.items()
                 },
                 "largest_transient": self.transient,
+                "target": self.target,
+                "rounds_to_target": self.rounds_to_target,
                 "modes": [
                     {
                         "eigenvalue": mode.eigenvalue,
@@ -215,17 +230,11 @@ class StabilityReport:
 
         return plotting.stability_report(self)
 
-    def __str__(self) -> str:
-        return as_text(_title(self), self.sections(), self.verdicts)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return as_html(_title(self), self.sections(), self.verdicts)
-
 
 @in_float64
-def stability(experiment: Experiment, /, *, features: Features | None = None, modes: int = 5) -> StabilityReport:
+def stability(
+    experiment: Experiment, /, *, features: Features | None = None, modes: int = 5, target: Any = None
+) -> StabilityReport:
     """Whether a run is stable, in rounds and in flow, why, and up to which step size and delay.
 
     All of it is of the assembled system: what the algorithm makes of linear models on this mixing, these data and this
@@ -239,11 +248,13 @@ def stability(experiment: Experiment, /, *, features: Features | None = None, mo
         As for `ntkp2p.predict`.
     modes
         How many of the slowest modes are reported.
+    target
+        A loss whose round is to be predicted, as for `ntkp2p.rounds_to_loss`.
 
     Returns
     -------
     report
-        With a text form, a table for the notebook, `to_dict()` for JSON and `plot()`.
+        With a text form, tables for the notebook, `to_dict()` for JSON and `plot()`.
 
     Raises
     ------
@@ -283,13 +294,20 @@ def stability(experiment: Experiment, /, *, features: Features | None = None, mo
         hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, removal),
         margins={} if report is None or not flows else _margins(experiment, features, system, extremal.radius),
         roots=_roots(experiment, features, system),
+        target=target,
+        rounds_to_target=None if target is None else rounds_to_loss(experiment, target, features=features),
     )
 
 
 def _margins(experiment: Experiment, features: Features, system: LinearSystem, radius: float) -> dict[str, Margin]:
     if radius > 1 + EDGE:
         return dict.fromkeys(LATE, Margin(-1, float("nan"), float("nan"), exact=True))
-    return {late: _margin(experiment, features, system, late) for late in LATE}
+    margins = {}
+    for late in LATE:
+        # What has been assembled without delay can only fail for a round that calls the late verb more than once.
+        with suppress(ValueError):
+            margins[late] = _margin(experiment, features, system, late)
+    return margins
 
 
 def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: str) -> Margin:
@@ -379,50 +397,52 @@ def _hypotheses(experiment: Experiment, report: MixingReport, removal: str) -> l
 # --- words ---
 
 
-def _verdict_of_rounds(report: StabilityReport) -> str:
+def _verdict_of_rounds(report: StabilityReport) -> Verdict:
     limit, eta = report.step_size_limit, report.step_size
-    stable = report.stable["rounds"]
-    if stable is None:
-        rates = report.gossip
-        if rates is None:
-            return "not known: the iteration has not found the spectral radius"
+    if (rates := report.gossip) is not None:
         settles = "settles" if rates.mean_square < 1 - EDGE else "does not settle"
-        return f"the mixing alone {settles} in the mean square, by the factor {rates.mean_square:.6g} per round"
-    if stable:
-        radius = f"{report.spectrum.radius:.8g}"
-        return f"stable: spectral radius {radius}; step_size = {eta:g} is {eta / limit:.0%} of the limit"
+        factor = f"{rates.mean_square:.6g} a round"
+        return Verdict("rounds", "not known", f"the mixing alone {settles} in the mean square, by {factor}")
+    if report.stable["rounds"] is None:
+        return Verdict("rounds", "not known", "the iteration has not found the spectral radius")
+    if report.stable["rounds"]:
+        radius = f"spectral radius {report.spectrum.radius:.8g}"
+        return Verdict("rounds", "stable", f"{radius}; step_size = {eta:g} is {eta / limit:.0%} of the limit")
     if limit == 0:
-        return "unstable at every step size, for the mixing itself does not settle: use lazy(W) or metropolis(graph)"
-    return f"unstable: spectral radius {report.spectrum.radius:.6g} > 1; use step_size < {limit:.6g}"
+        reason = "the mixing itself does not settle, whatever the step size"
+        return Verdict("rounds", "unstable", reason, "lazy(W) or metropolis(graph)")
+    return Verdict(
+        "rounds", "unstable", f"spectral radius {report.spectrum.radius:.6g} > 1", f"step_size < {limit:.6g}"
+    )
 
 
-def _verdict_of_flow(report: StabilityReport) -> str:
+def _verdict_of_flow(report: StabilityReport) -> Verdict:
+    stable = report.stable["flow"]
+    answer = "not known" if stable is None else "stable" if stable else "unstable"
     if report.roots is not None:
-        kind = "stable" if report.stable["flow"] else "unstable"
-        return f"{kind}: the rightmost characteristic root is {_number(report.roots.values[0])}"
+        return Verdict("flow", answer, f"the rightmost characteristic root is {_number(report.roots.values[0])}")
     if not report.experiment.algorithm.has_flow:
-        return "a delay differential equation: its roots are computed for small systems with one kind of delay"
-    if report.stable["flow"] is None:
-        return "not known: the mixing changes without repeating itself" if report.gossip else "not known"
-    if not report.stable["flow"]:
-        return f"unstable: spectral abscissa {report.spectrum.abscissa:.4g} > 0; see check_mixing(W)"
+        reason = "a delay differential equation, whose roots are computed of small systems with one kind of delay"
+        return Verdict("flow", answer, reason)
+    if stable is None:
+        reason = "the mixing changes without repeating itself" if report.gossip else "the iteration has not found it"
+        return Verdict("flow", answer, reason)
+    if not stable:
+        return Verdict("flow", answer, f"spectral abscissa {report.spectrum.abscissa:.4g} > 0", "see check_mixing(W)")
     proved = [name for name, c in report.certificates.items() if c.flow]
     by = f", and a Lyapunov function with {proved[0]} weights proves it" if proved else ""
-    return f"stable: spectral abscissa {report.spectrum.abscissa:.6g} < 0{by}"
+    return Verdict("flow", answer, f"spectral abscissa {report.spectrum.abscissa:.6g} < 0{by}")
 
 
-def _verdict_of_proposition(report: StabilityReport) -> str:
+def _verdict_of_proposition(report: StabilityReport) -> Verdict:
     failing = [h for h in report.hypotheses if not h.holds]
+    stable = report.stable["flow"]
     if not failing:
-        return "applies: the flow is BIBO stable" + (
-            "" if report.stable["flow"] else ", yet the spectrum says otherwise"
-        )
-    own = "the spectrum shows the flow stable all the same" if report.stable["flow"] else "nor is the flow stable"
-    return f"does not apply, for it asks that {failing[0].name} (found: {failing[0].found}); {own}"
-
-
-def _title(report: StabilityReport) -> str:
-    return f"Stability of {report.experiment.algorithm!r}: {report.experiment.agents} agents, {report.states} states"
+        own = "" if stable else ", but not by its spectrum"
+        return Verdict("Proposition 1", "applies", f"the flow is BIBO stable{own}")
+    own = "the spectrum shows the flow stable all the same" if stable else "nor is the flow stable"
+    first = failing[0]
+    return Verdict("Proposition 1", "does not apply", f"it asks that {first.name} ({first.found}); {own}")
 
 
 def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -457,6 +477,7 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
                 for name, c in report.certificates.items()
             ),
             *([] if report.transient is None else [("largest transient met", f"{report.transient[1]:.6g}")]),
+            *([] if report.target is None else [(f"rounds to the mean global loss {report.target:g}", _met(report))]),
         ],
     )
     yield "Delay that is stable", [(late, _margin_in_words(margin)) for late, margin in report.margins.items()]
@@ -481,6 +502,10 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
         "Proposition 1",
         [(h.name, ("yes" if h.holds else "no") + f", {h.found}") for h in report.hypotheses],
     )
+
+
+def _met(report: StabilityReport) -> str:
+    return "never met" if report.rounds_to_target is None else f"{report.rounds_to_target}"
 
 
 def _flow(report: StabilityReport) -> Iterator[tuple[str, str]]:

@@ -148,6 +148,21 @@ def test_a_delayed_run_is_predicted_in_rounds(run, experiment, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"experiment.toml", "predicted_rounds.nc", "predicted.png"}
 
 
+def test_stability_prints_and_writes_its_report(run, experiment, tmp_path):
+    code, out, err = run("stability", experiment(), "--target", "0.05", "--out", tmp_path / "results")
+    assert code == 0, err
+    for words in ("Stability of DGD", "largest stable step size", "rounds to the mean global loss 0.05"):
+        assert words in out
+    written = json.loads((tmp_path / "results" / "stability.json").read_text())
+    assert written["verdicts"]["rounds"]["answer"] == "stable"
+    assert (tmp_path / "results" / "stability.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = run("stability", experiment(("step_size = 0.2", "step_size = 50.0")), "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["stable"]["rounds"] is False
+    assert found["verdicts"]["rounds"]["remedy"] == f"step_size < {found['step_size_limit']:.6g}"
+
+
 def test_check_reports_on_files_and_graphs(run, tmp_path):
     np.savetxt(tmp_path / "W.csv", np.full((3, 3), 1 / 3), delimiter=",")
     for arguments in (["--graph", "complete:3"], [tmp_path / "W.csv"]):
@@ -161,7 +176,7 @@ def test_check_says_it_in_json_and_in_a_picture(run, tmp_path):
     code, out, _ = run("check", "--graph", "cycle:6", "--json", "--plot", tmp_path / "W.png")
     assert code == 0
     report = json.loads(out)
-    assert (report["size"], report["verdicts"][0]["works"]) == (6, "works")
+    assert (report["size"], report["verdicts"]["DGD"]["answer"]) == (6, "works")
     assert report["second_modulus"] == pytest.approx(2 / 3)
     assert (tmp_path / "W.png").read_bytes().startswith(b"\x89PNG")
     fails(run("check", "--graph", "cycle:6", "--plot", tmp_path / "W.nothing"), "nothing")
@@ -174,7 +189,7 @@ def test_check_takes_edge_lists_sparse_files_and_several(run, tmp_path):
     assert "the graph has no weights: metropolis(graph)" in out
     (tmp_path / "P.txt").write_text("0 0 0.5\n0 1 0.5\n1 0 1\n")
     code, out, _ = run("check", tmp_path / "P.txt", "--json")
-    assert [v["works"] for v in json.loads(out)["verdicts"]] == [*["does not work"] * 3, "works"]
+    assert [v["answer"] for v in json.loads(out)["verdicts"].values()] == [*["does not work"] * 3, "works"]
     scipy.sparse.save_npz(tmp_path / "W.npz", scipy.sparse.csr_array(np.full((2, 2), 0.5)))
     assert "2 × 2" in run("check", tmp_path / "W.npz")[1]
     code, out, _ = run("check", tmp_path / "W.npz", tmp_path / "W.npz", tmp_path / "W.npz")

@@ -36,8 +36,10 @@ def executed(path: Path) -> nbformat.NotebookNode:
         # Threads that wait for each other make small eigenvalue problems many times slower where cores are shared.
         "OPENBLAS_NUM_THREADS": "1",
     }
-    resources = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", record_timing=False, resources=resources)
+    # Without times, and with what a cell prints in one piece, a second run differs in nothing.
+    stable = {"record_timing": False, "coalesce_streams": True}
+    folder = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources=folder, **stable)
     client.execute(env=environment)
     return notebook
 

@@ -100,8 +100,8 @@ def realisation(
         matrix = parameters["matrix"]
         return (matrix @ z.reshape(len(z), matrix.shape[2], -1)).reshape(-1)[real]
 
-    B = jax.jacobian(driven)(jnp.zeros(len(real))) / eta
-    C = jax.jacobian(shown)(jnp.zeros(system.size))
+    B = jax.jit(jax.jacobian(driven))(jnp.zeros(len(real))) / eta
+    C = jax.jit(jax.jacobian(shown))(jnp.zeros(system.size))
     return A, np.asarray(B), np.asarray(C)
 
 

@@ -10,13 +10,13 @@ Examples
 >>> report = check_mixing([[0.5, 0.5], [0.5, 0.5]])
 >>> report.doubly_stochastic, round(report.spectral_gap, 12)
 (True, 1.0)
->>> report.verdicts["DGD"].works
+>>> report.verdicts["DGD"].answer
 'works'
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -25,12 +25,13 @@ import numpy as np
 from jaxtyping import Float, Inexact
 from scipy.sparse import csr_array
 
-from ntkp2p.topology import _text, facts
+from ntkp2p.reports import Report, Verdict, as_plain
+from ntkp2p.topology import facts
 from ntkp2p.topology._matrix import square, square_matrix
 from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix
 from ntkp2p.topology.joint import ScheduleReport
 from ntkp2p.topology.schedules import Schedule
-from ntkp2p.topology.verdicts import ALGORITHMS, Verdict, agreement, connection_fault, sums_fault, verdict, worst
+from ntkp2p.topology.verdicts import ALGORITHMS, agreement, connection_fault, sums_fault, verdict, worst
 from ntkp2p.topology.weights import mixing_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def validate_mixing(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MixingReport:
+class MixingReport(Report):
     """What `check_mixing` found out about a mixing matrix; print it for a table and the verdicts.
 
     Attributes
@@ -298,11 +299,11 @@ class MixingReport:
         names = "size source row_stochastic column_stochastic symmetric nonnegative lowest connected components period"
         names += " second_modulus spectral_gap smallest_eigenvalue largest_step mixing_time agree_on perron_distance"
         names += " perron_left perron_right departure_from_normality numerical_abscissa eigenvalues left_out"
-        return _text.plain_data(
+        return as_plain(
             {name: getattr(self, name) for name in names.split()}
             | {line: dict(zip(("index", "defect"), getattr(self, line), strict=True)) for line in _WORST}
             | {"effective_neighbours": self.effective_neighbours(), "decay": DECAY}
-            | {"verdicts": [asdict(v) for v in self.verdicts.values()]}
+            | {"verdicts": self.verdicts}
         )
 
     def plot(self) -> list[Axes]:
@@ -312,19 +313,14 @@ class MixingReport:
         return plotting.mixing(self.matrix, self.eigenvalues, full=self.full_spectrum)
 
     @property
-    def _title(self) -> str:
+    def title(self) -> str:
+        """What is reported on."""
         return f"Mixing matrix, {self.size} × {self.size}"
 
-    def __str__(self) -> str:
-        return _text.plain(self._title, _rows(self), self.verdicts.values())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return _text.page(self._title, _rows(self), self.verdicts.values())
-
-    def __rich__(self) -> Any:
-        return _text.rich_tables(self._title, _rows(self), self.verdicts.values())
+    @property
+    def sections(self) -> dict[str, list[tuple[str, str]]]:
+        """The facts and their values in words."""
+        return {"": _rows(self)}
 
 
 _WORST = ("worst_row", "worst_column")

@@ -7,22 +7,23 @@ agree, and how fast: its second-largest eigenvalue modulus ρ shrinks disagreeme
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ntkp2p.topology import _text, facts
+from ntkp2p.reports import Report, Verdict, as_plain
+from ntkp2p.topology import facts
 from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE
 from ntkp2p.topology.schedules import Schedule
 from ntkp2p.topology.verdicts import (
     ALGORITHMS,
-    Verdict,
     agreement,
     bias,
     connection_fault,
+    judged,
     needed_sums,
     slowness,
     sums_fault,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScheduleReport:
+class ScheduleReport(Report):
     """What `check_mixing` found out about a schedule; print it for a table and the verdicts.
 
     Attributes
@@ -127,16 +128,16 @@ class ScheduleReport:
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
         """Whether the schedule works for "DGD", "CTA", "ATC" and "push-sum", why (not), and the remedy."""
-        return {a: Verdict.of(a, self._fault(a), list(self._doubts(a))) for a in ALGORITHMS}
+        return {a: judged(a, self._fault(a), list(self._doubts(a))) for a in ALGORITHMS}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in numbers, texts and lists that JSON has; what is not known or not finite is None."""
         names = "size row_stochastic column_stochastic nonnegative connected components connected_rounds radius rate"
         names += " contraction agree_on loss_weights eigenvalues"
-        return _text.plain_data(
+        return as_plain(
             {name: getattr(self, name) for name in names.split()}
             | {"rounds": self.schedule.period, "periodic": self.schedule.periodic}
-            | {"verdicts": [asdict(v) for v in self.verdicts.values()]}
+            | {"verdicts": self.verdicts}
         )
 
     def plot(self) -> list[Axes]:
@@ -215,11 +216,14 @@ class ScheduleReport:
             yield from slowness(self.radius, self.size, rounds=self.schedule.period)
 
     @property
-    def _title(self) -> str:
+    def title(self) -> str:
+        """What is reported on."""
         kind = "Periodic" if self.schedule.periodic else "Finite"
         return f"{kind} mixing, {self.schedule.period} rounds of {self.size} × {self.size}"
 
-    def _rows(self) -> list[tuple[str, str]]:
+    @property
+    def sections(self) -> dict[str, list[tuple[str, str]]]:
+        """The facts and their values in words."""
         rows, columns = (self._fault_of_sums(line) for line in ("row", "column"))
         apart = connection_fault(self.components)
         found = [
@@ -236,18 +240,7 @@ class ScheduleReport:
         weights = self.loss_weights
         if weights is not None and np.ptp(weights) > TOLERANCE:
             found.append(("losses' weights", f"{weights.min():.6g} to {weights.max():.6g}"))
-        return found
-
-    def __str__(self) -> str:
-        return _text.plain(self._title, self._rows(), self.verdicts.values())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return _text.page(self._title, self._rows(), self.verdicts.values())
-
-    def __rich__(self) -> Any:
-        return _text.rich_tables(self._title, self._rows(), self.verdicts.values())
+        return {"": found}
 
 
 def _contraction(product: np.ndarray) -> float:

@@ -18,11 +18,11 @@ References
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ntkp2p.reports import Verdict
 from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix, sums, without_one
 
 if TYPE_CHECKING:
@@ -36,44 +36,21 @@ SLOW_ROUNDS = 100
 SMALL_STEP = 0.1
 
 Sums = Literal["row", "column", "doubly"]
-Answer = Literal["works", "works, but", "does not work"]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether an algorithm works over a mixing matrix or a schedule of them.
-
-    Attributes
-    ----------
-    algorithm
-        "DGD", "CTA", "ATC" or "push-sum".
-    works
-        "works", "works, but" or "does not work".
-    reason
-        Why, in one sentence.
-    remedy
-        What to type or do instead; empty where nothing needs one.
-    """
-
-    algorithm: str
-    works: Answer
-    reason: str
-    remedy: str = ""
-
-    @classmethod
-    def of(cls, algorithm: str, fault: tuple[str, str] | None, doubts: list[tuple[str, str]]) -> "Verdict":
-        """From what makes it fail and what a user of it will wonder at, each a reason and its remedy."""
-        if fault:
-            return cls(algorithm, "does not work", *fault)
-        if doubts:
-            reasons, remedies = zip(*doubts, strict=True)
-            return cls(algorithm, "works, but", "; and ".join(reasons), "; ".join(dict.fromkeys(remedies)))
-        return cls(algorithm, "works", "the agents come to agree, and every agent's loss counts alike")
+def judged(algorithm: str, fault: tuple[str, str] | None, doubts: list[tuple[str, str]]) -> Verdict:
+    """From what makes it fail and what a user of it will wonder at, each a reason and its remedy."""
+    if fault:
+        return Verdict(algorithm, "does not work", *fault)
+    if doubts:
+        reasons, remedies = zip(*doubts, strict=True)
+        return Verdict(algorithm, "works, but", "; and ".join(reasons), "; ".join(dict.fromkeys(remedies)))
+    return Verdict(algorithm, "works", "the agents come to agree, and every agent's loss counts alike")
 
 
 def verdict(report: "MixingReport", algorithm: str) -> Verdict:
     """Of one algorithm over one matrix."""
-    return Verdict.of(algorithm, _fault(report, algorithm), list(_doubts(report, algorithm)))
+    return judged(algorithm, _fault(report, algorithm), list(_doubts(report, algorithm)))
 
 
 def needed_sums(algorithm: str) -> Literal["row", "column"]:

@@ -27,7 +27,6 @@ from ntkp2p.topology import (
     schedules,
     validate_mixing,
 )
-from ntkp2p.topology._text import sentence
 from ntkp2p.topology.weights import mixing_of
 
 quick = settings(deadline=None, max_examples=40)
@@ -256,7 +255,7 @@ def test_second_modulus_on_boyds_graph(W, value):
     assert report.second_modulus == pytest.approx(value, abs=1e-5)
     assert report.symmetric
     assert report.doubly_stochastic
-    assert {v.works for v in report.verdicts.values()} == {"works"}
+    assert {v.answer for v in report.verdicts.values()} == {"works"}
 
 
 def test_report_of_a_cycle():
@@ -302,7 +301,7 @@ def test_report_keeps_its_own_copy():
 
 
 def say(W, algorithm):
-    return sentence(check_mixing(W).verdicts[algorithm])
+    return str(check_mixing(W).verdicts[algorithm])
 
 
 @pytest.mark.parametrize(
@@ -340,7 +339,7 @@ def test_verdict_says_why_and_what_to_do(W, algorithms, verdict):
 
 @pytest.mark.parametrize("W", [EVEN_RING, SHIFT, np.array([[-0.5, 1.5], [1.5, -0.5]])])
 def test_lazy_is_a_remedy(W):
-    assert {v.works for v in check_mixing(lazy(W)).verdicts.values()} == {"works"}
+    assert {v.answer for v in check_mixing(lazy(W)).verdicts.values()} == {"works"}
 
 
 def test_what_the_verdict_says_of_oscillation_is_true():
@@ -382,8 +381,8 @@ def test_what_works_has_stable_rounds_and_what_does_not_has_none(W, columns, see
     curvatures = np.random.default_rng(seed).uniform(0.1, 1, len(W))
     for algorithm, verdict in report.verdicts.items():
         sums_fit = report.column_stochastic if algorithm == "push-sum" else report.row_stochastic
-        assert (verdict.works == "does not work") == (not sums_fit or (algorithm == "DGD" and not report.aperiodic))
-        if verdict.works != "does not work":
+        assert (verdict.answer == "does not work") == (not sums_fit or (algorithm == "DGD" and not report.aperiodic))
+        if verdict.answer != "does not work":
             assert radius(round_of(algorithm, W, 1e-3 * min(1, report.largest_step or 1), curvatures)) < 1
         elif sums_fit:  # DGD over a periodic matrix
             for eta in (1e-3, 0.1, 1.0):
@@ -487,7 +486,7 @@ def test_what_the_agents_agree_on(W, agreed):
 def test_negative_weights_that_work(build, value):
     report = check_mixing(build(nx.Graph(sorted(map(sorted, BOYD)))))
     assert report.second_modulus == pytest.approx(value, abs=1e-5)
-    assert {v.works for v in report.verdicts.values()} == {"works"}
+    assert {v.answer for v in report.verdicts.values()} == {"works"}
 
 
 # --- graphs ---
@@ -518,7 +517,7 @@ def test_a_graph_without_weights_is_given_the_usual_ones():
 def test_push_weights():
     graph = nx.DiGraph([(0, 1), (0, 2), (1, 0), (2, 0)])
     assert push_weights(graph) == pytest.approx(np.array([[2, 3, 3], [2, 3, 0], [2, 0, 3]]) / 6)
-    assert {v.works for a, v in check_mixing(graph).verdicts.items() if a == "push-sum"} == {"works"}
+    assert {v.answer for a, v in check_mixing(graph).verdicts.items() if a == "push-sum"} == {"works"}
 
 
 @pytest.mark.parametrize(
@@ -581,7 +580,7 @@ def test_a_large_matrix_is_reported_like_a_small_one(name, monkeypatch):
         expected, found = getattr(small, fact), getattr(large, fact)
         if expected is not None:
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-    assert [v.works for v in large.verdicts.values()] == [v.works for v in small.verdicts.values()]
+    assert [v.answer for v in large.verdicts.values()] == [v.answer for v in small.verdicts.values()]
     assert large.left_out
     json.dumps(large.to_dict(), allow_nan=False)
 
@@ -599,7 +598,7 @@ def test_ten_thousand_agents():
     report = check_mixing(mixing_of(graph)[0])
     assert report.spectral_gap == pytest.approx(2 / 3 * (1 - np.cos(2 * np.pi / 10_000)), rel=1e-6)
     assert report.smallest_eigenvalue == pytest.approx(-1 / 3, abs=1e-8)
-    assert re.match("works, but slow", sentence(report.verdicts["DGD"]))
+    assert re.match("works, but slow", str(report.verdicts["DGD"]))
     assert "all eigenvalues but the extreme ones" in str(report).replace("\n", " ")
 
 
@@ -614,7 +613,7 @@ def test_a_periodic_schedule_that_averages_exactly():
     report = check_mixing(schedules.one_peer_exponential(8))
     assert (report.radius, report.agree_on) == (0, "the mean")
     assert report.contraction == pytest.approx(0, abs=1e-12)
-    assert {v.works for v in report.verdicts.values()} == {"works"}
+    assert {v.answer for v in report.verdicts.values()} == {"works"}
     assert report.connected_rounds == 1
     assert "Periodic mixing, 3 rounds of 8 × 8" in str(report)
 
@@ -686,7 +685,7 @@ ONE_WAY = [np.array([[1, 0], [0.5, 0.5]]), np.array([[0.7, 0.3], [0, 1]])]
 def test_verdicts_of_schedules(schedule, algorithms, verdict):
     report = check_mixing(schedule)
     for algorithm in algorithms.split():
-        assert re.match(verdict, sentence(report.verdicts[algorithm])), report
+        assert re.match(verdict, str(report.verdicts[algorithm])), report
     json.dumps(report.to_dict(), allow_nan=False)
     assert report._repr_html_().startswith("<table>")
 
@@ -702,7 +701,7 @@ def test_text_is_aligned_and_complete():
     assert "  column sums are 1      yes" in lines
     assert "  push-sum: works: the agents come to agree, and every agent's loss counts alike" in lines
     text = " ".join(line.strip() for line in lines)
-    assert f"DGD, CTA, ATC: {sentence(report.verdicts['DGD'])}" in text
+    assert f"DGD, CTA, ATC: {report.verdicts['DGD']!s}" in text
     assert max(map(len, lines)) <= 80
     assert repr(report) == str(report)
 
@@ -710,7 +709,8 @@ def test_text_is_aligned_and_complete():
 def test_html_is_two_tables_with_escaped_text():
     page = check_mixing([[0.5, 0.5], [-0.1, 1.1]])._repr_html_()
     assert page.startswith("<table>")
-    assert "<td>nonnegative</td><td>no, down to -0.1</td>" in page
+    assert ">nonnegative</td>" in page
+    assert ">no, down to -0.1</td>" in page
     assert "-0.25 &lt; 0" in page
 
 
@@ -728,7 +728,7 @@ def test_to_dict_is_json(W):
     report = check_mixing(W)
     found = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert found["worst_row"] == {"index": report.worst_row[0], "defect": report.worst_row[1]}
-    assert [v["algorithm"] for v in found["verdicts"]] == ["DGD", "CTA", "ATC", "push-sum"]
+    assert [v["about"] for v in found["verdicts"].values()] == ["DGD", "CTA", "ATC", "push-sum"]
     values = [complex(*v) if isinstance(v, list) else v for v in found["eigenvalues"]]
     np.testing.assert_array_equal(values, report.eigenvalues)
 
