@@ -84,10 +84,12 @@ def check(
     """
     from ntkp2p.topology import check_mixing
 
+    if plot is not None:
+        _writable(plot.parent, "--plot")
     report = check_mixing(_mixing(files, graph, weights))
+    _print(report, json)
     if plot is not None:
         _save_figure(report.plot()[0].figure, plot)
-    _print(report, json)
 
 
 @app.command
@@ -184,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program: exit code 0, 2 for a user's mistake, 130 if interrupted."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
-    except (CycloptsError, ValueError, TypeError, OSError, ImportError) as error:
+    except (CycloptsError, ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         _say(str(error))
         sys.exit(2)
     except MemoryError:

@@ -57,6 +57,7 @@ class Setting:
     width_rounds: int
     class_samples: int
     stability_rounds: int
+    stability_steps: int
     stability_rows: int
 
 
@@ -72,6 +73,7 @@ FULL = Setting(
     width_rounds=100,
     class_samples=200,
     stability_rounds=4000,
+    stability_steps=48,
     stability_rows=2,
 )
 QUICK = Setting(
@@ -86,6 +88,7 @@ QUICK = Setting(
     width_rounds=40,
     class_samples=50,
     stability_rounds=1000,
+    stability_steps=12,
     stability_rows=4,
 )
 
@@ -132,7 +135,7 @@ def draw(
             plt.close(figure)
         for part, result in results.items():
             save_netcdf(result, out / f"{name}{part}.nc")
-    return pd.DataFrame(study.rows).set_index("run")
+    return pd.DataFrame(study.rows).set_index("run") if study.rows else pd.DataFrame(index=pd.Index([], name="run"))
 
 
 class Study:
@@ -391,7 +394,7 @@ def stability(study: Study, /) -> Drawn:
         share = (1 - eigenvalue) / (1 - least)
         return replace(start, mixing=(1 - share) * np.eye(len(W)) + share * W)
 
-    etas = np.geomspace(0.02, 2, 48)
+    etas = np.geomspace(0.02, 2, study.setting.stability_steps)
     panels = {
         "delay": (late, stability_map(start, etas, gradient_delays=np.arange(9))),
         "smallest_eigenvalue": (lazier, stability_map(start, etas, smallest_eigenvalues=np.linspace(-0.9, 0.9, 13))),

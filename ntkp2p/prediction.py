@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from ntkp2p import measures
 from ntkp2p.dynamics.integrate import Integration, integrate
 from ntkp2p.dynamics.krylov import Time, checked_time, times_of
-from ntkp2p.dynamics.stability import EDGE, Spectrum, spectrum
+from ntkp2p.dynamics.stability import Spectrum, edge, spectrum
 from ntkp2p.dynamics.steady import steady_state as solve_steady
 from ntkp2p.dynamics.system import assemble, linear_system
 from ntkp2p.dynamics.transition import Method, Solution, solve
@@ -306,7 +306,8 @@ def _measure_models(experiment: Experiment, features: Features, models: np.ndarr
 
 
 def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: Time) -> dict:
-    unstable = extremes.radius > 1 + EDGE if time == "rounds" else extremes.abscissa * solution.system.step_size > EDGE
+    eta, tolerance = solution.system.step_size, edge(solution.system, extremes)
+    unstable = extremes.radius > 1 + tolerance if time == "rounds" else extremes.abscissa * eta > tolerance
     of_the_mean = {} if features.spread is None else {"width": "infinite", "spread_error": features.spread.error}
     return {
         "closed_form": True,

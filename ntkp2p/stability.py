@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from ntkp2p.algorithms import DGD, Algorithm, Delayed
+from ntkp2p.data.datasets import whole
 from ntkp2p.dynamics.certificate import Certificate, certificate, largest_transient
 from ntkp2p.dynamics.delay import (
     LATE,
@@ -23,12 +25,13 @@ from ntkp2p.dynamics.delay import (
     sufficient_delay,
 )
 from ntkp2p.dynamics.gossip import Gossip, draws, gossip
-from ntkp2p.dynamics.realisation import PBH_SIZE, Hidden, full_rank, hidden_modes, realisation
+from ntkp2p.dynamics.realisation import PBH_SIZE, Hidden, hidden_modes, realisation
 from ntkp2p.dynamics.stability import (
     DENSE_SIZE,
     EDGE,
     Mode,
     Spectrum,
+    edge,
     extremes,
     largest_step_size,
     multipliers,
@@ -68,17 +71,18 @@ class Margin:
     Attributes
     ----------
     rounds
-        The largest delay up to which the rounds are stable for all: exact on a small system, `DELAYS` if it is more;
-        −1 if they are unstable without. On a large one the largest that a sufficient bound allows, or None.
+        The largest delay up to which the rounds are stable for all, −1 if they are unstable without; a lower bound of
+        it where it is not exact.
     flow_time
         The delay below which the flow is stable; inf if none makes it unstable, NaN where it was not computed.
     sufficient
         The textbook's bound of `flow_time`, π / (2 h): of DGD with symmetric W and late gradients, NaN for others.
     exact
-        Whether `rounds` is.
+        Whether the next delay is known to be unstable. It is not looked for beyond 20 rounds, nor in a system that is
+        large with so much on its way: then a sufficient bound is all there is.
     """
 
-    rounds: int | None
+    rounds: int
     flow_time: float
     sufficient: float
     exact: bool
@@ -98,13 +102,15 @@ class StabilityReport(Report):
         The marginal modes that features leave out: directions of the parameters, common to all agents, that no sample
         feels. None at infinite width, which has no parameters.
     removal
-        "rank tests" where these have shown them uncontrollable and unobservable in the parameters themselves, else "by
-        construction".
+        "shown by rank tests" where these have found as many uncontrollable and unobservable ones in the parameters
+        themselves, else "by construction"; or why there is no number.
     hidden
         Modes that stay uncontrollable or unobservable in features, for small systems, else None. They are
         disagreement that decays.
     spectrum
         Of the rounds and of the flow, on the minimal features.
+    edge
+        By how much the spectral radius may exceed 1 by rounding.
     eigenvalues
         All of M's, or of a period's map; the extreme ones of a large system.
     step_size_limit, textbook_limit
@@ -134,6 +140,7 @@ class StabilityReport(Report):
     removal: str
     hidden: list[Hidden] | None
     spectrum: Spectrum
+    edge: float
     eigenvalues: np.ndarray
     step_size_limit: float
     textbook_limit: float
@@ -151,8 +158,10 @@ class StabilityReport(Report):
     def stable(self) -> dict[str, bool | None]:
         """By notion of time; None where it is not known: mixing that changes without repeating itself."""
         abscissa = self.spectrum.abscissa if self.roots is None else float(self.roots.values[0].real)
-        edge = {"rounds": self.spectrum.radius - 1, "flow": abscissa * self.step_size}
-        return {time: None if np.isnan(beyond) else bool(beyond <= EDGE) for time, beyond in edge.items()}
+        beyond = {"rounds": self.spectrum.radius - 1, "flow": abscissa * self.step_size}
+        if self.step_size_limit == 0:
+            beyond["rounds"] = float("inf")
+        return {time: None if np.isnan(far) else bool(far <= self.edge) for time, far in beyond.items()}
 
     @property
     def step_size(self) -> float:
@@ -198,6 +207,7 @@ class StabilityReport(Report):
                         "logarithmic_norm": c.logarithmic_norm,
                         "contraction": c.contraction,
                         "growth": c.growth,
+                        "weights": c.weights,
                         "residual": c.residual,
                     }
                     for name, c in self.certificates.items()
@@ -211,7 +221,9 @@ class StabilityReport(Report):
                         "rounds": mode.rounds,
                         "flow_time": mode.flow_time,
                         "agreement": mode.agreement,
-                        "agents": np.abs(mode.agents),
+                        "agents": mode.agents,
+                        "direction": mode.direction,
+                        "separable": mode.separable,
                         "residual": mode.residual,
                     }
                     for mode in self.modes
@@ -219,7 +231,8 @@ class StabilityReport(Report):
                 "gossip": self.gossip and self.gossip._asdict(),
                 "margins": {late: vars(margin) for late, margin in self.margins.items()},
                 "characteristic_roots": self.roots and self.roots.values,
-                "hypotheses": {h.name: h.holds for h in self.hypotheses},
+                "hypotheses": {h.name: {"holds": h.holds, "found": h.found} for h in self.hypotheses},
+                "eigenvalues": self.eigenvalues,
                 "verdicts": self.verdicts,
             }
         )
@@ -232,6 +245,7 @@ class StabilityReport(Report):
 
 
 @in_float64
+@threadpool_limits.wrap(limits=1, user_api="blas")  # threads wait for one another in many small decompositions
 def stability(
     experiment: Experiment, /, *, features: Features | None = None, modes: int = 5, target: Any = None
 ) -> StabilityReport:
@@ -263,64 +277,81 @@ def stability(
 
     Notes
     -----
-    Up to `ntkp2p.dynamics.transition.DENSE_SIZE` states all eigenvalues are computed; beyond, the extreme ones by
-    iteration, with their residuals.
+    Up to 1,500 states of a symmetric system, and 600 of others, all eigenvalues are computed; beyond, the extreme ones
+    by iteration, with their residuals. What crowds below 1 is then seen from one side only, and the report says so.
     """
-    if experiment.loss != "squared":
-        raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for stability with squared error")
-    features = full_rank(features_of(experiment, features))
-    system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+    _must_be_linear(experiment)
+    whole(modes, "modes", least=1)
+    features = features_of(experiment, features)
+    met = None if target is None else rounds_to_loss(experiment, target, features=features)
     mixing = experiment.mixing
+    system = linear_system(experiment.algorithm, mixing, features, experiment.data)
+    dense = DENSE[system.symmetric]
     schedule, report = (mixing, None) if isinstance(mixing, Schedule) else (None, check_mixing(np.asarray(mixing)))
     removed, removal = _removed(experiment, features)
     flows = experiment.algorithm.has_flow
     small = system.size <= PBH_SIZE and not system.varying and flows
-    extremal = spectrum(system)
+    extremal = spectrum(system, dense=dense)
+    hidden = hidden_modes(*realisation(system, experiment.data)) if small else None
     drawn = schedule is not None and system.varying and not schedule.periodic
     return StabilityReport(
         experiment=experiment,
         states=system.size,
         removed=removed,
         removal=removal,
-        hidden=hidden_modes(*realisation(system, experiment.data)) if small else None,
+        hidden=hidden,
         spectrum=extremal,
-        eigenvalues=_eigenvalues(system),
-        step_size_limit=float("nan") if drawn else largest_step_size(system),
+        edge=edge(system, extremal),
+        eigenvalues=_eigenvalues(system, dense),
+        # Of a symmetric system the iteration is as exact, and quicker.
+        step_size_limit=float("nan") if drawn else largest_step_size(system, dense=min(dense, DENSE[False])),
         textbook_limit=system.stable_step_size,
-        certificates={} if report is None else _certificates(system, report),
+        certificates={} if report is None else _certificates(system, report, dense),
         transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
-        modes=[] if system.varying else slowest_modes(system, count=modes),
+        modes=[] if system.varying else slowest_modes(system, count=modes, dense=dense),
         gossip=gossip(*draws(schedule)) if schedule is not None and drawn else None,
-        hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, removal),
-        margins={} if report is None or not flows else _margins(experiment, features, system, extremal.radius),
+        hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, hidden),
+        margins={} if report is None or not flows else _margins(experiment, features, system, extremal),
         roots=_roots(experiment, features, system),
         target=target,
-        rounds_to_target=None if target is None else rounds_to_loss(experiment, target, features=features),
+        rounds_to_target=met,
     )
 
 
-def _margins(experiment: Experiment, features: Features, system: LinearSystem, radius: float) -> dict[str, Margin]:
-    if radius > 1 + EDGE:
-        return dict.fromkeys(LATE, Margin(-1, float("nan"), float("nan"), exact=True))
+def _must_be_linear(experiment: Experiment) -> None:
+    if experiment.loss != "squared":
+        raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for stability with squared error")
+
+
+def _margins(experiment: Experiment, features: Features, system: LinearSystem, found: Spectrum) -> dict[str, Margin]:
     margins = {}
     for late in LATE:
         # What has been assembled without delay can only fail for a round that calls the late verb more than once.
         with suppress(ValueError):
-            margins[late] = _margin(experiment, features, system, late)
+            margins[late] = _margin(experiment, features, system, late, found.radius <= 1 + edge(system, found))
     return margins
 
 
-def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: str) -> Margin:
+def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: str, stable: bool) -> Margin:
     algorithm, mixing, eta = experiment.algorithm, experiment.mixing, system.step_size
-    lates = (Delayed(algorithm, **{late: delay}) for delay in range(DELAYS + 1))
-    bounds = [delayed.stable_step_size(mixing, system.curvature) for delayed in lates]
-    allowed = next((delay for delay, bound in enumerate(bounds) if not eta < bound), DELAYS + 1) - 1
-    if system.size > PBH_SIZE:
-        return Margin(allowed if allowed >= 0 else None, float("nan"), float("nan"), exact=False)
-    matrices = delay_matrices(algorithm, mixing, features, experiment.data, late=late)
-    rounds = delay_margin_in_rounds(*matrices, eta, known=allowed, most=DELAYS)
-    flow_time = delay_margin(*matrices) if system.size <= SWEEP_SIZE else float("nan")
-    return Margin(rounds, flow_time, sufficient_delay(*matrices), exact=True)
+    matrices, unknown = None, float("nan")
+    if system.size <= PBH_SIZE:
+        matrices = delay_matrices(algorithm, mixing, features, experiment.data, late=late)
+    if stable:
+        lates = (Delayed(algorithm, **{late: delay}) for delay in range(1, DELAYS + 1))
+        bounds = [delayed.stable_step_size(mixing, system.curvature) for delayed in lates]
+        rounds = next((delay for delay, bound in enumerate(bounds) if not eta < bound), DELAYS)
+        most = rounds
+        if matrices:
+            seen = max(1, int(np.linalg.matrix_rank(matrices[1])))
+            most = max(rounds, min(DELAYS, (AUGMENTED - system.size) // seen))
+            rounds = delay_margin_in_rounds(*matrices, eta, known=rounds, most=most)
+        exact = rounds < most
+    else:
+        rounds, exact = -1, True
+    flow_time = delay_margin(*matrices) if matrices and system.size <= SWEEP_SIZE else unknown
+    sufficient = sufficient_delay(*matrices) if matrices else unknown
+    return Margin(rounds, flow_time, sufficient, exact)
 
 
 def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> CharacteristicRoots | None:
@@ -334,6 +365,10 @@ def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> 
     return characteristic_roots(*matrices, delay * system.step_size)
 
 
+#: Up to so many states all eigenvalues are computed: of a symmetric system, and of others.
+DENSE = {True: 1500, False: 600}
+#: The largest augmented system with delay whose eigenvalues are computed.
+AUGMENTED = 600
 #: Up to this many states the flow's margin is computed: it sweeps over many eigenvalue problems.
 SWEEP_SIZE = 64
 #: Rounds of delay beyond which a margin is not followed.
@@ -343,11 +378,12 @@ DELAYS = 20
 def _removed(experiment: Experiment, features: Features) -> tuple[int | None, str]:
     """How many marginal modes the features leave out, and how that is known."""
     if features.spread is not None:
-        return None, "by construction"
+        return None, "there are no parameters at infinite width"
+    if features.sharing_error is not None or experiment.kernel_rtol is not None:
+        return None, "the kernel is an approximation"
     theta, apply = experiment.initialise().flat()
-    parameters = theta.size
-    removed = parameters - features.rank * features.columns
-    if experiment.agents * parameters > PBH_SIZE or isinstance(experiment.mixing, Schedule):
+    removed = theta.size - features.rank * features.columns
+    if experiment.agents * theta.size > PBH_SIZE or isinstance(experiment.mixing, Schedule):
         return removed, "by construction"
     # The system in the parameters themselves: its features are the Jacobian, one column of every output's rows.
     J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
@@ -355,14 +391,15 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
     system = linear_system(experiment.algorithm, experiment.mixing, whole, experiment.data)
     marginal = hidden_modes(*realisation(system, experiment.data), at=0.0)
     found = min(marginal[0].uncontrollable, marginal[0].unobservable) if marginal else 0
-    return removed, "by rank tests" if found == removed else "by construction"
+    return removed, "shown by rank tests" if found == removed else f"by construction, where rank tests find {found}"
 
 
-def _eigenvalues(system: LinearSystem) -> np.ndarray:
+def _eigenvalues(system: LinearSystem, dense: int) -> np.ndarray:
     if system.varying:
         return multipliers(system, "rounds") if system.periodic else np.empty(0)
-    if system.size <= DENSE_SIZE:
-        return np.linalg.eigvals(system.matrix())
+    if system.size <= dense:
+        values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
+        return values[np.argsort(-np.abs(values), kind="stable")]
     if system.symmetric:
         return np.concatenate(
             [extremes(system.apply, system.size, end, count=3, symmetric=True).values for end in ("LA", "SA")]
@@ -370,27 +407,32 @@ def _eigenvalues(system: LinearSystem) -> np.ndarray:
     return extremes(system.apply, system.size, "LM", count=6).values
 
 
-def _certificates(system: LinearSystem, report: MixingReport) -> dict[str, Certificate]:
+def _certificates(system: LinearSystem, report: MixingReport, dense: int) -> dict[str, Certificate]:
     if system.model(system.initial).size != system.size:
         return {}
     weights = {"uniform": np.full(report.size, 1 / report.size)}
     perron = report.perron_left
     if perron is not None and perron.min() > 0 and not report.doubly_stochastic:
         weights["Perron"] = perron
-    return {name: certificate(system, pi) for name, pi in weights.items()}
+    return {name: certificate(system, pi, dense=dense) for name, pi in weights.items()}
 
 
-def _hypotheses(experiment: Experiment, report: MixingReport, removal: str) -> list[Hypothesis]:
+def _hypotheses(experiment: Experiment, report: MixingReport, hidden: list[Hidden] | None) -> list[Hypothesis]:
     def sums(line: str, worst: tuple[int, float]) -> str:
         return f"{line} {worst[0]} sums to {1 + worst[1]:.6g}"
 
+    algorithm = experiment.algorithm
+    if isinstance(algorithm, Delayed):  # without delay, for it has a flow
+        algorithm = algorithm.algorithm
+    minimal = report.connected if hidden is None else all(h.eigenvalue.real < 0 for h in hidden)
+    found = "marginal modes are left out" if hidden is None else _hidden_in_words(hidden)
     return [
-        Hypothesis("the algorithm is DGD", type(experiment.algorithm) is DGD, repr(experiment.algorithm)),
-        Hypothesis("W has no negative weight", report.nonnegative, f"the smallest is {report.matrix.min():.4g}"),
+        Hypothesis("the algorithm is DGD", type(algorithm) is DGD, repr(algorithm)),
+        Hypothesis("W has no negative weight", report.nonnegative, f"the smallest is {report.lowest:.4g}"),
         Hypothesis("row sums of W are one", report.row_stochastic, sums("row", report.worst_row)),
         Hypothesis("column sums of W are one", report.column_stochastic, sums("column", report.worst_column)),
         Hypothesis("W connects the agents", report.connected, f"{len(report.components)} strong component(s)"),
-        Hypothesis("the system is minimal", report.connected, f"marginal modes are left out {removal}"),
+        Hypothesis("the system is minimal, but for modes that decay", minimal, found),
     ]
 
 
@@ -407,20 +449,23 @@ def _verdict_of_rounds(report: StabilityReport) -> Verdict:
         return Verdict("rounds", "not known", "the iteration has not found the spectral radius")
     if report.stable["rounds"]:
         radius = f"spectral radius {report.spectrum.radius:.8g}"
-        return Verdict("rounds", "stable", f"{radius}; step_size = {eta:g} is {eta / limit:.0%} of the limit")
+        share = "" if np.isnan(limit) else f"; step_size = {eta:g} is {eta / limit:.0%} of the limit"
+        return Verdict("rounds", "stable", radius + share)
     if limit == 0:
         reason = "the mixing itself does not settle, whatever the step size"
         return Verdict("rounds", "unstable", reason, "lazy(W) or metropolis(graph)")
-    return Verdict(
-        "rounds", "unstable", f"spectral radius {report.spectrum.radius:.6g} > 1", f"step_size < {limit:.6g}"
-    )
+    remedy = "a smaller step_size" if np.isnan(limit) else f"step_size < {limit:.6g}"
+    return Verdict("rounds", "unstable", f"spectral radius {report.spectrum.radius:.8g} > 1", remedy)
 
 
 def _verdict_of_flow(report: StabilityReport) -> Verdict:
     stable = report.stable["flow"]
     answer = "not known" if stable is None else "stable" if stable else "unstable"
     if report.roots is not None:
-        return Verdict("flow", answer, f"the rightmost characteristic root is {_number(report.roots.values[0])}")
+        remedy = "" if stable else "less delay, or a smaller step_size"
+        return Verdict(
+            "flow", answer, f"the rightmost characteristic root is {_number(report.roots.values[0])}", remedy
+        )
     if not report.experiment.algorithm.has_flow:
         reason = "a delay differential equation, whose roots are computed of small systems with one kind of delay"
         return Verdict("flow", answer, reason)
@@ -428,10 +473,11 @@ def _verdict_of_flow(report: StabilityReport) -> Verdict:
         reason = "the mixing changes without repeating itself" if report.gossip else "the iteration has not found it"
         return Verdict("flow", answer, reason)
     if not stable:
-        return Verdict("flow", answer, f"spectral abscissa {report.spectrum.abscissa:.4g} > 0", "see check_mixing(W)")
+        remedy = "metropolis(graph)" + ("" if type(report.experiment.algorithm) is DGD else ", or DGD")
+        return Verdict("flow", answer, f"spectral abscissa {report.spectrum.abscissa:.4g} > 0", remedy)
     proved = [name for name, c in report.certificates.items() if c.flow]
     by = f", and a Lyapunov function with {proved[0]} weights proves it" if proved else ""
-    return Verdict("flow", answer, f"spectral abscissa {report.spectrum.abscissa:.6g} < 0{by}")
+    return Verdict("flow", answer, f"spectral abscissa {_abscissa(report)}{by}")
 
 
 def _verdict_of_proposition(report: StabilityReport) -> Verdict:
@@ -445,9 +491,19 @@ def _verdict_of_proposition(report: StabilityReport) -> Verdict:
     return Verdict("Proposition 1", "does not apply", f"it asks that {first.name} ({first.found}); {own}")
 
 
+def _abscissa(report: StabilityReport) -> str:
+    """Iterated, it is seen from below, to the residual of M over η."""
+    abscissa, residual = report.spectrum.abscissa, report.spectrum.residual / report.step_size
+    return f"at least {abscissa:.6g} (residual {residual:.1g})" if residual else f"{abscissa:.6g}"
+
+
+def _radius(report: StabilityReport) -> str:
+    radius, residual = report.spectrum.radius, report.spectrum.residual
+    return f"at least {radius:.8g} (residual {residual:.1g})" if residual else f"{radius:.8g}"
+
+
 def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    found = f" (residual {report.spectrum.residual:.1g})" if report.spectrum.residual else ""
-    removed = "not counted at infinite width" if report.removed is None else f"{report.removed}, {report.removal}"
+    removed = f"not counted: {report.removal}" if report.removed is None else f"{report.removed}, {report.removal}"
     yield (
         "Realisation",
         [
@@ -457,23 +513,17 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
         ],
     )
     if not np.isnan(report.spectrum.abscissa):
-        yield (
-            "Flow, per unit of flow time",
-            [("spectral abscissa", f"{report.spectrum.abscissa:.6g}{found}"), *_flow(report)],
-        )
+        yield "Flow, per unit of flow time", [("spectral abscissa", _abscissa(report)), *_flow(report)]
     textbook = report.textbook_limit
     yield (
         "Rounds",
         [
-            ("spectral radius", f"{report.spectrum.radius:.8g}{found}"),
+            *([] if report.gossip else [("spectral radius", _radius(report))]),
             ("step size", f"{report.step_size:g}"),
             *([] if report.gossip else [("largest stable step size", f"{report.step_size_limit:.6g}")]),
             ("textbook's sufficient bound", "none for this mixing" if np.isnan(textbook) else f"{textbook:.6g}"),
             *(
-                (
-                    f"contraction, {name} weights",
-                    f"{c.contraction:.8g}: " + (f"no transient above {c.growth:.4g}" if c.rounds else "proves nothing"),
-                )
+                (f"contraction, {name} weights", f"{c.contraction:.8g}{_proof(c, c.rounds)}")
                 for name, c in report.certificates.items()
             ),
             *([] if report.transient is None else [("largest transient met", f"{report.transient[1]:.6g}")]),
@@ -504,14 +554,20 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
     )
 
 
+def _proof(certificate: Certificate, proved: bool) -> str:
+    if proved:
+        return f": no transient above {certificate.growth:.4g}"
+    seen = f" at least (residual of a round {certificate.residual:.1g})" if certificate.residual else ""
+    return f"{seen}: proves nothing"
+
+
 def _met(report: StabilityReport) -> str:
     return "never met" if report.rounds_to_target is None else f"{report.rounds_to_target}"
 
 
 def _flow(report: StabilityReport) -> Iterator[tuple[str, str]]:
     for name, c in report.certificates.items():
-        proved = f"no transient above {c.growth:.4g}" if c.flow else "proves nothing"
-        yield f"logarithmic norm, {name} weights", f"{c.logarithmic_norm:.6g}: {proved}"
+        yield f"logarithmic norm, {name} weights", f"{c.logarithmic_norm:.6g}{_proof(c, c.flow)}"
     if report.transient is not None:
         yield "largest transient met", f"{report.transient[0]:.6g}"
 
@@ -527,7 +583,9 @@ def _hidden_in_words(hidden: Sequence[Hidden]) -> str:
 
 
 def _mode_in_words(mode: Mode) -> str:
-    lasts = "does not decay" if np.isinf(mode.rounds) else f"falls to 1/e in {mode.rounds:.4g} rounds"
+    lasts = "does not decay"
+    if np.isfinite(mode.rounds):
+        lasts = f"falls to 1/e in {mode.rounds:.4g} rounds, {mode.flow_time:.4g} of flow time"
     strongest = np.argsort(-np.abs(mode.agents), kind="stable")[:3]
     kind = f"agreement {mode.agreement:.0%}, one agent pattern × data direction {mode.separable:.0%}"
     residual = f", residual {mode.residual:.1g}" if mode.residual else ""
@@ -535,12 +593,13 @@ def _mode_in_words(mode: Mode) -> str:
 
 
 def _margin_in_words(margin: Margin) -> str:
-    if margin.rounds is None:
-        return "not known: the system is large, and there is no bound for this algorithm and mixing"
     if margin.rounds < 0:
-        return "none: the rounds are unstable without"
-    rounds = f"{margin.rounds} rounds" + (" or more" if margin.rounds == DELAYS or not margin.exact else "")
-    flow = "" if np.isnan(margin.flow_time) else f"; flow: below {margin.flow_time:.6g}"
+        rounds = "none: the rounds are unstable without"
+    else:
+        rounds = f"{margin.rounds} rounds" + ("" if margin.exact else " at least")
+    flow = ""
+    if not np.isnan(margin.flow_time):
+        flow = "; flow: any" if np.isinf(margin.flow_time) else f"; flow: below {margin.flow_time:.6g}"
     sufficient = "" if np.isnan(margin.sufficient) else f"; flow, by the bound π/(2h): below {margin.sufficient:.6g}"
     return rounds + flow + sufficient
 
@@ -577,6 +636,7 @@ class StabilityMap:
 
 
 @in_float64
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def stability_map(
     experiment: Experiment,
     step_sizes: Any,
@@ -627,12 +687,16 @@ def stability_map(
             "a map has one of gradient_delays, message_delays and smallest_eigenvalues beside the step sizes, found "
             f"{' and '.join(chosen) or 'none'}"
         )
+    _must_be_linear(experiment)
     (name,), etas = chosen, np.asarray(step_sizes, float)
+    values = np.asarray(given[name])
+    if values.ndim != 1 or not len(values) or values.dtype.kind not in "iuf":
+        raise ValueError(f"{name}s must be a list of numbers, found {given[name]!r}")
     if etas.ndim != 1 or not len(etas) or not (np.isfinite(etas) & (etas > 0)).all():
         raise ValueError(f"step_sizes must be a list of positive numbers, found {step_sizes!r}")
-    features = full_rank(features_of(experiment, features))
+    features = features_of(experiment, features)
     rows, limits, textbook = [], [], []
-    for value in np.asarray(given[name]):
+    for value in values:
         algorithm, mixing = _varied(experiment, name, value)
         system = linear_system(algorithm, mixing, features, experiment.data)
         rows.append([spectrum(with_step_size(system, float(eta))).radius for eta in etas])
@@ -641,7 +705,7 @@ def stability_map(
     radius = xr.DataArray(
         np.array(rows),
         dims=(name, "step_size"),
-        coords={name: np.asarray(given[name]), "step_size": etas},
+        coords={name: values, "step_size": etas},
         name="spectral_radius",
     )
     return StabilityMap(radius, np.array(limits), np.array(textbook))
@@ -650,10 +714,12 @@ def stability_map(
 def _varied(experiment: Experiment, name: str, value: Any) -> tuple[Algorithm, Any]:
     algorithm, mixing = experiment.algorithm, experiment.mixing
     if name.endswith("delay"):
-        return Delayed(algorithm, **{"gradients" if name == "gradient_delay" else "messages": int(value)}), mixing
+        return Delayed(algorithm, **{"gradients" if name == "gradient_delay" else "messages": value}), mixing
     if isinstance(mixing, Schedule) or not np.array_equal(mixing, mixing.T):
         raise ValueError("smallest_eigenvalues are of one symmetric matrix: give the experiment one")
     least = float(np.linalg.eigvalsh(mixing)[0])
+    if least > 1 - EDGE:
+        raise ValueError("smallest_eigenvalues need mixing that mixes: this W is the identity")
     if not (np.isfinite(value) and value < 1):
         raise ValueError(f"λ_min of a mixing matrix lies below 1, found {value:g}")
     a = (1 - value) / (1 - least)

@@ -3,8 +3,11 @@
 import jaxtyping
 import matplotlib
 import pytest
+import threadpoolctl
 
 matplotlib.use("agg")
+# Several workers share the processors: threads of small decompositions would only wait for one another.
+threadpoolctl.threadpool_limits(1, user_api="blas")
 # The experiment's fields say what they should be; it is its own messages that are tested there.
 ROOMS = (
     "algorithms",

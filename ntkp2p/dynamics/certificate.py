@@ -24,13 +24,18 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from ntkp2p.dynamics.stability import DENSE_SIZE, EDGE, extremes
+from ntkp2p.dynamics.stability import DENSE_SIZE, extremes
 from ntkp2p.dynamics.system import LinearSystem
+
+#: By how much rounding may make a norm that is kept exceed 1.
+ROUNDING = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
     """What a weighted norm proves.
+
+    Iterated, both numbers are lower bounds, which prove nothing unless the residual leaves room.
 
     Attributes
     ----------
@@ -41,7 +46,7 @@ class Certificate:
     contraction
         c, per round.
     residual
-        Of the iterations that found them, which for a large system prove no more than up to it; 0 for a small one.
+        Of the iterations that found them, ‖K v − κ v‖ of unit v, for a round; 0 for a small system.
     step_size
         η.
     """
@@ -54,13 +59,13 @@ class Certificate:
 
     @property
     def flow(self) -> bool:
-        """Whether it proves that the flow does not expand the norm."""
-        return bool(self.logarithmic_norm * self.step_size <= EDGE)
+        """Whether it proves that the flow does not expand the norm: within rounding, and beyond the residual."""
+        return bool(self.logarithmic_norm * self.step_size + self.residual <= ROUNDING)
 
     @property
     def rounds(self) -> bool:
         """Whether it proves that the rounds do not."""
-        return bool(self.contraction <= 1 + EDGE)
+        return bool(self.contraction + self.residual <= 1 + ROUNDING)
 
     @property
     def growth(self) -> float:
@@ -68,8 +73,15 @@ class Certificate:
         return float(np.sqrt(self.weights.max() / self.weights.min()))
 
 
-def certificate(system: LinearSystem, weights: Float[np.ndarray, " Q"], /) -> Certificate:
+def certificate(system: LinearSystem, weights: Float[np.ndarray, " Q"], /, *, dense: int = DENSE_SIZE) -> Certificate:
     """Verify the Lyapunov function with these weights, by the extreme eigenvalues of two symmetric matrices.
+
+    Parameters
+    ----------
+    weights
+        π.
+    dense
+        Up to so many states all eigenvalues are computed; beyond, the extreme ones by iteration.
 
     Raises
     ------
@@ -91,10 +103,10 @@ def certificate(system: LinearSystem, weights: Float[np.ndarray, " Q"], /) -> Ce
     def adjoint(s):
         return system.transposed(s * root) / root
 
-    if system.size <= DENSE_SIZE:
+    if system.size <= dense:
         M = root[:, None] * system.matrix() / root
         right = scipy.linalg.eigvalsh((M + M.T) / 2)[-1]
-        contraction, residual = np.linalg.norm(M, 2), 0.0
+        contraction, residual = np.sqrt(scipy.linalg.eigvalsh(M.T @ M)[-1]), 0.0
     else:
         pairs = [
             extremes(product, system.size, "LA", symmetric=True)

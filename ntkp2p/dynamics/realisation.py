@@ -11,7 +11,7 @@ Kalman, "Mathematical description of linear dynamical systems", SIAM J. Control 
 Hautus, "Controllability and observability conditions of linear autonomous systems", 1969 (the rank tests).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,7 +22,6 @@ from jaxtyping import Float
 
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.system import LinearSystem
-from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
 
 #: Up to this many states the rank tests are made: one singular value decomposition for each distinct eigenvalue.
@@ -46,27 +45,6 @@ class Hidden:
     eigenvalue: complex
     uncontrollable: int
     unobservable: int
-
-
-def full_rank(features: Features, /) -> Features:
-    """The same linear model in coordinates none of which is idle: S of full column rank.
-
-    A Cholesky factor is; a Jacobian may not be, where an input is always zero. Distances between agents are kept, new
-    inputs and parameters follow.
-    """
-    if features.error > 0 or features.rank > len(features.matrix):
-        return features
-    _, sizes, right = np.linalg.svd(features.matrix, full_matrices=False)
-    kept = right[sizes > RANK * sizes[0]].T
-    if kept.shape[1] == features.rank:
-        return features
-    at, parameters = features.matrix_at, features.parameters
-    return replace(
-        features,
-        matrix=features.matrix @ kept,
-        matrix_at=lambda x: at(x) @ kept,
-        parameters=None if parameters is None else lambda z: parameters(kept @ z),
-    )
 
 
 @in_float64

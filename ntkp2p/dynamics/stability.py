@@ -39,7 +39,8 @@ class Spectrum(NamedTuple):
         max Re λ(A), A = (M − I)/η, per unit of flow time: the flow is unstable above 0. NaN likewise, or where the
         algorithm has no such flow.
     residual
-        The larger ‖M v − λ v‖ of their unit eigenvectors; 0 where all eigenvalues were computed.
+        The larger ‖M v − λ v‖ of their unit eigenvectors, M's and not A's; 0 where all eigenvalues were computed.
+        Iterated, both are lower bounds of a symmetric system's, for eigenvalues crowd about 1.
     """
 
     radius: float
@@ -47,12 +48,21 @@ class Spectrum(NamedTuple):
     residual: float = 0.0
 
 
-def spectrum(system: LinearSystem, /) -> Spectrum:
+def edge(system: LinearSystem, found: Spectrum, /) -> float:
+    """By how much |λ(M)|, or Re λ(M), may exceed 1 by rounding: less for small steps, which do little else."""
+    if found.residual:
+        return EDGE
+    return max(1e-12, EDGE * min(1.0, system.step_size * float(np.nan_to_num(system.curvature, nan=np.inf))))
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")  # as for `extremes`
+def spectrum(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> Spectrum:
     """The spectral radius of the rounds and the spectral abscissa of the flow.
 
-    All eigenvalues of a small system; of a large one its extreme ones to a residual of 1e-3, by implicitly restarted
-    Lanczos or Arnoldi (ARPACK), which never forms M. Where the mixing repeats itself every T rounds, those of the
-    period's map, Floquet's multipliers, as one round's T-th root; NaN where it changes without repeating.
+    All eigenvalues of a system of up to `dense` states; of a large one its extreme ones to a residual of 1e-3, by
+    implicitly restarted Lanczos or Arnoldi (ARPACK), which never forms M. Where the mixing repeats itself every T
+    rounds, those of the period's map, Floquet's multipliers, as one round's T-th root; NaN where it changes without
+    repeating.
     """
     unknown, eta = float("nan"), system.step_size
     if system.varying:
@@ -62,8 +72,9 @@ def spectrum(system: LinearSystem, /) -> Spectrum:
         radii = {time: float(np.abs(multipliers(system, time)).max()) for time in times_of(system.has_flow)}
         abscissa = float(np.log(radii["flow"]) / (length * eta)) if system.has_flow else unknown
         return Spectrum(radii["rounds"] ** (1 / length), abscissa)
-    if system.size <= DENSE_SIZE:
-        values, residual = np.linalg.eigvals(system.matrix()), 0.0
+    if system.size <= dense:
+        solver = np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals
+        values, residual = solver(system.matrix()), 0.0
     else:
         # The two ends of a real spectrum tell both.
         ends = ("LA", "SA") if system.symmetric else ("LR", "LM") if system.has_flow else ("LM",)
@@ -194,13 +205,16 @@ class Mode:
         return float("inf") if rate <= 0 else float(self.step_size / rate)
 
 
-def slowest_modes(system: LinearSystem, /, *, count: int = 5) -> list[Mode]:
+def slowest_modes(system: LinearSystem, /, *, count: int = 5, dense: int = DENSE_SIZE) -> list[Mode]:
     """The modes whose eigenvalues are the largest in modulus, one for a conjugate pair, the slowest first.
 
     Parameters
     ----------
     count
         How many; fewer if there are not as many, or if the iteration for a large system finds fewer.
+    dense
+        Up to so many states all modes are computed. Beyond, they are the slowest that iteration finds to a residual of
+        1e-3; slower ones may hide in the crowd below 1.
 
     Raises
     ------
@@ -211,15 +225,15 @@ def slowest_modes(system: LinearSystem, /, *, count: int = 5) -> list[Mode]:
         raise ValueError("where the mixing changes over time a round has no modes: see multipliers(system, time)")
     found = [
         (complex(value), vector, float(residual))
-        for pairs in _slow(system, count)
+        for pairs in _slow(system, count, dense)
         for value, vector, residual in zip(pairs.values, pairs.vectors.T, pairs.residuals, strict=True)
         if np.isfinite(value) and np.imag(value) >= 0
     ]
     return [_mode(system, *pair) for pair in sorted(found, key=lambda pair: -abs(pair[0]))[:count]]
 
 
-def _slow(system: LinearSystem, count: int) -> list[Eigenpairs]:
-    if system.size <= DENSE_SIZE:
+def _slow(system: LinearSystem, count: int, dense: int) -> list[Eigenpairs]:
+    if system.size <= dense:
         matrix = system.matrix()
         values, vectors = np.linalg.eigh(matrix) if system.symmetric else np.linalg.eig(matrix)
         return [Eigenpairs(values, vectors, np.zeros(len(values)))]
@@ -254,15 +268,24 @@ def with_step_size(system: LinearSystem, step_size: float, /) -> LinearSystem:
 
 
 @in_float64
-def largest_step_size(system: LinearSystem, /) -> float:
-    """The η below which the rounds are stable, exactly: where their spectral radius passes one.
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def largest_step_size(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> float:
+    """The η below which the rounds are stable: where their spectral radius passes one.
 
     Found by Brent's method between a stable and an unstable step size, and checked at smaller ones between which it
     could pass one before. 0 if no step size is stable, for the mixing alone does not settle; inf if all looked at are.
 
-    Of a large system (above `DENSE_SIZE` states) the largest |λ − 1| is followed in place of all |λ|: iteration finds
-    it in seconds, for eigenvalues crowd about 1 alone, and an instability that a step size makes begins at −1. It is
-    exact where M is symmetric.
+    Parameters
+    ----------
+    dense
+        Up to so many states it is exact, by all eigenvalues, and beyond as far as iteration finds the eigenvalue that
+        passes: the largest |λ − 1| and |λ|. Eigenvalues crowd about 1, while an instability that a step size makes
+        begins at −1, mostly. For symmetric M that is always so.
+
+    Returns
+    -------
+    step_size
+        NaN if the iteration finds nothing.
 
     Raises
     ------
@@ -273,9 +296,19 @@ def largest_step_size(system: LinearSystem, /) -> float:
         raise ValueError(
             "mixing that changes without repeating itself has no spectral radius, and no largest step size"
         )
+    try:
+        return _passage(system, dense)
+    except _NotFound:
+        return float("nan")
 
+
+class _NotFound(ArithmeticError):
+    """The iteration has found no eigenvalue."""
+
+
+def _passage(system: LinearSystem, dense: int) -> float:
     def passed(eta: float) -> float:
-        return _beyond_one(with_step_size(system, float(eta)))
+        return _beyond_one(with_step_size(system, float(eta)), dense)
 
     stable = unstable = 1 / system.curvature
     if passed(unstable) > 0:
@@ -288,7 +321,7 @@ def largest_step_size(system: LinearSystem, /) -> float:
             stable, unstable = unstable, 2 * unstable
             if unstable * system.curvature > 1 / EDGE:
                 return float("inf")
-    below = stable * np.arange(1, LOOKS) / LOOKS if system.size <= DENSE_SIZE and not system.symmetric else []
+    below = stable * np.arange(1, LOOKS) / LOOKS if system.size <= dense and not system.symmetric else []
     for earlier in below:  # where W is not symmetric the stable step sizes need not be an interval
         if passed(earlier) > 0:
             stable, unstable = earlier - stable / LOOKS, earlier
@@ -303,22 +336,30 @@ def largest_step_size(system: LinearSystem, /) -> float:
 LOOKS = 5
 
 
-def _beyond_one(system: LinearSystem) -> float:
+def _beyond_one(system: LinearSystem, dense: int) -> float:
     """By how much the spectral radius exceeds one, beyond rounding."""
     if system.varying:
         return float(np.abs(multipliers(system, "rounds")).max() - 1 - EDGE)
-    if system.size <= DENSE_SIZE:
+    if system.size <= dense:
         if system.symmetric:
             return _beyond_ends(*np.linalg.eigvalsh(system.matrix())[[0, -1]])
-        return float(np.abs(np.linalg.eigvals(system.matrix())).max() - 1 - EDGE)
+        found = Spectrum(float(np.abs(np.linalg.eigvals(system.matrix())).max()), float("nan"))
+        return found.radius - 1 - edge(system, found)
     if system.symmetric:
         low, high = (
             extremes(system.apply, system.size, end, symmetric=True, rtol=rtol).values[0]
             for end, rtol in (("SA", 1e-9), ("LA", TOLERANCE))
         )
+        if np.isnan([low, high]).any():
+            raise _NotFound
         return _beyond_ends(low, high)
-    away = extremes(lambda s: system.apply(s) - s, system.size, "LM", rtol=EDGE).values[0]
-    return float(np.abs(away + 1) - 1 - EDGE)
+    away = extremes(lambda s: system.apply(s) - s, system.size, "LM", rtol=EDGE).values[0] + 1
+    # Beside 1 itself no other eigenvalue may stand out: what iteration does not find lies in the crowd about 1.
+    largest = extremes(system.apply, system.size, "LM", rtol=EDGE).values[0]
+    found = np.array([away, largest])
+    if np.isnan(found).all():
+        raise _NotFound
+    return float(np.nanmax(np.abs(found)) - 1 - EDGE)
 
 
 def _beyond_ends(low: float, high: float) -> float:

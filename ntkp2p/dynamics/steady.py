@@ -11,7 +11,7 @@ import scipy.sparse.linalg
 from jaxtyping import Float
 
 from ntkp2p.dynamics.krylov import checked_time
-from ntkp2p.dynamics.stability import EDGE, extremes, spectrum
+from ntkp2p.dynamics.stability import EDGE, edge, extremes, spectrum
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.precision import in_float64
 
@@ -59,20 +59,20 @@ def steady_state(
     time = checked_time(time, has_flow=system.has_flow)
     if system.varying:
         raise NoSteadyStateError("where the mixing changes over time nothing rests: predict a long run instead")
-    extremes = spectrum(system)
-    if time == "rounds" and extremes.radius > 1 + EDGE:
+    ends = spectrum(system)
+    if time == "rounds" and ends.radius > 1 + edge(system, ends):
         raise NoSteadyStateError(
-            f"the rounds have no steady state: their spectral radius is {extremes.radius:.6g} > 1; use a smaller step "
+            f"the rounds have no steady state: their spectral radius is {ends.radius:.6g} > 1; use a smaller step "
             'size, or time="flow"'
         )
-    if time == "flow" and extremes.abscissa * system.step_size > EDGE:
+    if time == "flow" and ends.abscissa * system.step_size > edge(system, ends):
         raise NoSteadyStateError(
-            f"the flow has no steady state: its spectral abscissa is {extremes.abscissa:.3g} > 0; see check_mixing(W)"
+            f"the flow has no steady state: its spectral abscissa is {ends.abscissa:.3g} > 0; see check_mixing(W)"
         )
     start = system.apply(system.initial) + system.offset - system.initial
     if not start.any():
         return system.initial, 0.0
-    if time == "rounds" and extremes.radius > 1 - CLOSE:
+    if time == "rounds" and ends.radius > 1 - CLOSE:
         _must_not_turn(system)
     change = (_dense if system.size <= DENSE_SOLVE else _iterated)(system, start, rtol)
     residual = float(np.linalg.norm(start - change + system.apply(change)) / np.linalg.norm(start))

@@ -5,9 +5,9 @@ that agent q is described by coordinates z_q, and with K = J Jᵀ = S Sᵀ
 
     f(x) = f₀(x) + S(x) z_q,    S(x) = K(x, X) S⁻ᵀ,    ‖θ_q − θ₀‖ = ‖z_q‖  exactly.
 
-S is J itself where it is the smaller matrix, else a pivoted Cholesky factor: it reveals the rank r, new inputs need
-the kernel with the pivots only, S(x) = K(x, X_pivots) L⁻ᵀ, and the trace that it leaves out bounds the error of K
-(Harbrecht, Peters and Schneider, 2012).
+S is J itself where it is the smaller matrix (without directions that no sample feels), else a pivoted Cholesky
+factor: it reveals the rank r, new inputs need the kernel with the pivots only, S(x) = K(x, X_pivots) L⁻ᵀ, and the trace
+that it leaves out bounds the error of K (Harbrecht, Peters and Schneider, 2012).
 
 When the C outputs share one kernel, S has N rows and acts on C columns; the exact kernel of a finite network couples
 the outputs: N·C rows and one column. Either way outputs are `(S @ z).reshape(N, C)` with z of shape (r, columns).
@@ -15,7 +15,7 @@ the outputs: N·C rows and one column. Either way outputs are `(S @ z).reshape(N
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -150,7 +150,7 @@ class Features:
         if outputs == "exact" and sum(leaf.size for leaf in jax.tree.leaves(params)) <= rows:
             jacobian_at = _jacobian_map(apply, params)
             assemble = _assemble(params if model.one_output is not None else None)
-            return Features(jacobian_at(x), columns, initial, 0.0, outputs_at, jacobian_at, assemble)
+            return _full_rank(Features(jacobian_at(x), columns, initial, 0.0, outputs_at, jacobian_at, assemble))
 
         devices_of = all_devices() if mesh is None else mesh
         limit = least(free_memory() // 2 if memory is None else memory, devices_of)
@@ -202,6 +202,22 @@ class Features:
         return Features(
             factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None, sharing_error=sharing
         )
+
+
+def _full_rank(features: Features) -> Features:
+    """The same model in coordinates none of which is idle, as where an input is always zero."""
+    S = features.matrix
+    _, sizes, right = np.linalg.svd(S, full_matrices=False)
+    felt = right[sizes > max(S.shape) * np.finfo(float).eps * sizes[0]].T
+    if felt.shape[1] == features.rank:
+        return features
+    at, parameters = features.matrix_at, features.parameters
+    return replace(
+        features,
+        matrix=S @ felt,
+        matrix_at=lambda x: at(x) @ felt,
+        parameters=None if parameters is None else lambda z: parameters(felt @ z),
+    )
 
 
 def pivoted_cholesky(

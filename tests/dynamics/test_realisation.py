@@ -6,7 +6,7 @@ import pytest
 
 from ntkp2p import ATC, CTA, DGD, Experiment, data, graphs, metropolis, models
 from ntkp2p.dynamics import linear_system
-from ntkp2p.dynamics.realisation import full_rank, hidden_modes, realisation
+from ntkp2p.dynamics.realisation import hidden_modes, realisation
 from ntkp2p.models.ntk import jacobian
 from ntkp2p.precision import in_float64
 
@@ -50,7 +50,7 @@ def test_what_features_leave_out_is_neither_reached_nor_seen(algorithm):
     assert [(h.uncontrollable, h.unobservable) for h in marginal] == [(idle, idle)]
     values = np.linalg.eigvals(A)
     assert np.sum(np.abs(values) < 1e-8) == idle
-    features = full_rank(run.features())
+    features = run.features()
     assert features.rank == J.shape[1] - idle
     rest = hidden_modes(*realisation(system_of(run, features), run.data))
     assert all(h.eigenvalue.real < -0.1 for h in rest)
@@ -93,16 +93,3 @@ def test_a_minimal_system_hides_nothing_and_others_by_eigenvalue():
     B = np.array([[1.0], [1.0], [1.0], [0.0]])  # one input cannot steer both modes of −2
     found = hidden_modes(A, B, everything)
     assert [(h.eigenvalue, h.uncontrollable, h.unobservable) for h in found] == [(-2, 1, 0), (-3, 1, 0)]
-
-
-@in_float64
-def test_full_rank_features_are_the_same_model():
-    run = regression_run()
-    features, slim = run.features(), full_rank(run.features())
-    assert slim.rank < features.rank
-    np.testing.assert_allclose(slim.matrix @ slim.matrix.T, features.matrix @ features.matrix.T, atol=1e-12)
-    x, z = np.random.default_rng(1).normal(size=(5, 4)), np.ones((slim.rank, 1))
-    theta, apply = run.initialise().flat()
-    moved = np.asarray(apply(theta + slim.parameters(z), x) - apply(theta, x))
-    np.testing.assert_allclose(slim.matrix_at(x) @ z, moved, atol=1e-6)
-    assert full_rank(slim) is slim

@@ -7,14 +7,13 @@ import scipy.linalg
 
 from ntkp2p import ATC, CTA, DGD, Experiment, data, graphs, metropolis, models, predict, schedules, train
 from ntkp2p.dynamics import linear_system, spectrum
-from ntkp2p.dynamics.realisation import full_rank
 
 stability = importlib.import_module("ntkp2p.dynamics.stability")
 
 
 @pytest.mark.parametrize("algorithm", [DGD, CTA, ATC])
 @pytest.mark.parametrize("step_size", [0.1, 10.0])
-def test_iteration_finds_the_dense_extremes(algorithm, step_size, digits, monkeypatch):
+def test_iteration_finds_the_dense_extremes(algorithm, step_size, digits):
     data = digits()
     experiment = Experiment(
         model=models.mlp(width=32, depth=1),
@@ -28,8 +27,7 @@ def test_iteration_finds_the_dense_extremes(algorithm, step_size, digits, monkey
     # Dense, then iterative: to its residual, times the eigenvalues' condition number, 1 where M is symmetric.
     conditioned = 1 if system.symmetric else np.linalg.cond(np.linalg.eig(system.matrix())[1])
     for size, tolerance in ((10**6, 1e-9), (0, conditioned * stability.TOLERANCE)):
-        monkeypatch.setattr(stability, "DENSE_SIZE", size)
-        found = spectrum(system)
+        found = spectrum(system, dense=size)
         assert found.radius == pytest.approx(np.abs(values).max(), rel=tolerance)
         assert found.abscissa == pytest.approx((values.real.max() - 1) / step_size, abs=tolerance / step_size)
 
@@ -58,20 +56,35 @@ def test_what_was_not_found_is_not_a_number(monkeypatch, digits):
     def never(*args, **kwargs):
         raise ArpackNoConvergence("no", [], [])
 
-    monkeypatch.setattr(stability, "DENSE_SIZE", 0)
     monkeypatch.setattr("scipy.sparse.linalg.eigs", never)
-    experiment = Experiment(
-        model=models.affine(),
-        data=digits(),
-        mixing=metropolis(graphs.cycle(4)),
-        algorithm=ATC(step_size=0.1),
-        rounds=2,
-    )
-    assert np.isnan(predict(experiment).dataset.attrs["spectral_radius"])
+    system = system_of(affine_run(digits, ATC, metropolis(graphs.cycle(4))))
+    assert np.isnan(spectrum(system, dense=0)[:2]).all()
+    assert np.isnan(stability.largest_step_size(system, dense=0))
+    assert stability.slowest_modes(system, dense=0) == []
+
+
+def test_where_no_step_size_is_stable_the_limit_is_none(digits):
+    """A directed ring turns disagreement round; every step pushes it outwards, the smaller the less."""
+    ring = np.roll(np.eye(3), 1, axis=1)
+    system = system_of(affine_run(digits, DGD, ring))
+    assert stability.largest_step_size(system) == 0
+    for eta in (1e-2, 1e-4, 1e-6):
+        other = stability.with_step_size(system, eta)
+        found = spectrum(other)
+        assert found.radius > 1 + stability.edge(other, found)
+
+
+def test_iteration_sees_instabilities_away_from_minus_one(digits):
+    """Where W turns, an eigenvalue may leave the unit circle elsewhere than at −1."""
+    W = 0.2 * np.eye(5) + 0.8 * np.roll(np.eye(5), 1, axis=1)
+    for algorithm in (DGD, ATC):
+        system = system_of(affine_run(digits, algorithm, W))
+        dense = stability.largest_step_size(system)
+        assert stability.largest_step_size(system, dense=0) == pytest.approx(dense, rel=1e-3)
 
 
 def system_of(experiment):
-    return linear_system(experiment.algorithm, experiment.mixing, full_rank(experiment.features()), experiment.data)
+    return linear_system(experiment.algorithm, experiment.mixing, experiment.features(), experiment.data)
 
 
 def affine_run(digits, algorithm, mixing, *, step_size=0.1, samples=24, rounds=5):
@@ -112,14 +125,12 @@ def test_training_turns_at_the_largest_step_size(algorithm, digits):
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_large_systems_have_the_same_largest_step_size(symmetric, digits, monkeypatch):
-    """DGD's instability begins at −1, which is where the iteration looks."""
+def test_large_systems_have_the_same_largest_step_size(symmetric, digits):
     W = metropolis(graphs.cycle(4))
     W = W if symmetric else 0.5 * np.eye(4) + 0.5 * np.roll(np.eye(4), 1, axis=1)
     system = system_of(affine_run(digits, DGD, W))
     dense = stability.largest_step_size(system)
-    monkeypatch.setattr(stability, "DENSE_SIZE", 0)
-    assert stability.largest_step_size(system) == pytest.approx(dense, rel=1e-4)
+    assert stability.largest_step_size(system, dense=0) == pytest.approx(dense, rel=1e-4)
 
 
 def test_no_step_size_helps_mixing_that_does_not_settle(digits):

@@ -149,3 +149,23 @@ def test_a_tolerance_is_the_remedy_for_a_kernel_that_does_not_fit():
     with pytest.raises(ValueError, match=r"a kernel of 4000 × 4000 .* give a tolerance"):
         Features.of(model, x, memory=2**26)
     assert Features.of(model, x, memory=2**26, rtol=1e-4).rank < 100
+
+
+@in_float64
+def test_an_input_that_is_always_zero_is_no_feature():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 4))
+    x[:, 1] = 0
+    model = models.prepare(models.affine(), x, 1, seed=0)
+    features = Features.of(model, x)
+    assert features.rank == 4  # of five parameters
+    design = np.hstack([x / 2, np.ones((12, 1))])
+    np.testing.assert_allclose(features.matrix @ features.matrix.T, design @ design.T, atol=1e-12)
+    z = rng.normal(size=(4, 1))
+    change = features.parameters(z)
+    assert np.linalg.norm(change) == pytest.approx(np.linalg.norm(z))
+    # On the training inputs the moved parameters are the moved coordinates; elsewhere the idle input has not moved.
+    new = rng.normal(size=(3, 4))
+    moved = features.initial_at(new) + features.matrix_at(new) @ z
+    theta, apply = model.flat()
+    np.testing.assert_allclose(moved, apply(np.asarray(theta) + change, new), atol=1e-12)
