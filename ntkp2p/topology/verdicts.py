@@ -5,7 +5,8 @@ With losses of curvature at most h (the largest eigenvalue of any agent's Hessia
 - DGD, x⁺ = W x − η g(x), is stable for symmetric W if η h < 1 + λ_min(W) [1]_. At λ_min = −1, and wherever W is
   periodic, mixing turns a disagreement round for ever and the gradients push it outwards: no step size is stable.
 - CTA and ATC apply (I − ηH) to what is mixed, or mix what (I − ηH) leaves. For nonnegative W both contract in the norm
-  Σ π_q ‖x_q‖², πᵀW = πᵀ, if η h < 2, whatever λ_min is; but an eigenvalue −1 is damped by the gradients only.
+  Σ π_q ‖x_q‖², πᵀW = πᵀ, if η h < 2, whatever λ_min is; but an eigenvalue −1 is damped by the gradients only. Negative
+  weights need not contract in that norm, and where they leave an eigenvalue of modulus one the rounds may diverge.
 - Push-sum, x⁺ = P(x − η g(x/w)), w⁺ = P w, needs column sums one, and then keeps the averages of x and w. The models
   x/w contract in the norm Σ w_q ‖x_q/w_q‖² if η h < 2 min w, w the right Perron vector of P with mean one.
 
@@ -122,7 +123,7 @@ def _fault(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
         return fault
     if not report.nonnegative and (fault := _fault_of_signs(report, algorithm)):
         return fault
-    if algorithm == "DGD" and report.largest_step <= EIGENVALUE_TOLERANCE:
+    if algorithm == "DGD" and report.nonnegative and report.largest_step <= EIGENVALUE_TOLERANCE:
         return (
             f"{_turning(report)}, so mixing never damps that part of the disagreement, and the gradients at the "
             "models before mixing make it grow, at any step size",
@@ -133,18 +134,9 @@ def _fault(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
 
 def _fault_of_signs(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
     """Stochastic weights on a connected graph have none of these: only negative ones can."""
-    if report.second_modulus > 1 + EIGENVALUE_TOLERANCE:
-        others = without_one(report.eigenvalues)
-        tamed = report.full_spectrum and abs(1 + others).max() / 2 < 1 - EIGENVALUE_TOLERANCE
-        return (
-            f"an eigenvalue of modulus {report.second_modulus:.6g} makes disagreement grow",
-            "lazy(W)" if tamed else "metropolis(graph)",
-        )
     if report.perron_left is None or report.perron_right is None:
         return "the eigenvalue 1 is repeated, so disagreement persists", "metropolis(graph)"
-    if algorithm == "push-sum":
-        if report.row_stochastic:
-            return None  # w stays 1
+    if algorithm == "push-sum" and not report.row_stochastic:  # otherwise w stays 1
         return (
             f"weights down to {report.lowest:.4g} < 0 let push-sum's own weights w pass through 0, which it divides by",
             "push_weights(graph)",
@@ -155,7 +147,19 @@ def _fault_of_signs(report: "MixingReport", algorithm: str) -> tuple[str, str] |
             f"agent {agent}'s loss has the weight {report.perron_left[agent]:.4g} < 0 in what the agents minimise",
             "metropolis(graph)",
         )
-    return None
+    if report.second_modulus > 1 + EIGENVALUE_TOLERANCE:
+        reason = f"an eigenvalue of modulus {report.second_modulus:.6g} makes disagreement grow"
+    elif report.turns:
+        reason = (
+            f"{_turning(report)}, so mixing never damps that part of the disagreement, and with weights down to "
+            f"{report.lowest:.4g} < 0 the gradients may leave it or make it grow, at any step size"
+        )
+    else:
+        return None
+    # lazy(W) keeps π and its signs, and shrinks what is left if all other eigenvalues come inside the circle.
+    others = without_one(report.eigenvalues)
+    tamed = report.full_spectrum and abs(1 + others).max() / 2 < 1 - EIGENVALUE_TOLERANCE
+    return reason, "lazy(W)" if tamed else "metropolis(graph)"
 
 
 def _doubts(report: "MixingReport", algorithm: str) -> Iterator[tuple[str, str]]:
@@ -175,7 +179,7 @@ def _doubts(report: "MixingReport", algorithm: str) -> Iterator[tuple[str, str]]
         at = f"λ_min = {report.smallest_eigenvalue:.6g}" if report.symmetric else "an eigenvalue near the unit circle"
         yield (
             f"oscillates: {at} leaves only step sizes below {report.largest_step:.3g}/h, h the losses' curvature",
-            "lazy(W), or ATC or CTA, stable up to 2/h",
+            "lazy(W), or ATC or CTA, stable up to 2/h" if report.nonnegative else "lazy(W)",
         )
     yield from slowness(report.second_modulus, report.size)
 

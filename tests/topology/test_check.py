@@ -389,6 +389,40 @@ def test_what_works_has_stable_rounds_and_what_does_not_has_none(W, columns, see
                 assert radius(round_of("DGD", W, eta, curvatures)) > 1
 
 
+# Row sums one, π uniform, the eigenvalues 1, 0 and −1.
+SIGNED = np.array([[4, -3, 2], [4, -3, 2], [-5, 9, -1]]) / 3
+REFLECTION = np.full((3, 3), 2 / 3) - np.eye(3)
+
+
+def test_gradients_need_not_damp_what_signed_weights_turn():
+    for eta in (1e-3, 1e-2, 0.1):
+        for algorithm in ("CTA", "ATC"):
+            assert radius(round_of(algorithm, SIGNED, eta, [3, 0.1, 0.1])) > 1
+    # Every agent's Hessian is singular, though their sum is not: what each does not see stays.
+    sees = np.array([[1, 0], [0, 1], [1, 1]])
+    hessian = scipy.linalg.block_diag(*(np.outer(v, v) for v in sees))
+    assert radius(np.kron(REFLECTION, np.eye(2)) @ (np.eye(6) - 0.1 * hessian)) == pytest.approx(1)
+    for W in (SIGNED, REFLECTION):
+        verdicts = check_mixing(W).verdicts
+        assert re.match(r"does not work: the eigenvalue -1.*may leave it or make it grow", str(verdicts["ATC"]))
+        assert {v.answer for v in verdicts.values()} == {"does not work"}
+        assert "ATC" not in verdicts["DGD"].remedy
+    assert {v.remedy for v in check_mixing(REFLECTION).verdicts.values()} == {"lazy(W)"}
+    assert {v.answer for v in check_mixing(lazy(REFLECTION)).verdicts.values()} == {"works"}
+
+
+def test_signed_weights_that_leave_small_steps_are_not_sent_to_atc():
+    nearly = 1.99 * np.full((3, 3), 1 / 3) - 0.99 * np.eye(3)
+    assert re.match(r"works, but oscillates: .* → lazy\(W\)$", say(nearly, "DGD"))
+
+
+def test_lazy_is_no_remedy_for_weights_below_zero_in_what_is_minimised():
+    # The eigenvalues 1 and −1.25, which lazy(W) would tame, and π = (−1.25, 2.25).
+    W = np.array([[-4.0625, 5.0625], [-2.8125, 3.8125]])
+    assert np.linalg.eigvals(W) == pytest.approx([-1.25, 1])
+    assert re.match(r"does not work: agent 0's loss has the weight -1.25 < 0.*metropolis", say(W, "ATC"))
+
+
 @given(sparse_rows(), st.integers(0, 2**31))
 @quick
 def test_the_steps_that_the_verdicts_name(W, seed):
