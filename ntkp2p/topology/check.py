@@ -223,11 +223,29 @@ class MixingReport(Report):
         return len(self.eigenvalues) == self.size
 
     @property
+    def stochastic(self) -> bool:
+        """Nonnegative, with row or column sums one: connection and period then tell, exactly, whether mixing settles."""
+        return self.nonnegative and (self.row_stochastic or self.column_stochastic)
+
+    @property
     def turns(self) -> bool:
-        """Whether an eigenvalue other than 1 has modulus 1, so that mixing turns some disagreement round for ever."""
+        """Whether an eigenvalue other than 1 has modulus 1, so that mixing turns some disagreement round for ever.
+
+        Of stochastic weights the period says so, by Perron and Frobenius, however close to 1 the second modulus is. Of
+        others the eigenvalues do, within 1e-6.
+        """
+        if self.stochastic:
+            return not self.aperiodic
         others = facts.without_one(self.eigenvalues)
         away = abs(others - 1) > EIGENVALUE_TOLERANCE
-        return not self.aperiodic or bool(np.any(away & (abs(others) >= 1 - EIGENVALUE_TOLERANCE)))
+        return bool(np.any(away & (abs(others) >= 1 - EIGENVALUE_TOLERANCE)))
+
+    @property
+    def settles(self) -> bool:
+        """Whether W^k tends to a matrix of rank one, however slowly: judged as `turns` is."""
+        if self.stochastic:
+            return self.connected and self.aperiodic
+        return self.connected and self.second_modulus < 1 - EIGENVALUE_TOLERANCE
 
     @property
     def largest_step(self) -> float:
@@ -258,8 +276,7 @@ class MixingReport(Report):
 
         "the mean", "a π-weighted mean", "the mean, by push-sum only" or "nothing".
         """
-        settles = self.connected and self.second_modulus < 1 - EIGENVALUE_TOLERANCE
-        return agreement(self.row_stochastic, self.column_stochastic, settles)
+        return agreement(self.row_stochastic, self.column_stochastic, self.settles)
 
     def effective_neighbours(self, decay: float | int = DECAY, /) -> float:
         """The agents that one effectively averages with, n_W(γ) [1]_: 1 for W = I, and Q for the complete graph.

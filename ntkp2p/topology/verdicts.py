@@ -123,7 +123,7 @@ def _fault(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
         return fault
     if not report.nonnegative and (fault := _fault_of_signs(report, algorithm)):
         return fault
-    if algorithm == "DGD" and report.nonnegative and report.largest_step <= EIGENVALUE_TOLERANCE:
+    if algorithm == "DGD" and report.nonnegative and (report.turns or report.largest_step <= _rounding(report)):
         return (
             f"{_turning(report)}, so mixing never damps that part of the disagreement, and the gradients at the "
             "models before mixing make it grow, at any step size",
@@ -217,6 +217,11 @@ def _small_shares(report: "MixingReport") -> Iterator[tuple[str, str]]:
             "the losses' curvature",
             f"add edges to agent {agent}",
         )
+
+
+def _rounding(report: "MixingReport") -> float:
+    """What is left of a step size of 0 when it is computed from eigenvalues."""
+    return report.size * float(np.finfo(float).eps)
 
 
 def _turning(report: "MixingReport") -> str:

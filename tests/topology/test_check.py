@@ -436,6 +436,35 @@ def test_the_steps_that_the_verdicts_name(W, seed):
         assert radius(W.T - 0.999 * step * np.eye(len(W))) < 1 < radius(W.T - 1.001 * step * np.eye(len(W)))
 
 
+def almost_still(Q, link):
+    """A ring whose agents listen to the next one with the weight `link` only."""
+    return (1 - link) * np.eye(Q) + link * np.roll(np.eye(Q), 1, axis=0)
+
+
+@pytest.mark.parametrize("W", [almost_still(2, 1e-7), almost_still(5, 1e-9), lazy(almost_still(3, 1e-8))])
+def test_what_is_aperiodic_settles_however_slowly(W):
+    report = check_mixing(W)
+    assert report.second_modulus > 1 - 1e-6
+    assert not report.turns
+    assert report.agree_on == "the mean"
+    assert all(re.match("works, but slow", str(v)) for v in report.verdicts.values())
+
+
+def test_a_small_step_is_a_step():
+    verdict = say([[1e-8, 1 - 1e-8], [1 - 1e-8, 1e-8]], "DGD")
+    assert re.match(r"works, but oscillates: λ_min = -1 leaves only step sizes below 2e-08/h", verdict)
+    assert re.match("does not work", say([[1e-17, 1], [1, 1e-17]], "DGD"))
+
+
+def test_a_long_lazy_directed_ring_is_slow():
+    Q = 3000
+    ring = scipy.sparse.csr_array((np.ones(Q), ((np.arange(Q) + 1) % Q, np.arange(Q))), (Q, Q))
+    report = check_mixing((scipy.sparse.eye_array(Q) + ring) / 2)
+    assert report.second_modulus == pytest.approx(np.cos(np.pi / Q), abs=1e-8)
+    assert re.match("works, but slow", str(report.verdicts["DGD"]))
+    assert report.agree_on == "the mean"
+
+
 # --- further facts ---
 
 
