@@ -101,6 +101,13 @@ def period(W: Matrix, parts: list[list[int]]) -> int:
     return int(np.lcm.reduce(np.maximum(laps, 1)))
 
 
+def forgets(W: Float[np.ndarray, "Q Q"]) -> bool:
+    """Whether the powers of a nonnegative row-stochastic W tend to 1 πᵀ: all listen to one group, which is aperiodic."""
+    groups = components(W)
+    closed = [group for group in groups if not np.delete(W[group], group, axis=1).any()]
+    return len(closed) == 1 and period(W[np.ix_(closed[0], closed[0])], [list(range(len(closed[0])))]) == 1
+
+
 def _levels(links: csr_array, parts: list[list[int]]) -> np.ndarray:
     """Every agent's distance from the first one of its part."""
     level = np.zeros(agents(links), dtype=int)

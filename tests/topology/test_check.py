@@ -718,6 +718,20 @@ SWAP = np.array([[0.0, 1.0], [1.0, 0.0]])
 ONE_WAY = [np.array([[1, 0], [0.5, 0.5]]), np.array([[0.7, 0.3], [0, 1]])]
 
 
+@given(sparse_rows())
+@quick
+def test_forgetting_is_that_only_one_eigenvalue_has_modulus_one(W):
+    assert facts.forgets(W) == (np.sum(abs(np.linalg.eigvals(W)) > 1 - 1e-6) == 1)
+
+
+@pytest.mark.parametrize(("matrices", "grows"), [([SWAP], True), ([SWAP, SWAP], True), ([SWAP, np.eye(2)], False)])
+def test_what_is_said_of_dgd_over_a_period_that_leaves_disagreement_is_true(matrices, grows):
+    for eta in (1e-2, 0.1, 0.5):
+        H = eta * np.diag([1, 0.3])
+        assert (radius(reduce(lambda so_far, W: (W - H) @ so_far, matrices, np.eye(2))) > 1) == grows
+    assert (check_mixing(schedules.periodic(matrices)).verdicts["DGD"].answer == "does not work") == grows
+
+
 @pytest.mark.parametrize(
     ("schedule", "algorithms", "verdict"),
     [
@@ -726,7 +740,19 @@ ONE_WAY = [np.array([[1, 0], [0.5, 0.5]]), np.array([[0.7, 0.3], [0, 1]])]
         (schedules.periodic([W.T for W in ONE_WAY]), "push-sum", "works: "),
         (schedules.periodic([W.T for W in ONE_WAY]), "DGD", r"does not work: in round 0, row 0 sums.*W\.T"),
         (schedules.periodic([SWAP]), "DGD", "does not work: a period leaves some disagreement"),
-        (schedules.periodic([SWAP, SWAP]), "CTA ATC push-sum", r"works, but a period leaves.*lazy\(W\)"),
+        (schedules.periodic([SWAP, SWAP]), "DGD", "does not work: a period leaves.*make it grow"),
+        (
+            schedules.periodic([SWAP, SWAP]),
+            "CTA ATC push-sum",
+            r"works, but a period leaves.*can damp it → .*lazy\(W\)",
+        ),
+        (schedules.periodic([SWAP, np.eye(2)]), "DGD", "works, but a period leaves.*may damp it or make it grow"),
+        (
+            schedules.periodic([REFLECTION]),
+            "DGD ATC push-sum",
+            "does not work: a period leaves.*below 0.*may leave it or",
+        ),
+        (schedules.periodic([almost_still(3, 1e-8)]), "DGD ATC push-sum", "works, but slow"),
         (schedules.periodic([TWO_PAIRS, TWO_PAIRS]), "DGD ATC push-sum", "does not work: falls into 2 comp.*edge 0–2"),
         (schedules.sequence([SWAP]), "DGD ATC push-sum", "works, but too short: .*more rounds"),
         (schedules.sequence([lazy(SWAP)] * 3), "DGD ATC push-sum", "works: "),
