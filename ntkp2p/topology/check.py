@@ -143,7 +143,8 @@ class MixingReport(Report):
         [2]_. None if that never comes, takes more than 10¹² rounds, has no meaning (negative weights, or neither row
         nor column sums one), or is left out.
     left_out : tuple of str
-        What was not computed, because the matrix is large or an iteration for it did not converge.
+        What was not computed, because the matrix is large, an iteration for it did not converge, or links are lost in
+        rounding.
 
     References
     ----------
@@ -291,7 +292,7 @@ class MixingReport(Report):
         Returns
         -------
         float
-            Of a sparse matrix an estimate, from 64 random probes; NaN if the variance has no limit.
+            Of a sparse matrix an estimate, from 64 random probes; NaN if the variance has no limit, or is zero.
 
         Raises
         ------
@@ -405,6 +406,7 @@ def report_on(matrix: Matrix, source: str = "") -> MixingReport:
     time = None
     if dense and positive and connected and lap == 1 and limit is not None and (rows or columns):
         time = facts.mixing_time(matrix, limit) if rows else facts.mixing_time(matrix.T, limit / len(limit))
+    no_vectors = connected and (positive or not dense) and (left is None or right is None)
     return MixingReport(
         matrix=matrix,
         source=source,
@@ -419,7 +421,7 @@ def report_on(matrix: Matrix, source: str = "") -> MixingReport:
         perron_right=right,
         numerical_abscissa=facts.numerical_abscissa(matrix),
         mixing_time=time,
-        left_out=() if dense else _left_out(matrix, spectrum, connected, left is None or right is None),
+        left_out=_left_out(matrix, spectrum, connected, no_vectors),
     )
 
 
@@ -448,14 +450,16 @@ def _perron(
     return left, None if right is None else size * right
 
 
-def _left_out(matrix: csr_array, spectrum: facts.Spectrum, connected: bool, no_vectors: bool) -> tuple[str, ...]:
+def _left_out(matrix: Matrix, spectrum: facts.Spectrum, connected: bool, no_vectors: bool) -> tuple[str, ...]:
+    if isinstance(matrix, np.ndarray):
+        return ("the Perron vectors, and what needs them: its weakest links are lost in rounding",) * no_vectors
     missing = {
         "all eigenvalues, since it is not connected": not connected,
         "all eigenvalues but the extreme ones": connected,
         "the second modulus, not found": connected and np.isnan(spectrum.second_modulus),
         "the smallest eigenvalue, not found": connected and np.isnan(spectrum.smallest),
         "the last digits of the eigenvalues, found to a residual of 1e-3": spectrum.residual > facts.RESIDUAL,
-        "the Perron vectors, not found": connected and no_vectors,
+        "the Perron vectors, not found": no_vectors,
         "the mixing time": True,
         "the departure from normality": not facts.is_symmetric(matrix),
     }

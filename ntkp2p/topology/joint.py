@@ -293,7 +293,9 @@ def _loss_weights(schedule: Schedule, product: np.ndarray, values: np.ndarray) -
     repeated = abs(facts.without_one(values) - 1).min(initial=np.inf) <= EIGENVALUE_TOLERANCE
     if repeated or abs(product.sum(axis=1) - 1).max() > TOLERANCE * len(product):
         return None
-    weights: list[Any] = [facts.perron_left(product)]
+    if (left := facts.perron_left(product)) is None:
+        return None
+    weights = [left]
     for index in schedule.order[:0:-1]:
         weights.append(weights[-1] @ schedule.matrices[index])
     return np.mean(weights, axis=0)

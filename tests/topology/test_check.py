@@ -515,6 +515,28 @@ def test_effective_neighbours_of_nobody_and_all():
         check_mixing(np.eye(2)).effective_neighbours(1)
 
 
+def test_effective_neighbours_where_there_is_no_variance_or_no_limit(sparse):
+    for W in (np.zeros((3, 3)), np.zeros((1, 1)), np.zeros((9, 9)), 2 * np.eye(9), 1e200 * np.eye(2)):
+        assert np.isnan(check_mixing(W).effective_neighbours()), W
+    for decay in (0, 0.5, 0.99):
+        assert check_mixing(np.eye(9)).effective_neighbours(decay) == pytest.approx(1, rel=1e-5)
+        half = check_mixing(0.5 * np.eye(9)).effective_neighbours(decay)
+        assert half == pytest.approx((4 - decay) / (1 - decay), rel=1e-5)
+
+
+def test_links_that_are_lost_in_rounding_are_reported():
+    block = np.array([[0.5, 0.5], [0.25, 0.75]])
+    W = np.kron(np.eye(2), block)
+    W[0, 2] = W[3, 1] = 1e-17
+    report = check_mixing(W)
+    assert report.connected
+    assert report.perron_left is None
+    assert any("lost in rounding" in what for what in report.left_out)
+    assert re.match("works, but slow", str(report.verdicts["DGD"]))
+    json.dumps(report.to_dict(), allow_nan=False)
+    assert re.match("works, but slow", str(check_mixing(schedules.periodic([W])).verdicts["DGD"]))
+
+
 def test_non_normality():
     normal, not_normal = check_mixing(lazy(SHIFT)), check_mixing(ROW)
     assert (normal.departure_from_normality, normal.numerical_abscissa) == (0, 1)
