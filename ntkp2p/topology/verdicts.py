@@ -77,8 +77,9 @@ def sums_fault(W: Matrix, needed: Sums) -> tuple[str, str] | None:
     unscalable = np.flatnonzero(abs(found[line]) <= TOLERANCE)
     if len(unscalable):
         return reason, f"give {line} {unscalable[0]} weights, now they sum to 0"
-    axis = 1 if line == "row" else 0
-    return reason, f"scale it, in float64, W / W.sum(axis={axis}, keepdims=True)"
+    # Sparse arrays have no keepdims.
+    scaled = "W / W.sum(axis=1).reshape(-1, 1)" if line == "row" else "W / W.sum(axis=0).reshape(1, -1)"
+    return reason, f"scale it, in float64, {scaled}"
 
 
 def connection_fault(components: list[list[int]]) -> tuple[str, str] | None:

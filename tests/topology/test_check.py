@@ -136,9 +136,9 @@ def test_the_door_makes_sparse_matrices_dense():
         (
             [[0.5, 0.6], [0.5, 0.7]],
             "row",
-            r"row 1 sums to 1.2,.*W / W.sum\(axis=1, keepdims=True\)",
+            r"row 1 sums to 1.2,.*W / W.sum\(axis=1\).reshape\(-1, 1\)$",
         ),
-        ([[0.5, 0.6], [0.7, 0.7]], "column", r"column 1 sums to 1.3,.*W / W.sum\(axis=0, keepdims"),
+        ([[0.5, 0.6], [0.7, 0.7]], "column", r"column 1 sums to 1.3,.*W / W.sum\(axis=0\).reshape\(1, -1\)$"),
         ([[0.0, 0.0], [0.5, 0.7]], "row", r"row 0 sums to 0, not 1: give row 0 weights"),
         ([[1.0, -1.0], [4.0, 1.0]], "row", r"row 1 sums to 5, not 1: give row 0 weights"),
         (ROW, "doubly", r"column 0 sums to 0.75, not 1: metropolis\(graph\)"),
@@ -172,6 +172,14 @@ def test_the_remedies_for_sums_work(W, seed):
     scaled = W * np.random.default_rng(seed).uniform(0.5, 2, (len(W), 1))
     validate_mixing(scaled / scaled.sum(axis=1, keepdims=True))
     validate_mixing(W.T, stochastic="column")
+
+
+@pytest.mark.parametrize("kind", [np.array, scipy.sparse.csr_array, scipy.sparse.csr_matrix, scipy.sparse.coo_array])
+@pytest.mark.parametrize("algorithm", ["DGD", "push-sum"])
+def test_the_remedy_for_sums_can_be_typed(kind, algorithm):
+    W = kind(np.array([[0.5, 0.75], [1.5, 1]]))
+    remedy = check_mixing(W).verdicts[algorithm].remedy.removeprefix("scale it, in float64, ")
+    assert re.match("works", say(eval(remedy, {"W": W}), algorithm))
 
 
 def test_the_edge_that_is_named_connects_two_components():
