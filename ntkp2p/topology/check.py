@@ -135,7 +135,8 @@ class MixingReport(Report):
         sums are one, the spectral radius takes the place of the eigenvalue 1. None unless W is connected (or if, with
         negative weights, π is not unique).
     perron_right : ndarray, shape (Q,), or None
-        w with W w = w and mean 1: all ones for row sums one, and what push-sum's weights tend to for column sums one.
+        w with W w = w and mean 1: all ones for row sums one, and what push-sum's weights tend to for column sums one;
+        if W is periodic they go round, and this is their mean over a period.
     numerical_abscissa : float
         The largest eigenvalue of (W + Wᵀ)/2: above 1, some differences grow before they shrink.
     mixing_time : int or None

@@ -110,6 +110,12 @@ def forgets(W: Float[np.ndarray, "Q Q"]) -> bool:
     return len(closed) == 1 and period(W[np.ix_(closed[0], closed[0])], [list(range(len(closed[0])))]) == 1
 
 
+def smallest_class(W: Matrix, lap: int) -> int:
+    """Of a connected W with the period `lap`: the agents in the smallest of the classes that it leads round in turn."""
+    level = _levels(csr_array(W != 0), [list(range(agents(W)))])
+    return int(np.bincount(level % lap, minlength=lap).min())
+
+
 def _levels(links: csr_array, parts: list[list[int]]) -> np.ndarray:
     """Every agent's distance from the first one of its part."""
     level = np.zeros(agents(links), dtype=int)

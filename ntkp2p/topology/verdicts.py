@@ -8,7 +8,9 @@ With losses of curvature at most h (the largest eigenvalue of any agent's Hessia
   Σ π_q ‖x_q‖², πᵀW = πᵀ, if η h < 2, whatever λ_min is; but an eigenvalue −1 is damped by the gradients only. Negative
   weights need not contract in that norm, and where they leave an eigenvalue of modulus one the rounds may diverge.
 - Push-sum, x⁺ = P(x − η g(x/w)), w⁺ = P w, needs column sums one, and then keeps the averages of x and w. The models
-  x/w contract in the norm Σ w_q ‖x_q/w_q‖² if η h < 2 min w, w the right Perron vector of P with mean one.
+  x/w contract in the norm Σ w_q ‖x_q/w_q‖² if η h < 2 min w, w the right Perron vector of P with mean one. Where P has
+  a period T, w goes round for ever: T classes of agents hand on their sums of w, which are their sizes at first and Q/T
+  in the Perron vector. The least w of a period counts.
 
 References
 ----------
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ntkp2p.reports import Verdict
-from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix, sums, without_one
+from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix, smallest_class, sums, without_one
 
 if TYPE_CHECKING:
     from ntkp2p.topology.check import MixingReport
@@ -212,9 +214,13 @@ def _small_shares(report: "MixingReport") -> Iterator[tuple[str, str]]:
     if report.perron_right is None:
         return
     agent = int(report.perron_right.argmin())
-    if (share := report.perron_right[agent]) < SMALL_STEP:
+    share, course = report.perron_right[agent], "settles at"
+    if report.period > 1 and not report.row_stochastic:
+        share *= smallest_class(report.matrix, report.period) * report.period / report.size
+        course = f"goes round with period {report.period}, down to"
+    if share < SMALL_STEP:
         yield (
-            f"agent {agent}'s weight w settles at {share:.3g}, which leaves only step sizes below {2 * share:.3g}/h, h "
+            f"agent {agent}'s weight w {course} {share:.3g}, which leaves only step sizes below {2 * share:.3g}/h, h "
             "the losses' curvature",
             f"add edges to agent {agent}",
         )

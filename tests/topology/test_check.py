@@ -424,6 +424,24 @@ def test_signed_weights_that_leave_small_steps_are_not_sent_to_atc():
     assert re.match(r"works, but oscillates: .* → lazy\(W\)$", say(nearly, "DGD"))
 
 
+@pytest.mark.parametrize(
+    "P",
+    [
+        [[0, 0, 0.95], [0, 0, 0.05], [1, 1, 0]],
+        [[0, 0, 0, 0.95], [0, 0, 0, 0.05], [1, 1, 0, 0], [0, 0, 1, 0]],  # period 3
+        [[0, 0, 1, 0.99], [0, 0, 0, 0.01], [0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0]],  # classes alike
+    ],
+)
+def test_the_least_of_push_sums_weights_over_a_period(P):
+    w, P, seen = np.ones(len(P)), np.array(P), []
+    for k in range(2000):
+        w = P @ w
+        seen.append(w.min()) if k >= 1990 else None
+    period = check_mixing(P).period
+    expected = rf"agent 1's weight w goes round with period {period}, down to {min(seen):.3g}, .* {2 * min(seen):.3g}/h"
+    assert re.search(expected, say(P, "push-sum"))
+
+
 def test_lazy_is_no_remedy_for_weights_below_zero_in_what_is_minimised():
     # The eigenvalues 1 and −1.25, which lazy(W) would tame, and π = (−1.25, 2.25).
     W = np.array([[-4.0625, 5.0625], [-2.8125, 3.8125]])
