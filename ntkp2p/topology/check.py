@@ -226,7 +226,7 @@ class MixingReport(Report):
 
     @property
     def stochastic(self) -> bool:
-        """Nonnegative, with row or column sums one: connection and period then tell, exactly, whether mixing settles."""
+        """Nonnegative, with row or column sums one: then connection and period tell exactly whether mixing settles."""
         return self.nonnegative and (self.row_stochastic or self.column_stochastic)
 
     @property

@@ -104,7 +104,7 @@ def period(W: Matrix, parts: list[list[int]]) -> int:
 
 
 def forgets(W: Float[np.ndarray, "Q Q"]) -> bool:
-    """Whether the powers of a nonnegative row-stochastic W tend to 1 πᵀ: all listen to one group, which is aperiodic."""
+    """Whether the powers of a nonnegative row-stochastic W tend to 1 πᵀ: all listen to one aperiodic group."""
     groups = components(W)
     closed = [group for group in groups if not np.delete(W[group], group, axis=1).any()]
     return len(closed) == 1 and period(W[np.ix_(closed[0], closed[0])], [list(range(len(closed[0])))]) == 1
