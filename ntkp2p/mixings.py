@@ -17,7 +17,7 @@ import numpy as np
 
 from ntkp2p.experiment import Experiment
 from ntkp2p.prediction import features_of
-from ntkp2p.target import mean_losses, rounds_to_loss
+from ntkp2p.target import MOST, mean_losses, rounds_to_loss
 from ntkp2p.topology import best_constant, check_mixing, fastest_mixing, lazy, max_degree, metropolis
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class MixingComparison:
         By what one types for them: those that could be built.
     table : pandas.DataFrame
         One row for each: `second_modulus`, `spectral_gap`, `effective_neighbours` (at decay 0.9), with an experiment
-        `rounds` to the target loss (NaN where it is not reached), and `note`, why a row is empty.
+        `rounds` to the target loss (NaN where it is not reached), and `note`, why a row lacks something.
     target : float or None
         The loss that the rounds are counted to.
     """
@@ -107,7 +107,7 @@ def compare_mixings(
     -----
     The fastest need cvxpy and Clarabel (`pip install 'ntkp2p[optimal]'`), and are left out above 100 agents; the rows
     then say so, as they do where the solver fails. A mixing that the experiment's algorithm cannot take has no rounds,
-    and a note.
+    and a note; so has one with which the target is not reached in a million rounds.
 
     References
     ----------
@@ -159,4 +159,6 @@ def _rounds(experiment: Experiment, W: np.ndarray, target: Any, features: Any) -
     except ValueError as error:
         return {"note": str(error)}
     rounds = rounds_to_loss(run, target, features=features)
-    return {"rounds": np.nan if rounds is None else float(rounds)}
+    if rounds is None:
+        return {"rounds": np.nan, "note": f"not reached in {MOST:,} rounds"}
+    return {"rounds": float(rounds)}

@@ -12,12 +12,14 @@ from ntkp2p.topology import Schedule
 
 #: Up to so many rounds every one is looked at; a longer run is looked at so many times.
 LOOKS = 10_000
+#: The longest run that is considered, unless told otherwise.
+MOST = 10**6
 #: The rounds that are predicted first; each further prediction is ten times as long.
 FIRST = 1000
 
 
 def rounds_to_loss(
-    experiment: Experiment, target: float, /, *, features: Features | None = None, most: int = 10**6
+    experiment: Experiment, target: float, /, *, features: Features | None = None, most: int = MOST
 ) -> int | None:
     """The first round after which the agents' mean global loss is at most `target`, as predicted.
 

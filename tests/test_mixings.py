@@ -64,12 +64,13 @@ def test_predicted_rounds_are_trained_rounds(experiment, monkeypatch):
     assert "<td>" in found._repr_html_()
 
 
-def test_a_target_that_is_not_reached_is_a_dash(experiment, monkeypatch):
+def test_a_target_that_is_not_reached_is_a_dash_and_a_note(experiment, monkeypatch):
     monkeypatch.setattr(mixings, "MIXINGS", {"metropolis(graph)": metropolis})
     monkeypatch.setattr(mixings, "rounds_to_loss", lambda run, target, features: None)
     found = compare_mixings(graphs.path(4), experiment=experiment, target=1e-6)
     assert np.isnan(found.table["rounds"]["metropolis(graph)"])
-    assert repr(found).endswith("—")
+    assert repr(found).endswith("—  not reached in 1,000,000 rounds")
+    assert "<td>not reached in 1,000,000 rounds</td>" in found._repr_html_()
 
 
 def test_what_a_row_lacks_is_said_there(monkeypatch):

@@ -135,7 +135,8 @@ class MixingReport(Report):
         sums are one, the spectral radius takes the place of the eigenvalue 1. None unless W is connected (or if, with
         negative weights, π is not unique).
     perron_right : ndarray, shape (Q,), or None
-        w with W w = w and mean 1: all ones for row sums one, and what push-sum's weights tend to for column sums one.
+        w with W w = w and mean 1: all ones for row sums one, and what push-sum's weights tend to for column sums one;
+        if W is periodic they go round, and this is their mean over a period.
     numerical_abscissa : float
         The largest eigenvalue of (W + Wᵀ)/2: above 1, some differences grow before they shrink.
     mixing_time : int or None
@@ -143,7 +144,8 @@ class MixingReport(Report):
         [2]_. None if that never comes, takes more than 10¹² rounds, has no meaning (negative weights, or neither row
         nor column sums one), or is left out.
     left_out : tuple of str
-        What was not computed, because the matrix is large or an iteration for it did not converge.
+        What was not computed, because the matrix is large, an iteration for it did not converge, or links are lost in
+        rounding.
 
     References
     ----------
@@ -223,11 +225,29 @@ class MixingReport(Report):
         return len(self.eigenvalues) == self.size
 
     @property
+    def stochastic(self) -> bool:
+        """Nonnegative, with row or column sums one: then connection and period tell exactly whether mixing settles."""
+        return self.nonnegative and (self.row_stochastic or self.column_stochastic)
+
+    @property
     def turns(self) -> bool:
-        """Whether an eigenvalue other than 1 has modulus 1, so that mixing turns some disagreement round for ever."""
+        """Whether an eigenvalue other than 1 has modulus 1, so that mixing turns some disagreement round for ever.
+
+        Of stochastic weights the period says so, by Perron and Frobenius, however close to 1 the second modulus is. Of
+        others the eigenvalues do, within 1e-6.
+        """
+        if self.stochastic:
+            return not self.aperiodic
         others = facts.without_one(self.eigenvalues)
         away = abs(others - 1) > EIGENVALUE_TOLERANCE
-        return not self.aperiodic or bool(np.any(away & (abs(others) >= 1 - EIGENVALUE_TOLERANCE)))
+        return bool(np.any(away & (abs(others) >= 1 - EIGENVALUE_TOLERANCE)))
+
+    @property
+    def settles(self) -> bool:
+        """Whether W^k tends to a matrix of rank one, however slowly: judged as `turns` is."""
+        if self.stochastic:
+            return self.connected and self.aperiodic
+        return self.connected and self.second_modulus < 1 - EIGENVALUE_TOLERANCE
 
     @property
     def largest_step(self) -> float:
@@ -258,8 +278,7 @@ class MixingReport(Report):
 
         "the mean", "a π-weighted mean", "the mean, by push-sum only" or "nothing".
         """
-        settles = self.connected and self.second_modulus < 1 - EIGENVALUE_TOLERANCE
-        return agreement(self.row_stochastic, self.column_stochastic, settles)
+        return agreement(self.row_stochastic, self.column_stochastic, self.settles)
 
     def effective_neighbours(self, decay: float | int = DECAY, /) -> float:
         """The agents that one effectively averages with, n_W(γ) [1]_: 1 for W = I, and Q for the complete graph.
@@ -274,7 +293,7 @@ class MixingReport(Report):
         Returns
         -------
         float
-            Of a sparse matrix an estimate, from 64 random probes; NaN if the variance has no limit.
+            Of a sparse matrix an estimate, from 64 random probes; NaN if the variance has no limit, or is zero.
 
         Raises
         ------
@@ -388,6 +407,7 @@ def report_on(matrix: Matrix, source: str = "") -> MixingReport:
     time = None
     if dense and positive and connected and lap == 1 and limit is not None and (rows or columns):
         time = facts.mixing_time(matrix, limit) if rows else facts.mixing_time(matrix.T, limit / len(limit))
+    no_vectors = connected and (positive or not dense) and (left is None or right is None)
     return MixingReport(
         matrix=matrix,
         source=source,
@@ -402,7 +422,7 @@ def report_on(matrix: Matrix, source: str = "") -> MixingReport:
         perron_right=right,
         numerical_abscissa=facts.numerical_abscissa(matrix),
         mixing_time=time,
-        left_out=() if dense else _left_out(matrix, spectrum, connected, left is None or right is None),
+        left_out=_left_out(matrix, spectrum, connected, no_vectors),
     )
 
 
@@ -431,14 +451,16 @@ def _perron(
     return left, None if right is None else size * right
 
 
-def _left_out(matrix: csr_array, spectrum: facts.Spectrum, connected: bool, no_vectors: bool) -> tuple[str, ...]:
+def _left_out(matrix: Matrix, spectrum: facts.Spectrum, connected: bool, no_vectors: bool) -> tuple[str, ...]:
+    if isinstance(matrix, np.ndarray):
+        return ("the Perron vectors, and what needs them: its weakest links are lost in rounding",) * no_vectors
     missing = {
         "all eigenvalues, since it is not connected": not connected,
         "all eigenvalues but the extreme ones": connected,
         "the second modulus, not found": connected and np.isnan(spectrum.second_modulus),
         "the smallest eigenvalue, not found": connected and np.isnan(spectrum.smallest),
         "the last digits of the eigenvalues, found to a residual of 1e-3": spectrum.residual > facts.RESIDUAL,
-        "the Perron vectors, not found": connected and no_vectors,
+        "the Perron vectors, not found": no_vectors,
         "the mixing time": True,
         "the departure from normality": not facts.is_symmetric(matrix),
     }

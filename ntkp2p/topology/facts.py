@@ -33,6 +33,8 @@ CROWDED = 1e-2
 OUTSIDE = 1e-6
 #: Random probes that a large matrix's trace is estimated by.
 PROBES = 64
+#: Of a sum whose last term is a larger share the terms do not die away.
+DEAD = 1e-3
 #: Mixing that takes longer than 2^DOUBLINGS rounds is not followed: rounding would have the say.
 DOUBLINGS = 40
 
@@ -99,6 +101,19 @@ def period(W: Matrix, parts: list[list[int]]) -> int:
     laps = np.zeros(len(parts), dtype=int)
     np.gcd.at(laps, part[tails], level[tails] + 1 - level[heads])
     return int(np.lcm.reduce(np.maximum(laps, 1)))
+
+
+def forgets(W: Float[np.ndarray, "Q Q"]) -> bool:
+    """Whether the powers of a nonnegative row-stochastic W tend to 1 πᵀ: all listen to one aperiodic group."""
+    groups = components(W)
+    closed = [group for group in groups if not np.delete(W[group], group, axis=1).any()]
+    return len(closed) == 1 and period(W[np.ix_(closed[0], closed[0])], [list(range(len(closed[0])))]) == 1
+
+
+def smallest_class(W: Matrix, lap: int) -> int:
+    """Of a connected W with the period `lap`: the agents in the smallest of the classes that it leads round in turn."""
+    level = _levels(csr_array(W != 0), [list(range(agents(W)))])
+    return int(np.bincount(level % lap, minlength=lap).min())
 
 
 def _levels(links: csr_array, parts: list[list[int]]) -> np.ndarray:
@@ -206,7 +221,10 @@ def perron_left(W: Matrix, root: float = 1.0) -> Float[np.ndarray, " Q"] | None:
     if isinstance(W, np.ndarray):
         system = root * np.eye(size) - W.T
         system[-1] = 1.0  # the equations depend on one another, so any one of them makes room for the sum
-        return np.linalg.solve(system, np.eye(size)[-1])
+        try:
+            return np.linalg.solve(system, np.eye(size)[-1])
+        except np.linalg.LinAlgError:  # links so weak that rounding takes W for one that is not connected
+            return None
     start = np.full(size, 1 / size)
     # What is nonnegative and connected has no other eigenvalue of this modulus once it is lazy.
     lazy = (root * eye_array(size) + W.T) / 2
@@ -266,18 +284,18 @@ def effective_neighbours(W: Matrix, eigenvalues: Inexact[np.ndarray, " k"], deca
     Returns
     -------
     float
-        NaN if the variance has no limit, γ ρ(W)² ≥ 1.
+        NaN if the variance has no limit, γ ρ(W)² ≥ 1, or if there is none, W = 0.
     """
-    squares = abs(eigenvalues) ** 2
-    if decay * squares.max(initial=0.0) >= 1:
+    if np.sqrt(decay) * abs(eigenvalues).max(initial=0.0) >= 1:
         return float("nan")
+    squares = abs(eigenvalues) ** 2
     if not isinstance(W, np.ndarray):
         energy = _probed(W, decay)
     elif is_symmetric(W):
         energy = np.sum(squares / (1 - decay * squares))
     else:
         energy = np.trace(_stein(W, decay))
-    return float(agents(W) / ((1 - decay) * energy))
+    return float(agents(W) / ((1 - decay) * energy)) if energy > 0 else float("nan")
 
 
 def _stein(W: np.ndarray, decay: float) -> np.ndarray:
@@ -290,13 +308,18 @@ def _stein(W: np.ndarray, decay: float) -> np.ndarray:
 
 
 def _probed(W: csr_array, decay: float) -> float:
-    """Hutchinson's estimate of Σ_k γ^k ‖W^{k+1}‖_F²: the mean of ‖W^{k+1} z‖² over random signs z."""
+    """Hutchinson's estimate of Σ_k γ^k ‖W^{k+1}‖_F²: the mean of ‖W^{k+1} z‖² over random signs z.
+
+    NaN where its terms do not die away: of what is not connected no eigenvalue is known that would say so.
+    """
     z = np.random.default_rng(0).choice([-1.0, 1.0], size=(agents(W), PROBES))
-    energy, weight = 0.0, 1.0
-    while weight > 1e-6 * (1 - decay):
-        z = W @ z
-        energy, weight = energy + weight * float(np.sum(z**2)) / PROBES, weight * decay
-    return energy
+    energy, term, weight = 0.0, 0.0, 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        while weight > 1e-6 * (1 - decay):
+            z = W @ z
+            term = weight * float(np.sum(z**2)) / PROBES
+            energy, weight = energy + term, weight * decay
+    return energy if decay * term < DEAD * energy else float("nan")
 
 
 def departure_from_normality(W: Float[np.ndarray, "Q Q"], eigenvalues: Inexact[np.ndarray, " Q"]) -> float:

@@ -32,6 +32,9 @@ from ntkp2p.topology.verdicts import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: The step size, in units of one over the curvature, at which it is tried whether gradients make disagreement grow.
+SMALL = 1e-3
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ScheduleReport(Report):
@@ -122,8 +125,7 @@ class ScheduleReport(Report):
     @property
     def agree_on(self) -> str:
         """As for a `MixingReport`."""
-        settles, uniform = self.radius < 1 - EIGENVALUE_TOLERANCE, self.column_stochastic
-        return agreement(self.row_stochastic, uniform, settles and self.connected)
+        return agreement(self.row_stochastic, self.column_stochastic, self._settles and self.connected)
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
@@ -167,22 +169,53 @@ class ScheduleReport(Report):
                 f"a period makes some disagreement {self.radius:.6g} times as large",
                 "metropolis(graph) in each round",
             )
-        if algorithm == "push-sum":
-            return self._fault_of_shares()
-        if self.loss_weights is not None and self.loss_weights.min() < -TOLERANCE:
+        if algorithm == "push-sum" and (fault := self._fault_of_shares()):
+            return fault
+        if algorithm != "push-sum" and self.loss_weights is not None and self.loss_weights.min() < -TOLERANCE:
             agent = int(self.loss_weights.argmin())
             low = self.loss_weights[agent]
             return (
                 f"agent {agent}'s loss has the weight {low:.4g} < 0 in what they minimise",
                 "metropolis(graph) in each round",
             )
-        if algorithm == "DGD" and self.schedule.periodic and self.radius >= 1 - EIGENVALUE_TOLERANCE:
+        if not self._leaves:
+            return None
+        if not self.nonnegative:
+            return (
+                "a period leaves some disagreement as large as it was, and with weights below 0 the gradients may "
+                "leave it or make it grow, at any step size",
+                "metropolis(graph) in each round",
+            )
+        if algorithm == "DGD" and self._grows:
             return (
                 "a period leaves some disagreement as large as it was, and the gradients at the models before mixing "
-                "can make it grow at any step size",
+                "make it grow, at small steps already",
                 "schedules.periodic(lazy(W) for W in matrices), or ATC or CTA",
             )
         return None
+
+    @cached_property
+    def _settles(self) -> bool:
+        """Whether Π^k tends to a matrix of rank one: of nonnegative weights its links say so, however slow it is."""
+        if self.nonnegative and (self.row_stochastic or self.column_stochastic):
+            return facts.forgets(self.product if self.row_stochastic else self.product.T)
+        return self.radius < 1 - EIGENVALUE_TOLERANCE
+
+    @property
+    def _leaves(self) -> bool:
+        """Whether a period, one of endlessly many, leaves some disagreement as large as it was."""
+        return self.schedule.periodic and not self._settles
+
+    @cached_property
+    def _grows(self) -> bool:
+        """Whether small steps of DGD on the plainest losses, x²/2 of every agent, make it grow.
+
+        The modulus of the eigenvalues of Π does not tell: the gradients of one round may undo what those of another do.
+        """
+        identity = np.eye(self.size)
+        rounds = [W - SMALL * identity for W in self.schedule.matrices]
+        period = reduce(lambda so_far, k: rounds[k] @ so_far, self.schedule.order, identity)
+        return float(abs(np.linalg.eigvals(period)).max()) > 1 + EIGENVALUE_TOLERANCE
 
     def _fault_of_shares(self) -> tuple[str, str] | None:
         """What lets push-sum's weights w vanish."""
@@ -207,9 +240,12 @@ class ScheduleReport(Report):
                 "too short: after its rounds some disagreement is as large as before",
                 "more rounds, or schedules.periodic(matrices)",
             )
-        elif self.radius >= 1 - EIGENVALUE_TOLERANCE:
+        elif self._leaves:
+            effect = (
+                "the gradients may damp it or make it grow" if algorithm == "DGD" else "only the gradients can damp it"
+            )
             yield (
-                "a period leaves some disagreement as large as it was, and only the gradients damp it",
+                f"a period leaves some disagreement as large as it was, and {effect}",
                 "schedules.periodic(lazy(W) for W in matrices)",
             )
         else:
@@ -257,7 +293,9 @@ def _loss_weights(schedule: Schedule, product: np.ndarray, values: np.ndarray) -
     repeated = abs(facts.without_one(values) - 1).min(initial=np.inf) <= EIGENVALUE_TOLERANCE
     if repeated or abs(product.sum(axis=1) - 1).max() > TOLERANCE * len(product):
         return None
-    weights: list[Any] = [facts.perron_left(product)]
+    if (left := facts.perron_left(product)) is None:
+        return None
+    weights = [left]
     for index in schedule.order[:0:-1]:
         weights.append(weights[-1] @ schedule.matrices[index])
     return np.mean(weights, axis=0)

@@ -145,9 +145,13 @@ def _read_edges(path: Path) -> nx.Graph:
     edges = list(_edges(path))
     if not edges:
         raise ValueError(f"{path} is empty: write one line 'from to' or 'from to weight' per edge")
+    named = {agent for _, cells in edges for agent in cells[:2]}
+    if (last := max(named)) >= len(named):  # said before a node is made for every number up to the last one
+        absent = next(agent for agent in range(last) if agent not in named)
+        raise ValueError(f"{path} has no edge of agent {absent}, though it has one of {last}: number them without gaps")
     weighted = len(edges[0][1]) == _COLUMNS
     graph = nx.DiGraph() if weighted else nx.Graph()
-    graph.add_nodes_from(range(1 + max(agent for _, cells in edges for agent in cells[:2])))
+    graph.add_nodes_from(range(len(named)))
     rows: dict[tuple[int, int], int] = {}
     for row, (sender, receiver, *weight) in edges:
         ends = (sender, receiver) if weighted else (min(sender, receiver), max(sender, receiver))
@@ -159,10 +163,6 @@ def _read_edges(path: Path) -> nx.Graph:
             )
         rows[ends] = row
         graph.add_edge(sender, receiver, **({"weight": weight[0]} if weighted else {}))
-    if alone := list(nx.isolates(graph)):
-        raise ValueError(
-            f"{path} has no edge of agent {alone[0]}, though it has one of {len(graph) - 1}: number them without gaps"
-        )
     return graph
 
 

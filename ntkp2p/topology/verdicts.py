@@ -5,9 +5,12 @@ With losses of curvature at most h (the largest eigenvalue of any agent's Hessia
 - DGD, x⁺ = W x − η g(x), is stable for symmetric W if η h < 1 + λ_min(W) [1]_. At λ_min = −1, and wherever W is
   periodic, mixing turns a disagreement round for ever and the gradients push it outwards: no step size is stable.
 - CTA and ATC apply (I − ηH) to what is mixed, or mix what (I − ηH) leaves. For nonnegative W both contract in the norm
-  Σ π_q ‖x_q‖², πᵀW = πᵀ, if η h < 2, whatever λ_min is; but an eigenvalue −1 is damped by the gradients only.
+  Σ π_q ‖x_q‖², πᵀW = πᵀ, if η h < 2, whatever λ_min is; but an eigenvalue −1 is damped by the gradients only. Negative
+  weights need not contract in that norm, and where they leave an eigenvalue of modulus one the rounds may diverge.
 - Push-sum, x⁺ = P(x − η g(x/w)), w⁺ = P w, needs column sums one, and then keeps the averages of x and w. The models
-  x/w contract in the norm Σ w_q ‖x_q/w_q‖² if η h < 2 min w, w the right Perron vector of P with mean one.
+  x/w contract in the norm Σ w_q ‖x_q/w_q‖² if η h < 2 min w, w the right Perron vector of P with mean one. Where P has
+  a period T, w goes round for ever: T classes of agents hand on their sums of w, which are their sizes at first and Q/T
+  in the Perron vector. The least w of a period counts.
 
 References
 ----------
@@ -23,7 +26,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ntkp2p.reports import Verdict
-from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix, sums, without_one
+from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix, smallest_class, sums, without_one
 
 if TYPE_CHECKING:
     from ntkp2p.topology.check import MixingReport
@@ -76,8 +79,9 @@ def sums_fault(W: Matrix, needed: Sums) -> tuple[str, str] | None:
     unscalable = np.flatnonzero(abs(found[line]) <= TOLERANCE)
     if len(unscalable):
         return reason, f"give {line} {unscalable[0]} weights, now they sum to 0"
-    axis = 1 if line == "row" else 0
-    return reason, f"scale it, in float64, W / W.sum(axis={axis}, keepdims=True)"
+    # Sparse arrays have no keepdims.
+    scaled = "W / W.sum(axis=1).reshape(-1, 1)" if line == "row" else "W / W.sum(axis=0).reshape(1, -1)"
+    return reason, f"scale it, in float64, {scaled}"
 
 
 def connection_fault(components: list[list[int]]) -> tuple[str, str] | None:
@@ -122,7 +126,7 @@ def _fault(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
         return fault
     if not report.nonnegative and (fault := _fault_of_signs(report, algorithm)):
         return fault
-    if algorithm == "DGD" and report.largest_step <= EIGENVALUE_TOLERANCE:
+    if algorithm == "DGD" and report.nonnegative and (report.turns or report.largest_step <= _rounding(report)):
         return (
             f"{_turning(report)}, so mixing never damps that part of the disagreement, and the gradients at the "
             "models before mixing make it grow, at any step size",
@@ -133,18 +137,9 @@ def _fault(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
 
 def _fault_of_signs(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
     """Stochastic weights on a connected graph have none of these: only negative ones can."""
-    if report.second_modulus > 1 + EIGENVALUE_TOLERANCE:
-        others = without_one(report.eigenvalues)
-        tamed = report.full_spectrum and abs(1 + others).max() / 2 < 1 - EIGENVALUE_TOLERANCE
-        return (
-            f"an eigenvalue of modulus {report.second_modulus:.6g} makes disagreement grow",
-            "lazy(W)" if tamed else "metropolis(graph)",
-        )
     if report.perron_left is None or report.perron_right is None:
         return "the eigenvalue 1 is repeated, so disagreement persists", "metropolis(graph)"
-    if algorithm == "push-sum":
-        if report.row_stochastic:
-            return None  # w stays 1
+    if algorithm == "push-sum" and not report.row_stochastic:  # otherwise w stays 1
         return (
             f"weights down to {report.lowest:.4g} < 0 let push-sum's own weights w pass through 0, which it divides by",
             "push_weights(graph)",
@@ -155,7 +150,19 @@ def _fault_of_signs(report: "MixingReport", algorithm: str) -> tuple[str, str] |
             f"agent {agent}'s loss has the weight {report.perron_left[agent]:.4g} < 0 in what the agents minimise",
             "metropolis(graph)",
         )
-    return None
+    if report.second_modulus > 1 + EIGENVALUE_TOLERANCE:
+        reason = f"an eigenvalue of modulus {report.second_modulus:.6g} makes disagreement grow"
+    elif report.turns:
+        reason = (
+            f"{_turning(report)}, so mixing never damps that part of the disagreement, and with weights down to "
+            f"{report.lowest:.4g} < 0 the gradients may leave it or make it grow, at any step size"
+        )
+    else:
+        return None
+    # lazy(W) keeps π and its signs, and shrinks what is left if all other eigenvalues come inside the circle.
+    others = without_one(report.eigenvalues)
+    tamed = report.full_spectrum and abs(1 + others).max() / 2 < 1 - EIGENVALUE_TOLERANCE
+    return reason, "lazy(W)" if tamed else "metropolis(graph)"
 
 
 def _doubts(report: "MixingReport", algorithm: str) -> Iterator[tuple[str, str]]:
@@ -175,7 +182,7 @@ def _doubts(report: "MixingReport", algorithm: str) -> Iterator[tuple[str, str]]
         at = f"λ_min = {report.smallest_eigenvalue:.6g}" if report.symmetric else "an eigenvalue near the unit circle"
         yield (
             f"oscillates: {at} leaves only step sizes below {report.largest_step:.3g}/h, h the losses' curvature",
-            "lazy(W), or ATC or CTA, stable up to 2/h",
+            "lazy(W), or ATC or CTA, stable up to 2/h" if report.nonnegative else "lazy(W)",
         )
     yield from slowness(report.second_modulus, report.size)
 
@@ -207,12 +214,21 @@ def _small_shares(report: "MixingReport") -> Iterator[tuple[str, str]]:
     if report.perron_right is None:
         return
     agent = int(report.perron_right.argmin())
-    if (share := report.perron_right[agent]) < SMALL_STEP:
+    share, course = report.perron_right[agent], "settles at"
+    if report.period > 1 and not report.row_stochastic:
+        share *= smallest_class(report.matrix, report.period) * report.period / report.size
+        course = f"goes round with period {report.period}, down to"
+    if share < SMALL_STEP:
         yield (
-            f"agent {agent}'s weight w settles at {share:.3g}, which leaves only step sizes below {2 * share:.3g}/h, h "
+            f"agent {agent}'s weight w {course} {share:.3g}, which leaves only step sizes below {2 * share:.3g}/h, h "
             "the losses' curvature",
             f"add edges to agent {agent}",
         )
+
+
+def _rounding(report: "MixingReport") -> float:
+    """What is left of a step size of 0 when it is computed from eigenvalues."""
+    return report.size * float(np.finfo(float).eps)
 
 
 def _turning(report: "MixingReport") -> str:

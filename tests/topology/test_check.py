@@ -136,9 +136,9 @@ def test_the_door_makes_sparse_matrices_dense():
         (
             [[0.5, 0.6], [0.5, 0.7]],
             "row",
-            r"row 1 sums to 1.2,.*W / W.sum\(axis=1, keepdims=True\)",
+            r"row 1 sums to 1.2,.*W / W.sum\(axis=1\).reshape\(-1, 1\)$",
         ),
-        ([[0.5, 0.6], [0.7, 0.7]], "column", r"column 1 sums to 1.3,.*W / W.sum\(axis=0, keepdims"),
+        ([[0.5, 0.6], [0.7, 0.7]], "column", r"column 1 sums to 1.3,.*W / W.sum\(axis=0\).reshape\(1, -1\)$"),
         ([[0.0, 0.0], [0.5, 0.7]], "row", r"row 0 sums to 0, not 1: give row 0 weights"),
         ([[1.0, -1.0], [4.0, 1.0]], "row", r"row 1 sums to 5, not 1: give row 0 weights"),
         (ROW, "doubly", r"column 0 sums to 0.75, not 1: metropolis\(graph\)"),
@@ -172,6 +172,14 @@ def test_the_remedies_for_sums_work(W, seed):
     scaled = W * np.random.default_rng(seed).uniform(0.5, 2, (len(W), 1))
     validate_mixing(scaled / scaled.sum(axis=1, keepdims=True))
     validate_mixing(W.T, stochastic="column")
+
+
+@pytest.mark.parametrize("kind", [np.array, scipy.sparse.csr_array, scipy.sparse.csr_matrix, scipy.sparse.coo_array])
+@pytest.mark.parametrize("algorithm", ["DGD", "push-sum"])
+def test_the_remedy_for_sums_can_be_typed(kind, algorithm):
+    W = kind(np.array([[0.5, 0.75], [1.5, 1]]))
+    remedy = check_mixing(W).verdicts[algorithm].remedy.removeprefix("scale it, in float64, ")
+    assert re.match("works", say(eval(remedy, {"W": W}), algorithm))
 
 
 def test_the_edge_that_is_named_connects_two_components():
@@ -389,6 +397,58 @@ def test_what_works_has_stable_rounds_and_what_does_not_has_none(W, columns, see
                 assert radius(round_of("DGD", W, eta, curvatures)) > 1
 
 
+# Row sums one, π uniform, the eigenvalues 1, 0 and −1.
+SIGNED = np.array([[4, -3, 2], [4, -3, 2], [-5, 9, -1]]) / 3
+REFLECTION = np.full((3, 3), 2 / 3) - np.eye(3)
+
+
+def test_gradients_need_not_damp_what_signed_weights_turn():
+    for eta in (1e-3, 1e-2, 0.1):
+        for algorithm in ("CTA", "ATC"):
+            assert radius(round_of(algorithm, SIGNED, eta, [3, 0.1, 0.1])) > 1
+    # Every agent's Hessian is singular, though their sum is not: what each does not see stays.
+    sees = np.array([[1, 0], [0, 1], [1, 1]])
+    hessian = scipy.linalg.block_diag(*(np.outer(v, v) for v in sees))
+    assert radius(np.kron(REFLECTION, np.eye(2)) @ (np.eye(6) - 0.1 * hessian)) == pytest.approx(1)
+    for W in (SIGNED, REFLECTION):
+        verdicts = check_mixing(W).verdicts
+        assert re.match(r"does not work: the eigenvalue -1.*may leave it or make it grow", str(verdicts["ATC"]))
+        assert {v.answer for v in verdicts.values()} == {"does not work"}
+        assert "ATC" not in verdicts["DGD"].remedy
+    assert {v.remedy for v in check_mixing(REFLECTION).verdicts.values()} == {"lazy(W)"}
+    assert {v.answer for v in check_mixing(lazy(REFLECTION)).verdicts.values()} == {"works"}
+
+
+def test_signed_weights_that_leave_small_steps_are_not_sent_to_atc():
+    nearly = 1.99 * np.full((3, 3), 1 / 3) - 0.99 * np.eye(3)
+    assert re.match(r"works, but oscillates: .* → lazy\(W\)$", say(nearly, "DGD"))
+
+
+@pytest.mark.parametrize(
+    "P",
+    [
+        [[0, 0, 0.95], [0, 0, 0.05], [1, 1, 0]],
+        [[0, 0, 0, 0.95], [0, 0, 0, 0.05], [1, 1, 0, 0], [0, 0, 1, 0]],  # period 3
+        [[0, 0, 1, 0.99], [0, 0, 0, 0.01], [0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0]],  # classes alike
+    ],
+)
+def test_the_least_of_push_sums_weights_over_a_period(P):
+    w, P, seen = np.ones(len(P)), np.array(P), []
+    for k in range(2000):
+        w = P @ w
+        seen.append(w.min()) if k >= 1990 else None
+    period = check_mixing(P).period
+    expected = rf"agent 1's weight w goes round with period {period}, down to {min(seen):.3g}, .* {2 * min(seen):.3g}/h"
+    assert re.search(expected, say(P, "push-sum"))
+
+
+def test_lazy_is_no_remedy_for_weights_below_zero_in_what_is_minimised():
+    # The eigenvalues 1 and −1.25, which lazy(W) would tame, and π = (−1.25, 2.25).
+    W = np.array([[-4.0625, 5.0625], [-2.8125, 3.8125]])
+    assert np.linalg.eigvals(W) == pytest.approx([-1.25, 1])
+    assert re.match(r"does not work: agent 0's loss has the weight -1.25 < 0.*metropolis", say(W, "ATC"))
+
+
 @given(sparse_rows(), st.integers(0, 2**31))
 @quick
 def test_the_steps_that_the_verdicts_name(W, seed):
@@ -400,6 +460,35 @@ def test_the_steps_that_the_verdicts_name(W, seed):
     assert step <= 2
     if step > 1e-3:
         assert radius(W.T - 0.999 * step * np.eye(len(W))) < 1 < radius(W.T - 1.001 * step * np.eye(len(W)))
+
+
+def almost_still(Q, link):
+    """A ring whose agents listen to the next one with the weight `link` only."""
+    return (1 - link) * np.eye(Q) + link * np.roll(np.eye(Q), 1, axis=0)
+
+
+@pytest.mark.parametrize("W", [almost_still(2, 1e-7), almost_still(5, 1e-9), lazy(almost_still(3, 1e-8))])
+def test_what_is_aperiodic_settles_however_slowly(W):
+    report = check_mixing(W)
+    assert report.second_modulus > 1 - 1e-6
+    assert not report.turns
+    assert report.agree_on == "the mean"
+    assert all(re.match("works, but slow", str(v)) for v in report.verdicts.values())
+
+
+def test_a_small_step_is_a_step():
+    verdict = say([[1e-8, 1 - 1e-8], [1 - 1e-8, 1e-8]], "DGD")
+    assert re.match(r"works, but oscillates: λ_min = -1 leaves only step sizes below 2e-08/h", verdict)
+    assert re.match("does not work", say([[1e-17, 1], [1, 1e-17]], "DGD"))
+
+
+def test_a_long_lazy_directed_ring_is_slow():
+    Q = 3000
+    ring = scipy.sparse.csr_array((np.ones(Q), ((np.arange(Q) + 1) % Q, np.arange(Q))), (Q, Q))
+    report = check_mixing((scipy.sparse.eye_array(Q) + ring) / 2)
+    assert report.second_modulus == pytest.approx(np.cos(np.pi / Q), abs=1e-8)
+    assert re.match("works, but slow", str(report.verdicts["DGD"]))
+    assert report.agree_on == "the mean"
 
 
 # --- further facts ---
@@ -450,6 +539,28 @@ def test_effective_neighbours_of_nobody_and_all():
     assert np.isnan(check_mixing(2 * np.eye(2)).effective_neighbours())
     with pytest.raises(ValueError, match="decay must be at least 0 and below 1, found 1"):
         check_mixing(np.eye(2)).effective_neighbours(1)
+
+
+def test_effective_neighbours_where_there_is_no_variance_or_no_limit(sparse):
+    for W in (np.zeros((3, 3)), np.zeros((1, 1)), np.zeros((9, 9)), 2 * np.eye(9), 1e200 * np.eye(2)):
+        assert np.isnan(check_mixing(W).effective_neighbours()), W
+    for decay in (0, 0.5, 0.99):
+        assert check_mixing(np.eye(9)).effective_neighbours(decay) == pytest.approx(1, rel=1e-5)
+        half = check_mixing(0.5 * np.eye(9)).effective_neighbours(decay)
+        assert half == pytest.approx((4 - decay) / (1 - decay), rel=1e-5)
+
+
+def test_links_that_are_lost_in_rounding_are_reported():
+    block = np.array([[0.5, 0.5], [0.25, 0.75]])
+    W = np.kron(np.eye(2), block)
+    W[0, 2] = W[3, 1] = 1e-17
+    report = check_mixing(W)
+    assert report.connected
+    assert report.perron_left is None
+    assert any("lost in rounding" in what for what in report.left_out)
+    assert re.match("works, but slow", str(report.verdicts["DGD"]))
+    json.dumps(report.to_dict(), allow_nan=False)
+    assert re.match("works, but slow", str(check_mixing(schedules.periodic([W])).verdicts["DGD"]))
 
 
 def test_non_normality():
@@ -655,6 +766,20 @@ SWAP = np.array([[0.0, 1.0], [1.0, 0.0]])
 ONE_WAY = [np.array([[1, 0], [0.5, 0.5]]), np.array([[0.7, 0.3], [0, 1]])]
 
 
+@given(sparse_rows())
+@quick
+def test_forgetting_is_that_only_one_eigenvalue_has_modulus_one(W):
+    assert facts.forgets(W) == (np.sum(abs(np.linalg.eigvals(W)) > 1 - 1e-6) == 1)
+
+
+@pytest.mark.parametrize(("matrices", "grows"), [([SWAP], True), ([SWAP, SWAP], True), ([SWAP, np.eye(2)], False)])
+def test_what_is_said_of_dgd_over_a_period_that_leaves_disagreement_is_true(matrices, grows):
+    for eta in (1e-2, 0.1, 0.5):
+        H = eta * np.diag([1, 0.3])
+        assert (radius(reduce(lambda so_far, W: (W - H) @ so_far, matrices, np.eye(2))) > 1) == grows
+    assert (check_mixing(schedules.periodic(matrices)).verdicts["DGD"].answer == "does not work") == grows
+
+
 @pytest.mark.parametrize(
     ("schedule", "algorithms", "verdict"),
     [
@@ -663,7 +788,19 @@ ONE_WAY = [np.array([[1, 0], [0.5, 0.5]]), np.array([[0.7, 0.3], [0, 1]])]
         (schedules.periodic([W.T for W in ONE_WAY]), "push-sum", "works: "),
         (schedules.periodic([W.T for W in ONE_WAY]), "DGD", r"does not work: in round 0, row 0 sums.*W\.T"),
         (schedules.periodic([SWAP]), "DGD", "does not work: a period leaves some disagreement"),
-        (schedules.periodic([SWAP, SWAP]), "CTA ATC push-sum", r"works, but a period leaves.*lazy\(W\)"),
+        (schedules.periodic([SWAP, SWAP]), "DGD", "does not work: a period leaves.*make it grow"),
+        (
+            schedules.periodic([SWAP, SWAP]),
+            "CTA ATC push-sum",
+            r"works, but a period leaves.*can damp it → .*lazy\(W\)",
+        ),
+        (schedules.periodic([SWAP, np.eye(2)]), "DGD", "works, but a period leaves.*may damp it or make it grow"),
+        (
+            schedules.periodic([REFLECTION]),
+            "DGD ATC push-sum",
+            "does not work: a period leaves.*below 0.*may leave it or",
+        ),
+        (schedules.periodic([almost_still(3, 1e-8)]), "DGD ATC push-sum", "works, but slow"),
         (schedules.periodic([TWO_PAIRS, TWO_PAIRS]), "DGD ATC push-sum", "does not work: falls into 2 comp.*edge 0–2"),
         (schedules.sequence([SWAP]), "DGD ATC push-sum", "works, but too short: .*more rounds"),
         (schedules.sequence([lazy(SWAP)] * 3), "DGD ATC push-sum", "works: "),

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import tracemalloc
 
 import networkx as nx
 import numpy as np
@@ -407,6 +408,16 @@ def test_refuses_bad_edge_lists(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as raised:
         load_mixing(tmp_path / "W.edges")
     assert "\n" not in str(raised.value)
+
+
+def test_a_gap_in_an_edge_list_is_found_before_it_is_filled(tmp_path):
+    (tmp_path / "W.edges").write_text("0 1\n1 1000000\n")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="has no edge of agent 2, though it has one of 1000000"):
+        load_mixing(tmp_path / "W.edges")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**7  # a million nodes take a hundred times that
 
 
 def test_an_edge_list_that_is_called_a_table(tmp_path):
