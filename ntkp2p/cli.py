@@ -51,7 +51,7 @@ def figures(*, quick: bool = False, only: str | None = None, out: Out = Path("fi
     quick
         The same figures in small, in under a minute.
     only
-        One figure: figure1, figure2, algorithms, width, parameters or ten_classes.
+        One figure: figure1, figure2, algorithms, width, parameters, ten_classes, design or stability.
     """
     from ntkp2p import figures
 

@@ -32,7 +32,7 @@ from ntkp2p.plotting import STYLE, agent_curves, weighted_graph
 from ntkp2p.prediction import predictions
 from ntkp2p.stability import stability_map
 from ntkp2p.topology import fastest_mixing, graphs, metropolis
-from ntkp2p.training import train
+from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import save_netcdf
 
 if TYPE_CHECKING:
@@ -407,8 +407,7 @@ def stability(study: Study, /) -> Drawn:
         for row in range(0, len(up), study.setting.stability_rows):
             for factor in (0.9, 1.1):
                 eta = factor * float(found.limits[row])
-                losses = _mean_losses(study, _with_step_size(varied(up[row]), eta))
-                turned[bool(losses[-1] < losses[0])].append((eta, up[row]))
+                turned[_falls(study, _with_step_size(varied(up[row]), eta))].append((eta, up[row]))
         for falls, marker, colour in ((True, "o", "white"), (False, "X", "black")):
             x, y = np.array(turned[falls]).T
             label = f"trained, {'falls' if falls else 'diverges'}"
@@ -440,9 +439,14 @@ def _with_step_size(experiment: Experiment, step_size: float) -> Experiment:
     return replace(experiment, algorithm=eqx.tree_at(lambda a: a.step_size, experiment.algorithm, step_size))
 
 
-def _mean_losses(study: Study, experiment: Experiment) -> np.ndarray:
-    trained = train(experiment, progress=lambda done, total: study.progress("stability", done, total))
-    return trained.global_loss.values.mean(axis=1)
+def _falls(study: Study, experiment: Experiment) -> bool:
+    """Whether training lowers the loss."""
+    try:
+        trained = train(experiment, progress=lambda done, total: study.progress("stability", done, total))
+    except DivergedError:
+        return False
+    losses = trained.global_loss.values.mean(axis=1)
+    return bool(losses[-1] < losses[0])
 
 
 FIGURES: dict[str, Callable[[Study], Drawn]] = {
