@@ -4,7 +4,7 @@ The spectral radius of M decides for the rounds, the spectral abscissa of A = (M
 decays like :math:`|\lambda|^k`, with the time constant −1/ln|λ| in rounds and −η/Re(λ − 1) in flow time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -353,13 +353,18 @@ def _beyond_one(system: LinearSystem, dense: int) -> float:
         if np.isnan([low, high]).any():
             raise _NotFound
         return _beyond_ends(low, high)
-    away = extremes(lambda s: system.apply(s) - s, system.size, "LM", rtol=EDGE).values[0] + 1
-    # Beside 1 itself no other eigenvalue may stand out: what iteration does not find lies in the crowd about 1.
-    largest = extremes(system.apply, system.size, "LM", rtol=EDGE).values[0]
-    found = np.array([away, largest])
+    # One search finds what stands out far from 1; the other, roughly, what does beside the crowd about 1.
+    away = _outermost(lambda s: system.apply(s) - s, system.size, (1e-5, TOLERANCE)) + 1
+    found = np.abs([away, _outermost(system.apply, system.size, (TOLERANCE,))])
     if np.isnan(found).all():
         raise _NotFound
-    return float(np.nanmax(np.abs(found)) - 1 - EDGE)
+    return float(np.nanmax(found) - 1 - EDGE)
+
+
+def _outermost(apply: Callable, size: int, tolerances: Sequence[float]) -> complex:
+    """The eigenvalue of largest modulus to the first of some residuals that is reached; NaN if none is."""
+    found = (complex(extremes(apply, size, "LM", rtol=rtol).values[0]) for rtol in tolerances)
+    return next((value for value in found if not np.isnan(value)), complex("nan"))
 
 
 def _beyond_ends(low: float, high: float) -> float:
