@@ -387,8 +387,8 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
         return removed, "by construction"
     # The system in the parameters themselves: its features are the Jacobian, one column of every output's rows.
     J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
-    whole = replace(features, matrix=J, columns=1)
-    system = linear_system(experiment.algorithm, experiment.mixing, whole, experiment.data)
+    every = replace(features, matrix=J, columns=1)
+    system = linear_system(experiment.algorithm, experiment.mixing, every, experiment.data)
     marginal = hidden_modes(*realisation(system, experiment.data), at=0.0)
     found = min(marginal[0].uncontrollable, marginal[0].unobservable) if marginal else 0
     return removed, "shown by rank tests" if found == removed else f"by construction, where rank tests find {found}"

@@ -59,6 +59,10 @@ def test_what_was_not_found_is_not_a_number(monkeypatch, digits):
     monkeypatch.setattr("scipy.sparse.linalg.eigs", never)
     system = system_of(affine_run(digits, ATC, metropolis(graphs.cycle(4))))
     assert np.isnan(spectrum(system, dense=0)[:2]).all()
+    monkeypatch.setattr("ntkp2p.prediction.spectrum", lambda system: spectrum(system, dense=0))
+    run = predict(affine_run(digits, ATC, metropolis(graphs.cycle(4))))
+    assert np.isnan(run.dataset.attrs["spectral_radius"])
+    assert run.stable
     assert np.isnan(stability.largest_step_size(system, dense=0))
     assert stability.slowest_modes(system, dense=0) == []
 
