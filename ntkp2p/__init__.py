@@ -1,7 +1,22 @@
 """ntkp2p: peer-to-peer training of wide neural networks, predicted in closed form and proved beside real training."""
 
 from ntkp2p import data, devices, models
-from ntkp2p.algorithms import ATC, CTA, DGD, Algorithm, Delayed, World
+from ntkp2p.algorithms import (
+    ATC,
+    CHOCO,
+    CTA,
+    DGD,
+    Algorithm,
+    Compressor,
+    Delayed,
+    PushSum,
+    RandomK,
+    SkewCompensatedSparsePush,
+    SparsePush,
+    TopK,
+    World,
+)
+from ntkp2p.communication import Communication, communication
 from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import Objective, best_weights
 from ntkp2p.dynamics import NoSteadyStateError, linear_system, solve, transition
@@ -29,22 +44,31 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ATC",
+    "CHOCO",
     "CTA",
     "DGD",
     "Algorithm",
+    "Communication",
     "Comparison",
+    "Compressor",
     "Delayed",
     "DivergedError",
     "Experiment",
     "MixingComparison",
     "NoSteadyStateError",
     "Objective",
+    "PushSum",
+    "RandomK",
+    "SkewCompensatedSparsePush",
+    "SparsePush",
     "StabilityReport",
+    "TopK",
     "Trajectory",
     "World",
     "best_constant",
     "best_weights",
     "check_mixing",
+    "communication",
     "compare",
     "compare_mixings",
     "data",

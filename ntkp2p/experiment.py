@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from ntkp2p import data as datasets
 from ntkp2p._names import lookup
-from ntkp2p.algorithms import ALGORITHMS, Algorithm, Delayed
+from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS, Algorithm, Delayed
 from ntkp2p.data import AgentData
 from ntkp2p.data.datasets import whole
 from ntkp2p.losses import LOSSES, name_classes
@@ -48,6 +48,9 @@ class Experiment:
     loss
         What the agents minimise and the measures report: "squared" error, or the "cross_entropy" of classes, the
         outputs being logits. Only the former has a closed form; the latter is predicted step by step.
+    batch_size
+        So many samples, drawn without replacement by every agent in every round anew, are what a gradient is of; by
+        default all of the agent's. A prediction is then of the mean over these draws.
     kernel
         "exact", or "shared": the mean over outputs, cheaper for many outputs and no longer exact. A prediction then
         states `sharing_error`, what it leaves out of the exact kernel.
@@ -73,6 +76,7 @@ class Experiment:
     rounds: int
     record: int | Sequence[int] = 50
     loss: Literal["squared", "cross_entropy"] = "squared"
+    batch_size: int | None = None
     kernel: Literal["exact", "shared"] = "exact"
     kernel_rtol: float | None = None
     precision: Literal["float64", "float32"] = "float64"
@@ -98,6 +102,8 @@ class Experiment:
         lookup(LOSSES, self.loss, "loss")
         if self.loss == "cross_entropy":
             _must_have_classes(self.data)
+        if self.batch_size is not None:
+            _must_be_batch(self.batch_size, self.data)
         lookup(dict.fromkeys(("exact", "shared")), self.kernel, "kernel")
         if not (self.kernel_rtol is None or (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1)):
             raise ValueError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
@@ -105,6 +111,8 @@ class Experiment:
         mixing = validate_mixing(
             self.mixing, agents=self.agents, rounds=int(self.rounds), stochastic=self.algorithm.stochastic
         )
+        if isinstance(mixing, Schedule) and self.algorithm.static:
+            raise ValueError(f"{self.algorithm.name} takes no mixing that changes over time: {self.algorithm.static}")
         object.__setattr__(self, "mixing", mixing)
         object.__setattr__(self, "recorded", _recorded(self.record, int(self.rounds)))
 
@@ -173,6 +181,7 @@ class Experiment:
             "constants": repr(self.algorithm),
             "step_size": float(self.algorithm.step_size),
             "loss": self.loss,
+            **({} if self.batch_size is None else {"batch_size": int(self.batch_size)}),
             "seed": int(self.seed),
             "kernel": self.kernel,
             **({} if self.kernel_rtol is None else {"kernel_rtol": self.kernel_rtol}),
@@ -233,6 +242,16 @@ class Experiment:
         )
 
 
+def _must_be_batch(size: Any, data: AgentData) -> None:
+    least = int(data.sizes.argmin())
+    whole(size, "batch_size", least=1)
+    if size > data.sizes[least]:
+        raise ValueError(
+            f"batch_size = {size} is more than the {data.sizes[least]} samples of agent {least}: use at most "
+            f"{data.sizes[least]}, or leave it out for full batches"
+        )
+
+
 def _must_have_classes(data: AgentData) -> None:
     if data.classes is None:
         raise ValueError(f'cross-entropy is for classes, and {data.name} is a regression: use loss = "squared"')
@@ -279,7 +298,10 @@ def _named(table: Mapping[str, Callable], entries: Mapping[str, Any], kind: str)
 def _algorithm(entries: Mapping[str, Any]) -> Algorithm:
     keys = {"gradient_delay": "gradients", "message_delay": "messages"}
     delays = {keys[key]: whole(value, key, least=0) for key, value in entries.items() if key in keys}
-    algorithm = _named(ALGORITHMS, {key: value for key, value in entries.items() if key not in keys}, "algorithm")
+    entries = {key: value for key, value in entries.items() if key not in keys}
+    if isinstance(entries.get("compression"), Mapping):
+        entries["compression"] = _named(COMPRESSORS, entries["compression"], "compression")
+    algorithm = _named(ALGORITHMS, entries, "algorithm")
     return Delayed(algorithm, **delays) if delays else algorithm
 
 

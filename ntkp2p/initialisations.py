@@ -93,12 +93,14 @@ def over_initialisations(
             solution = solve(system, mean.rounds[block], times=times, rtol=rtol)
             errors.append(solution.error)
             for time, (i, piece) in product(times, enumerate(pieces)):
-                found = moments(matrix, start[:, group], system.models(solution.states(time, piece)))
+                found = moments(
+                    matrix, start[:, group], system.models(solution.states(time, piece), solution.rounds[piece])
+                )
                 totals[time, i] = jax.tree.map(jnp.add, totals[time, i], found) if (time, i) in totals else found
         for time, (i, piece) in product(times, enumerate(pieces)):
             total = totals[time, i]._replace(test=totals[time, i].test + beyond)
             at = slice(block.start + piece.start, block.start + piece.stop)
-            parts[time].append(measure(matrix, mean.system.models(mean.states(time, at)), total))
+            parts[time].append(measure(matrix, mean.system.models(mean.states(time, at), mean.rounds[at]), total))
     measured: dict[Time, dict[str, np.ndarray]] = {
         t: {name: np.concatenate([p[name] for p in parts[t]]) for name in parts[t][0]} for t in times
     }

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ntkp2p._names import lookup
-from ntkp2p.measures import STEADY_VARIABLES
+from ntkp2p.measures import COUNTERS, STEADY_VARIABLES
 from ntkp2p.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def agent_curves(
     ValueError
         For an unknown variable, or one that these runs do not have.
     """
-    label = lookup(STEADY_VARIABLES, variable, "variable")
+    label = lookup(STEADY_VARIABLES | COUNTERS, variable, "variable")
     for trajectory in trajectories:
         lookup(dict.fromkeys(map(str, trajectory.dataset.data_vars)), variable, "variable of this run")
     with plt.rc_context(STYLE):

@@ -10,17 +10,19 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ntkp2p import measures
+from ntkp2p.algorithms import Algorithm, RandomK
+from ntkp2p.communication import sent_until
+from ntkp2p.compression import compressors_of, with_measured_shares
 from ntkp2p.dynamics.integrate import Integration, integrate
 from ntkp2p.dynamics.krylov import Time, checked_time, times_of
 from ntkp2p.dynamics.stability import Spectrum, edge, spectrum
 from ntkp2p.dynamics.steady import steady_state as solve_steady
 from ntkp2p.dynamics.system import assemble, linear_system
-from ntkp2p.dynamics.transition import Method, Solution, solve
+from ntkp2p.dynamics.transition import Method, Solution, lasting, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.initialisations import over_initialisations
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
-from ntkp2p.topology import Schedule
 from ntkp2p.trajectory import Trajectory
 
 #: Bytes of outputs that are evaluated at a time.
@@ -65,6 +67,10 @@ def predict(
         for a network of any width, or an affine model, with
         `features=models.infinite_features(experiment.model, experiment.data.inputs, experiment.data.outputs)`.
 
+        With mini-batches, or entries of messages that are drawn, it is the mean of the models over these draws, and
+        what is measured of the mean models: attribute `mean_over`. The largest entries enter as a mean-field
+        approximation, C(v) ≈ δ v with δ their share of the first messages' ‖v‖²: attribute `mean_field_share`.
+
         For cross-entropy `closed_form` is 0: there is no spectrum, `stable` tells whether the states grow beyond bounds
         in these rounds, and `failure`, where there is one, why the flow was not followed to the end.
 
@@ -95,16 +101,17 @@ def predictions(
     times = times_of(has_flow) if times is None else times
     asked: list[Time] = [checked_time(time, has_flow=has_flow) for time in times]
     features = features_of(experiment, features)
+    run, averages = _averaged(experiment)
     if experiment.loss != "squared":
-        return _integrated(experiment, features, asked, method, rtol)
-    system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+        return _integrated(experiment, run.algorithm, features, asked, method, rtol, averages)
+    system = linear_system(run.algorithm, experiment.mixing, features, experiment.data)
     solution = solve(system, experiment.recorded, times=asked, method=method, rtol=rtol)
     extremes = spectrum(system)
-    verdicts = {time: _verdict(features, solution, extremes, time) for time in asked}
+    verdicts = {time: _verdict(features, solution, extremes, time) | averages for time in asked}
     if features.spread is None:
         measured = _measure(experiment, features, solution, asked)
     else:
-        measured, error, converged = over_initialisations(experiment, features, solution, asked, rtol=rtol)
+        measured, error, converged = over_initialisations(run, features, solution, asked, rtol=rtol)
         for verdict in verdicts.values():
             verdict["error_estimate"] = max(verdict["error_estimate"], error)
             verdict["converged"] = verdict["converged"] and converged
@@ -113,7 +120,7 @@ def predictions(
             experiment,
             time,
             solution.rounds,
-            measured[time],
+            measured[time] | _counters(experiment, features, time, solution.rounds),
             models=_Models.of(experiment, features, solution, time),
             **verdicts[time],
         )
@@ -158,9 +165,12 @@ def steady_state(
     features = features_of(experiment, features)
     if features.spread is not None:
         raise ValueError("the steady state is that of one initialisation: give the network a finite width")
-    system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+    clock = checked_time(time)
+    system = lasting(
+        linear_system(with_measured_shares(experiment).algorithm, experiment.mixing, features, experiment.data), clock
+    )
     state, residual = solve_steady(system, time=time, rtol=rtol)
-    basis, clock = (state - system.initial)[None], checked_time(time)
+    basis = (state - system.initial)[None]
     solution = Solution(
         system, np.array([np.inf]), basis, {clock: np.ones((1, 1))}, "steady", 1, {clock: residual}, rtol
     )
@@ -190,7 +200,8 @@ class _Models:
     @classmethod
     def of(cls, experiment: Experiment, features: Features, solution: Solution, time: Time) -> "_Models":
         def coordinates(at):
-            return solution.system.model(solution.states(time, slice(at, at + 1))[0])
+            here = slice(at, at + 1)
+            return solution.system.models(solution.states(time, here), solution.rounds[here])[0]
 
         return cls(experiment, features, solution.rounds, coordinates)
 
@@ -221,7 +232,13 @@ def features_of(experiment: Experiment, features: Features | None, /) -> Feature
 
 
 def _integrated(
-    experiment: Experiment, features: Features, times: Sequence[Time], method: Method, rtol: float
+    experiment: Experiment,
+    algorithm: Algorithm,
+    features: Features,
+    times: Sequence[Time],
+    method: Method,
+    rtol: float,
+    averages: dict[str, Any],
 ) -> dict[Time, Trajectory]:
     """What has no closed form: the same linear models, followed step by step."""
     if method != "auto":
@@ -231,22 +248,42 @@ def _integrated(
             f"at infinite width {experiment.loss} has no average over initialisations: take a finite width, or squared "
             "error"
         )
-    algorithm = experiment.algorithm
-    advance, parameters = assemble(algorithm, experiment.mixing, features, experiment.data, loss=experiment.loss)
+    advance, parameters, timetable = assemble(
+        algorithm, experiment.mixing, features, experiment.data, loss=experiment.loss
+    )
     predicted = {}
-    order = experiment.mixing.order if isinstance(experiment.mixing, Schedule) else None
     start, recorded = advance.start(algorithm), experiment.recorded
     for time in times:
-        found = integrate(advance, parameters, start, recorded, order=order, time=time, rtol=rtol)
+        found = integrate(advance, parameters, start, recorded, timetable=timetable, time=time, rtol=rtol)
         predicted[time] = Trajectory.of(
             experiment,
             time,
             found.rounds,
-            _measure_models(experiment, features, found.models),
+            _measure_models(experiment, features, found.models) | _counters(experiment, features, time, found.rounds),
             models=_Models(experiment, features, found.rounds, found.models.__getitem__),
             **_verdict_of_integration(features, found),
+            **averages,
         )
     return predicted
+
+
+def _counters(experiment: Experiment, features: Features, time: Time, rounds: np.ndarray) -> dict[str, np.ndarray]:
+    """What has been sent; a flow sends nothing, nor does an average over initialisations have parameters to send."""
+    return sent_until(experiment, rounds) if time == "rounds" and features.spread is None else {}
+
+
+@in_float64
+def _averaged(experiment: Experiment) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment with the measured shares of its compressors, and over what its prediction is a mean."""
+    compressors = compressors_of(experiment.algorithm)
+    means = [] if experiment.batch_size is None else ["mini-batches"]
+    means += sorted({type(c).__name__ for c in compressors if isinstance(c, RandomK)})
+    averages: dict[str, Any] = {"mean_over": ", ".join(means)} if means else {}
+    approximate = [c for c in compressors if not isinstance(c, RandomK)]
+    if approximate:
+        experiment = with_measured_shares(experiment)
+        averages["mean_field_share"] = float(compressors_of(experiment.algorithm)[0].share)
+    return experiment, averages
 
 
 def _are_of(features: Features, inputs: np.ndarray) -> bool:
@@ -261,6 +298,11 @@ def _measure(
 ) -> dict[Time, dict[str, np.ndarray]]:
     """What is measured at all rounds: quadratic forms of few coefficients, and outputs on test samples."""
     system, data = solution.system, experiment.data
+    if system.models_vary:  # no few directions that the models take
+        return {
+            time: _measure_models(experiment, features, system.models(solution.states(time), solution.rounds))
+            for time in times
+        }
     directions = np.concatenate([system.model(system.initial)[None], system.directions(solution.basis)])
     errors = (features.initial - data.targets).reshape(-1, features.columns)
     factors = measures.factors(directions, features.matrix, errors, data)

@@ -13,6 +13,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from ntkp2p.algorithms import DGD, Algorithm, Delayed
+from ntkp2p.compression import with_measured_shares
 from ntkp2p.data.datasets import whole
 from ntkp2p.dynamics.certificate import Certificate, certificate, largest_transient
 from ntkp2p.dynamics.delay import (
@@ -285,7 +286,8 @@ def stability(
     features = features_of(experiment, features)
     met = None if target is None else rounds_to_loss(experiment, target, features=features)
     mixing = experiment.mixing
-    system = linear_system(experiment.algorithm, mixing, features, experiment.data)
+    experiment = with_measured_shares(experiment)
+    system = linear_system(experiment.algorithm, mixing, features, experiment.data).lasting
     dense = DENSE[system.symmetric]
     schedule, report = (mixing, None) if isinstance(mixing, Schedule) else (None, check_mixing(np.asarray(mixing)))
     removed, removal = _removed(experiment, features)
@@ -293,7 +295,7 @@ def stability(
     small = system.size <= PBH_SIZE and not system.varying and flows
     extremal = spectrum(system, dense=dense)
     hidden = hidden_modes(*realisation(system, experiment.data)) if small else None
-    drawn = schedule is not None and system.varying and not schedule.periodic
+    drawn = system.varying and not system.timetable.periodic
     return StabilityReport(
         experiment=experiment,
         states=system.size,
@@ -306,7 +308,7 @@ def stability(
         # Of a symmetric system the iteration is as exact, and quicker.
         step_size_limit=float("nan") if drawn else largest_step_size(system, dense=min(dense, DENSE[False])),
         textbook_limit=system.stable_step_size,
-        certificates={} if report is None else _certificates(system, report, dense),
+        certificates={} if report is None or system.varying else _certificates(system, report, dense),
         transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
         modes=[] if system.varying else slowest_modes(system, count=modes, dense=dense),
         gossip=gossip(*draws(schedule)) if schedule is not None and drawn else None,
@@ -388,7 +390,9 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
     # The system in the parameters themselves: its features are the Jacobian, one column of every output's rows.
     J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
     every = replace(features, matrix=J, columns=1)
-    system = linear_system(experiment.algorithm, experiment.mixing, every, experiment.data)
+    system = linear_system(experiment.algorithm, experiment.mixing, every, experiment.data).lasting
+    if system.varying:
+        return removed, "by construction"
     marginal = hidden_modes(*realisation(system, experiment.data), at=0.0)
     found = min(marginal[0].uncontrollable, marginal[0].unobservable) if marginal else 0
     return removed, "shown by rank tests" if found == removed else f"by construction, where rank tests find {found}"
@@ -396,7 +400,7 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
 
 def _eigenvalues(system: LinearSystem, dense: int) -> np.ndarray:
     if system.varying:
-        return multipliers(system, "rounds") if system.periodic else np.empty(0)
+        return multipliers(system, "rounds") if system.timetable.periodic else np.empty(0)
     if system.size <= dense:
         values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
         return values[np.argsort(-np.abs(values), kind="stable")]

@@ -4,6 +4,7 @@ The agents are divided over a mesh of devices. Gradients and evaluations stay wi
 the devices talk, as the agents do.
 """
 
+import itertools
 import re
 import zlib
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jaxtyping import PyTree
 
 from ntkp2p import measures
 from ntkp2p.algorithms import World
+from ntkp2p.communication import sent_until
 from ntkp2p.devices import AXIS, agree, all_devices, place
 from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
@@ -49,9 +51,10 @@ def train(
     *,
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[int, np.ndarray], None] | None = None,
+    draw: int = 0,
     mesh: Mesh | None = None,
 ) -> Trajectory:
-    """Train every agent's network on its own data, by full-batch gradients.
+    """Train every agent's network on its own data, by gradients of all of them or of mini-batches.
 
     All agents advance together in one compiled loop over rounds; only the recorded rounds are evaluated.
 
@@ -63,6 +66,9 @@ def train(
         Called with (round, rounds) at every recorded round.
     observe
         Called with the round and all agents' parameters, shape (Q, P), at every recorded round.
+    draw
+        The seed of what is drawn on the way, mini-batches and the entries of messages: other draws of the same
+        experiment, from the same θ₀, have other numbers.
     mesh
         The devices that share the agents, of this process or of several; by default all that JAX sees.
 
@@ -77,20 +83,22 @@ def train(
     if mesh.axis_names != (AXIS,):
         raise ValueError(f"the mesh must have the one axis {AXIS!r}, found {mesh.axis_names}: see ntkp2p.devices")
     if jax.process_count() > 1:
-        _must_agree(experiment, mesh)
-    theta, apply = experiment.initialise().astype(experiment.precision).flat()
-    theta = np.asarray(theta)
-    world, state = _world(experiment, apply, mesh), _start(experiment, theta, mesh)
-    advance, evaluate, models = _compiled(experiment, theta, apply, state, mesh)
+        _must_agree(experiment, draw, mesh)
+    model = experiment.initialise().astype(experiment.precision)
+    theta, apply = model.flat()
+    theta = place(np.asarray(theta), mesh)
+    key = jax.random.fold_in(jax.random.key(experiment.seed), draw)
+    world, state = _world(experiment, theta, apply, model.layers, key, mesh), _start(experiment, theta.size, mesh)
+    advance, evaluate, models = _compiled(experiment, apply, state, mesh)
     rounds, recorded = experiment.recorded, []
     for before, now in zip(np.append(0, rounds), rounds, strict=False):
         state = advance(state, world, before, now)
-        measured = {name: np.asarray(value, float) for name, value in evaluate(state).items()}
+        measured = {name: np.asarray(value, float) for name, value in evaluate(state, theta).items()}
         recorded.append(measured)
         if progress is not None:
             progress(int(now), int(rounds[-1]))
         if observe is not None:
-            observe(int(now), np.asarray(models(state)))
+            observe(int(now), np.asarray(models(state, theta)))
         lost = np.flatnonzero(~np.isfinite(measured["local_loss"]))
         if len(lost):
             raise DivergedError(
@@ -105,20 +113,30 @@ def train(
 def _trajectory(experiment: Experiment, recorded: list[dict], **attributes) -> Trajectory:
     measured = {name: np.stack([m[name] for m in recorded]) for name in recorded[0]}
     rounds = experiment.recorded[: len(recorded)]
+    measured |= sent_until(experiment, rounds)
     return Trajectory.of(experiment, "trained", rounds, measured, precision=experiment.precision, **attributes)
 
 
-def _must_agree(experiment: Experiment, mesh: Mesh) -> None:
+def _must_agree(experiment: Experiment, draw: int, mesh: Mesh) -> None:
     # Without data and weights: their last digits may differ from one kind of machine to another.
     facts, data = experiment.describe(), experiment.data
     words = [facts[name] for name in ("model", "split", "algorithm", "constants", "loss", "seed")]
-    words += [experiment.precision, data.inputs.shape, data.test_inputs.shape, data.targets.shape]
+    words += [
+        experiment.precision,
+        experiment.batch_size,
+        draw,
+        data.inputs.shape,
+        data.test_inputs.shape,
+        data.targets.shape,
+    ]
     words = [re.sub(r"0x[0-9a-f]+", "", str(word)) for word in words]  # addresses of a user's objects
     if not agree(zlib.crc32(repr([*words, experiment.recorded.tolist()]).encode()), mesh):
         raise ValueError("the processes were given different experiments: give every process the same")
 
 
-def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> Callable[[Any], World]:
+def _world(
+    experiment: Experiment, theta: jax.Array, apply: Callable, layers: tuple[int, ...], key: jax.Array, mesh: Mesh
+) -> Callable[[Any], World]:
     """Round → the verbs, each with what every device holds for its agents: rows of W, or data."""
     data, agents, loss = experiment.data, experiment.agents, LOSSES[experiment.loss]
     # Idle agents fill the last devices: they mix with nobody, and hold somebody's data with weight 0.
@@ -131,9 +149,18 @@ def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> Callable[[Any
     def local_loss(theta, inputs, targets, weights):
         return weights @ loss(apply(theta, inputs), targets)
 
+    def gradient(inputs, targets, weights, theta, key):
+        if experiment.batch_size is not None:
+            # Without replacement, every round anew; padding comes last.
+            order = jnp.where(weights > 0, jax.random.uniform(key, weights.shape), -1)
+            batch = jax.lax.top_k(order, experiment.batch_size)[1]
+            inputs, targets = inputs[batch], targets[batch]
+            weights = jnp.where(weights[batch] > 0, 1 / experiment.batch_size, 0).astype(inputs.dtype)
+        return jax.grad(local_loss)(theta, inputs, targets, weights)
+
     @partial(_on_devices, mesh=mesh)
-    def gradients(inputs, targets, weights, x):
-        return jax.vmap(jax.grad(local_loss))(x, inputs, targets, weights)
+    def gradients(inputs, targets, weights, x, keys):
+        return jax.vmap(gradient)(inputs, targets, weights, x, keys)
 
     def held(array, *axes):
         return place(array.astype(experiment.precision), mesh, *axes, AXIS)
@@ -148,32 +175,59 @@ def _world(experiment: Experiment, apply: Callable, mesh: Mesh) -> Callable[[Any
         mixing_at = Partial(
             lambda W, order, k: W[order[k % len(order)]], held(matrices, None), place(schedule.order, mesh)
         )
-    return Partial(_verbs, mixing_at, Partial(gradients, *map(held, (inputs, targets, weights))))
+    everyone = held(np.append(np.full(agents, 1 / agents), np.zeros(idle)))
+    keys = Partial(partial(_keys, key), place(np.arange(agents + idle), mesh, AXIS))
+    gradients = Partial(gradients, *map(held, (inputs, targets, weights)))
+    return Partial(partial(_verbs, layers, mesh), mixing_at, gradients, keys, everyone, theta)
 
 
-def _verbs(mixing_at: Callable, grad: Callable, k: Any) -> World:
+def _verbs(layers, mesh, mixing_at, gradients, keys, everyone, theta, k: Any) -> World:
     # Rows of W times everybody's x: the compiler gathers these, the only time that devices talk in a round.
     # Accelerators would multiply float32 in fewer bits, and agents agree to no more than that.
     W = mixing_at(k)
-    return World(Partial(partial(jnp.matmul, precision="highest"), W), grad, lambda x: jnp.diagonal(W)[:, None] * x)
+    matmul = partial(jnp.matmul, precision="highest")
+    draw = itertools.count()
+
+    def grad(x, /, *, when=True):
+        own, model = keys(k, next(draw)), theta + x
+        if when is True:
+            return gradients(model, own)
+        return jax.lax.cond(when, gradients, lambda model, _: jnp.zeros_like(model), model, own)
+
+    def compress(x, by, /, *, everything=False):
+        def few(x, own):
+            return _on_devices(jax.vmap(lambda x, key: by.by_layer(x, layers, key)), mesh)(x, own)
+
+        own = keys(k, next(draw))
+        return few(x, own) if everything is False else jax.lax.cond(everything, lambda x, _: x, few, x, own)
+
+    def average(x, /, *, when=True):
+        return jnp.where(when, jnp.broadcast_to(matmul(everyone, x), x.shape), x)
+
+    return World(partial(matmul, W), grad, lambda x: jnp.diagonal(W)[:, None] * x, compress, average)
 
 
-def _start(experiment: Experiment, theta: np.ndarray, mesh: Mesh) -> PyTree:
+def _keys(key, agents, k, draw):
+    """A key for every agent, for one of a round's draws: the same whatever devices there are."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(jax.random.fold_in(key, k), draw)))(agents)
+
+
+def _start(experiment: Experiment, size: int, mesh: Mesh) -> PyTree:
     """The first state: leaves that have the agents first are divided, others are on every device."""
     seats = _seats(experiment.agents, mesh)
 
-    def start(theta):
-        state = experiment.algorithm.init(jnp.broadcast_to(theta, (seats, theta.size)))
+    def start():
+        state = experiment.algorithm.init(jnp.zeros((seats, size), experiment.precision))
         # Constants such as a step size are weakly typed; the state must keep its type from round to round.
         return jax.tree.map(jnp.asarray, state)
 
     def sharding(leaf):
         return NamedSharding(mesh, Spec(AXIS) if leaf.shape[:1] == (seats,) else Spec())
 
-    return jax.jit(start, out_shardings=jax.tree.map(sharding, jax.eval_shape(start, theta)))(theta)
+    return jax.jit(start, out_shardings=jax.tree.map(sharding, jax.eval_shape(start)))()
 
 
-def _compiled(experiment: Experiment, theta: np.ndarray, apply: Callable, state: PyTree, mesh: Mesh):
+def _compiled(experiment: Experiment, apply: Callable, state: PyTree, mesh: Mesh):
     data, algorithm, agents = experiment.data, experiment.algorithm, experiment.agents
     every, tests = (a.astype(experiment.precision) for a in (data.inputs, data.test_inputs))
     # What the host reads is on every device, so that every process can read it.
@@ -187,16 +241,17 @@ def _compiled(experiment: Experiment, theta: np.ndarray, apply: Callable, state:
         return jax.lax.fori_loop(first, end, lambda k, state: algorithm.round(state, world(k)), state)
 
     @for_host
-    def models(state):
-        return algorithm.model(state)[:agents]
+    def models(state, theta):
+        return theta + algorithm.model(state)[:agents]
 
     @for_host
-    def evaluate(state):
-        x = algorithm.model(state)
+    def evaluate(state, theta):
+        moved = algorithm.model(state)
+        x = theta + moved
         measured = measures.losses(outputs(x, every), data, experiment.loss)
         if len(tests):
             measured |= measures.test_measures(outputs(x, tests), data, experiment.loss)
-        return measured | measures.distances(x[:agents], jnp.asarray(theta))
+        return measured | measures.distances(moved[:agents], jnp.zeros_like(theta))
 
     return advance, evaluate, models
 

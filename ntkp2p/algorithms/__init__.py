@@ -1,9 +1,32 @@
 """Peer-to-peer algorithms, each written once as the `round` that both trains and predicts."""
 
-from ntkp2p.algorithms.algorithm import Algorithm, World
+from ntkp2p.algorithms.algorithm import Algorithm, Compressor, World
+from ntkp2p.algorithms.compression import COMPRESSORS, RandomK, TopK
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
 from ntkp2p.algorithms.modifiers import Delayed, Modifier
+from ntkp2p.algorithms.push_sum import PushSum
+from ntkp2p.algorithms.sparse_push import CHOCO, SkewCompensatedSparsePush, SparsePush
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"DGD": DGD, "CTA": CTA, "ATC": ATC}
+#: The algorithms that a name can ask for; the one place that knows the names.
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    build.__name__: build for build in (DGD, CTA, ATC, PushSum, SparsePush, SkewCompensatedSparsePush, CHOCO)
+}
 
-__all__ = ["ALGORITHMS", "ATC", "CTA", "DGD", "Algorithm", "Delayed", "Modifier", "World"]
+__all__ = [
+    "ALGORITHMS",
+    "ATC",
+    "CHOCO",
+    "COMPRESSORS",
+    "CTA",
+    "DGD",
+    "Algorithm",
+    "Compressor",
+    "Delayed",
+    "Modifier",
+    "PushSum",
+    "RandomK",
+    "SkewCompensatedSparsePush",
+    "SparsePush",
+    "TopK",
+    "World",
+]

@@ -1,42 +1,135 @@
 """What an algorithm is: one round of all agents, in terms of the verbs that it is handed."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 
+def is_number(value: Any, /) -> bool:
+    """Whether it is a finite real number, and not a truth value."""
+    number = isinstance(value, int | float | np.number | jax.Array) and not isinstance(value, bool)
+    return bool(number and np.ndim(value) == 0 and np.isrealobj(value) and np.isfinite(value))
+
+
+def must_be_share(name: str, value: Any, remedy: str, /, *, one: bool = False) -> None:
+    """Refuse what is not above 0 and below 1 (or at most 1, if `one`); what JAX traces was checked as a number."""
+    if isinstance(value, Tracer) or (is_number(value) and (0 < value < 1 or (one and value == 1))):
+        return
+    raise ValueError(f"{name} must be above 0 and {'at most' if one else 'below'} 1, found {value!r}: {remedy}")
+
+
+def whole_rounds(name: str, value: Any, /, *, least: int = 0) -> int:
+    """A whole number of rounds."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number of rounds ≥ {least}, found {value!r}: for instance {name}=10")
+    return int(value)
+
+
+class Compressor(eqx.Module):
+    """What a lossy link lets through of one layer's values.
+
+    Attributes
+    ----------
+    keep
+        The share of the entries that is sent, above 0 and below 1.
+    """
+
+    keep: float
+
+    def __check_init__(self):
+        must_be_share(
+            "keep", self.keep, "0.01 sends 1 % of the entries, and an algorithm without compression all of them"
+        )
+
+    @property
+    @abstractmethod
+    def share(self) -> Any:
+        """δ, as which the compressor enters a linear prediction, C(v) ≈ δ v; None while it is not known."""
+
+    @abstractmethod
+    def kept(self, size: int, /) -> float:
+        """How many of a layer's entries are sent, on average."""
+
+    @abstractmethod
+    def __call__(self, values: Float[Array, " n"], key: Any, /) -> Float[Array, " n"]:
+        """The values of one layer with the entries that are not sent set to 0; `key` is for what is drawn."""
+
+    def by_layer(self, x: Float[Array, " d"], layers: tuple[int, ...], key: Any, /) -> Float[Array, " d"]:
+        """What is let through of one agent's x, whose layers of these sizes follow one another."""
+        ends = np.cumsum(layers)
+        keys = jax.random.split(key, len(layers))
+        parts = (self(x[end - size : end], k) for size, end, k in zip(layers, ends, keys, strict=True))
+        return jnp.concatenate(list(parts))
+
+
+class _Gradients(Protocol):
+    def __call__(self, x: Float[Array, "Q d"], /, *, when: Any = True) -> Float[Array, "Q d"]: ...
+
+
+class _Compression(Protocol):
+    def __call__(
+        self, x: Float[Array, "Q d"], by: Compressor, /, *, everything: Any = False
+    ) -> Float[Array, "Q d"]: ...
+
+
+class _Mixing(Protocol):
+    def __call__(self, x: Float[Array, "Q d"], /) -> Float[Array, "Q d"]: ...
+
+
+class _Average(Protocol):
+    def __call__(self, x: Float[Array, "Q d"], /, *, when: Any = True) -> Float[Array, "Q d"]: ...
+
+
+def _lossless(x: Float[Array, "Q d"], by: Compressor, /, *, everything: Any = True) -> Float[Array, "Q d"]:
+    return x
+
+
+def _mean(x: Float[Array, "Q d"], /, *, when: Any = True) -> Float[Array, "Q d"]:
+    return jnp.where(when, jnp.broadcast_to(jnp.mean(x, axis=0), x.shape), x)
+
+
 class World(NamedTuple):
     """The verbs through which a round touches the world.
 
-    Both take and return `x` of shape (Q, d): row q is the model of agent q as a vector. Training hands out the
-    gradients of real networks (d = P parameters), prediction those of the linearised networks (d coordinates).
+    All take and return `x` of shape (Q, d): row q is how far agent q's model has moved from the start θ₀ that all
+    agents share. Training hands out the gradients of real networks at θ₀ + x (d = P parameters), prediction those of
+    the linearised networks (d coordinates).
 
     Attributes
     ----------
     mix
         Neighbours' weighted sums, W x.
     grad
-        Every agent's gradient of its own local loss, at its own row.
+        Every agent's gradient of its own local loss, at its own row; `grad(x, when=...)` is 0 in rounds that take none.
     own
         What of W x needs no message: every agent's own row times its self-weight, diag(W) x.
+    compress
+        `compress(x, compressor)`: what a lossy link lets through of x, layer by layer; all of it in rounds where
+        `everything=...` holds, and by default. Mix what it returns, as it is, and the message counts as compressed.
+    average
+        All agents' mean in every row, in rounds `when=...` holds, and x itself in others: an exchange among all.
     """
 
-    mix: Callable[[Float[Array, "Q d"]], Float[Array, "Q d"]]
-    grad: Callable[[Float[Array, "Q d"]], Float[Array, "Q d"]]
-    own: Callable[[Float[Array, "Q d"]], Float[Array, "Q d"]]
+    mix: _Mixing
+    grad: _Gradients
+    own: _Mixing
+    compress: _Compression = _lossless
+    average: _Average = _mean
 
 
 class Algorithm(eqx.Module):
     """A peer-to-peer algorithm: a frozen record of its constants, and one pure `round`.
 
     Whoever writes one defines `round`; training, prediction and plots follow. The state is any pytree of
-    arrays; by default it is `x` itself.
+    arrays; by default it is `x` itself. Its leaves of a shape that depends on d move with the models. The others,
+    such as push-sum's weights or a count of rounds, must not depend on the models: they are exogenous, and a prediction
+    knows them beforehand.
 
     Parameters
     ----------
@@ -53,13 +146,13 @@ class Algorithm(eqx.Module):
 
     #: What the rows and columns of the mixing matrix must sum to: "row", "column" or "doubly" (stochastic).
     stochastic: ClassVar[Literal["row", "column", "doubly"]] = "row"
+    #: Why the mixing must not change over time, and what to take instead; empty where it may.
+    static: ClassVar[str] = ""
 
     def __check_init__(self):
         value = self.step_size
-        if isinstance(value, Tracer):  # differentiated: it was checked as a number
-            return
-        number = isinstance(value, int | float | np.number | jax.Array) and not isinstance(value, bool)
-        if not (number and np.ndim(value) == 0 and np.isrealobj(value) and np.isfinite(value) and float(value) > 0):
+        # What is differentiated was checked as a number.
+        if not (isinstance(value, Tracer) or (is_number(value) and float(value) > 0)):
             raise ValueError(
                 f"step_size must be a finite positive number, found {value!r}: "
                 f"for instance {type(self).__name__}(step_size=0.1)"
@@ -80,7 +173,7 @@ class Algorithm(eqx.Module):
         """Advance all agents by one round."""
 
     def init(self, x: Float[Array, "Q d"], /) -> PyTree:
-        """The state in which agents with models `x` begin."""
+        """The state in which agents with models `x` begin: 0, the common start."""
         return x
 
     def model(self, state: PyTree, /) -> Float[Array, "Q d"]:

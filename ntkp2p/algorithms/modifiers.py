@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ntkp2p.algorithms.algorithm import Algorithm, World
+from ntkp2p.algorithms.algorithm import Algorithm, whole_rounds
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
 
 
@@ -65,6 +65,10 @@ class Modifier(Algorithm):
     @property
     def stochastic(self):  # pyright: ignore
         return self._form.stochastic
+
+    @property
+    def static(self):  # pyright: ignore
+        return self._form.static
 
     @property
     def name(self):
@@ -107,8 +111,8 @@ class Delayed(Modifier):
 
     def __init__(self, algorithm: Any, /, *, gradients: Any = 0, messages: Any = 0):
         super().__init__(algorithm)
-        self.gradients = _rounds("gradients", gradients)
-        self.messages = _rounds("messages", messages)
+        self.gradients = whole_rounds("gradients", gradients)
+        self.messages = whole_rounds("messages", messages)
 
     def init(self, x, /):
         past = (jnp.broadcast_to(x[:, None], (len(x), delay, x.shape[1])) for delay in (self.gradients, self.messages))
@@ -122,10 +126,15 @@ class Delayed(Modifier):
         messages = _Queue("messages", state.messages)
 
         def mix(x):
+            if not self.messages:
+                return world.mix(x)
             heard = messages.exchange(x)
             return world.mix(heard) + world.own(x - heard)
 
-        late = World(mix=mix, grad=lambda v: world.grad(gradients.exchange(v)), own=world.own)
+        def grad(v, /, *, when=True):
+            return world.grad(gradients.exchange(v), when=when)
+
+        late = world._replace(mix=mix, grad=grad)
         own = self.algorithm.round(state.state, late)
         return _State(own, gradients.rest(self._form), messages.rest(self._form))
 
@@ -174,12 +183,6 @@ class _Queue:
                 f"{self.calls} times: leave {self.name} out"
             )
         return self.waiting
-
-
-def _rounds(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise ValueError(f"{name} must be a delay of whole rounds ≥ 0, found {value!r}: for instance {name}=2")
-    return int(value)
 
 
 def _with_late_gradients(algorithm: Algorithm, mixing: np.ndarray, delay: int) -> float:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ntkp2p.dynamics.system import Round, at_round, models_of
+from ntkp2p.dynamics.system import CONSTANT, Round, Timetable, at_round, models_of
 from ntkp2p.precision import in_float64
 
 #: The flow's steps are at most so many.
@@ -76,7 +76,7 @@ def integrate(
     rounds: np.ndarray,
     /,
     *,
-    order: np.ndarray | None = None,
+    timetable: Timetable = CONSTANT,
     time: str = "rounds",
     rtol: float = 1e-8,
 ) -> Integration:
@@ -90,8 +90,8 @@ def integrate(
         s_0, shape (n,).
     rounds
         Ascending whole numbers k ≥ 0.
-    order
-        Where the mixing changes: which of the matrices in `parameters["mixing"]` each round has, periodically.
+    timetable
+        Where rounds differ: what each of them has.
     time
         "rounds": exact up to rounding, the error being its level times the growth of a small perturbation.
         "flow": by Dopri8 (Hairer, Nørsett and Wanner, 1993) in diffrax.
@@ -99,11 +99,9 @@ def integrate(
         The flow is integrated at tolerances 30 times tighter each, until one differs from the one before by at most
         `rtol`; that difference, the looser one's error, is reported, and the tighter one is returned.
     """
-    if order is None:
-        order, parameters = np.zeros(1, int), parameters | {"mixing": parameters["mixing"][None]}
-    first = np.linalg.norm(_advance(advance, parameters, order, (initial, initial), 0, 1)[0] - initial)
+    first = np.linalg.norm(_advance(advance, parameters, timetable, (initial, initial), 0, 1)[0] - initial)
     follow = _rounds if time == "rounds" else _flow
-    states, error, method, failure = follow(advance, parameters, order, initial, rounds, float(first), rtol)
+    states, error, method, failure = follow(advance, parameters, timetable, initial, rounds, float(first), rtol)
     reached = np.all(np.isfinite(states), axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
         moved = np.linalg.norm(states - np.asarray(initial), axis=1)
@@ -111,7 +109,9 @@ def integrate(
     lost = not reached.all()
     return Integration(
         rounds=rounds,
-        models=np.asarray(models_of(advance, parameters, jnp.asarray(np.where(reached[:, None], states, np.nan)))),
+        models=np.asarray(
+            models_of(advance, parameters, timetable, np.where(reached[:, None], states, np.nan), rounds)
+        ),
         size=len(initial),
         method=method,
         error=error,
@@ -121,12 +121,12 @@ def integrate(
     )
 
 
-def _rounds(advance, parameters, order, initial, rounds, first, rtol) -> tuple[np.ndarray, float, str, str]:
+def _rounds(advance, parameters, timetable, initial, rounds, first, rtol) -> tuple[np.ndarray, float, str, str]:
     direction = jnp.asarray(np.random.default_rng(0).normal(size=len(initial)))
     size = float(jnp.linalg.norm(direction))
     state, states, growth = (initial, direction), [], []
     for before, now in zip([0, *rounds], rounds, strict=False):
-        state = _advance(advance, parameters, order, state, int(before), int(now))
+        state = _advance(advance, parameters, timetable, state, int(before), int(now))
         states.append(np.asarray(state[0]))
         growth.append(float(jnp.linalg.norm(state[1])) / size)
     states = np.array(states)
@@ -138,13 +138,13 @@ def _rounds(advance, parameters, order, initial, rounds, first, rtol) -> tuple[n
     return states, float(np.finfo(float).eps * (len(initial) + rounds[-1]) * worst), "rounds", ""
 
 
-def _flow(advance, parameters, order, initial, rounds, first, rtol) -> tuple[np.ndarray, float, str, str]:
+def _flow(advance, parameters, timetable, initial, rounds, first, rtol) -> tuple[np.ndarray, float, str, str]:
     size = first / np.sqrt(len(initial)) or 1.0  # an entry's, after one round
-    jumps = jnp.arange(1.0, rounds[-1]) if len(order) > 1 else None
+    jumps = jnp.arange(1.0, rounds[-1]) if len(timetable.order) else None
 
     def solve(tolerance):
         states, exhausted = _diffrax(
-            advance, parameters, order, initial, jnp.asarray(rounds, float), jumps, tolerance, size
+            advance, parameters, timetable, initial, jnp.asarray(rounds, float), jumps, tolerance, size
         )
         return np.asarray(states), bool(exhausted)
 
@@ -180,7 +180,7 @@ def _reach(states: np.ndarray, initial: Array) -> np.ndarray:
 def _advance(
     advance: Callable,
     parameters: PyTree,
-    order: Array,
+    timetable: Timetable,
     state: tuple[Array, Array],
     begin: Array | int,
     end: Array | int,
@@ -188,7 +188,7 @@ def _advance(
     """A state, and a perturbation of it, taken from one round to another."""
 
     def step(k, state):
-        return jax.jvp(partial(advance, at_round(parameters, order, k)), state[:1], state[1:])
+        return jax.jvp(partial(advance, at_round(parameters, timetable, k)), state[:1], state[1:])
 
     return jax.lax.fori_loop(begin, end, step, state)
 
@@ -197,7 +197,7 @@ def _advance(
 def _diffrax(
     advance: Callable,
     parameters: PyTree,
-    order: Array,
+    timetable: Timetable,
     initial: Array,
     rounds: Array,
     jumps: Array | None,
@@ -212,7 +212,7 @@ def _diffrax(
     if jumps is not None:
         controller = diffrax.ClipStepSizeController(controller, jump_ts=jumps)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda k, s, p: advance(at_round(p, order, jnp.floor(k).astype(int)), s) - s),
+        diffrax.ODETerm(lambda k, s, p: advance(at_round(p, timetable, jnp.floor(k).astype(int)), s) - s),
         diffrax.Dopri8(),
         t0=0.0,
         t1=rounds[-1],

@@ -64,11 +64,11 @@ def spectrum(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> Spectrum:
     rounds, those of the period's map, Floquet's multipliers, as one round's T-th root; NaN where it changes without
     repeating.
     """
-    unknown, eta = float("nan"), system.step_size
+    system, unknown, eta = system.lasting, float("nan"), system.step_size
     if system.varying:
-        if not system.periodic:
+        if not system.timetable.periodic:
             return Spectrum(unknown, unknown)
-        length = len(system.order)
+        length = len(system.timetable.order)
         radii = {time: float(np.abs(multipliers(system, time)).max()) for time in times_of(system.has_flow)}
         abscissa = float(np.log(radii["flow"]) / (length * eta)) if system.has_flow else unknown
         return Spectrum(radii["rounds"] ** (1 / length), abscissa)
@@ -98,7 +98,8 @@ def multipliers(system: LinearSystem, time: Time, /) -> Inexact[np.ndarray, " m"
     ValueError
         If the mixing does not change and repeat itself.
     """
-    if not (system.varying and system.periodic):
+    system = system.lasting
+    if not (system.varying and system.timetable.periodic):
         raise ValueError("multipliers are of mixing that repeats itself: see spectrum(system) for a single matrix")
     step: Step = period(system, time)
     if system.size <= DENSE_SIZE:
@@ -292,7 +293,8 @@ def largest_step_size(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> fl
     ValueError
         If the mixing changes over time without repeating itself.
     """
-    if system.varying and not system.periodic:
+    system = system.lasting
+    if system.varying and not system.timetable.periodic:
         raise ValueError(
             "mixing that changes without repeating itself has no spectral radius, and no largest step size"
         )

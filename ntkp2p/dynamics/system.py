@@ -8,9 +8,9 @@ an affine map of the state, and its derivative is M. Where the mixing matrix cha
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms import Algorithm, World
+from ntkp2p.algorithms.exogenous import Form, repetition
 from ntkp2p.data import AgentData
 from ntkp2p.losses import LOSSES
 from ntkp2p.models import Features
@@ -49,35 +50,59 @@ class Round:
     loss: str = "squared"
 
     def __call__(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, " n"]:
-        """The state after one round; `parameters` as `assemble` makes them."""
+        """The state after one round; `parameters` as `assemble` makes them, of that round."""
+        return ravel_pytree(self.both(parameters, s)[0])[0]
+
+    def both(self, parameters: PyTree, s: Float[Array, " n"], /) -> tuple[list, list]:
+        """The leaves of the state after one round, those that move with the models and the exogenous ones."""
         algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
         matrix, outputs, targets, weights = (parameters[name] for name in ("matrix", "outputs", "targets", "weights"))
         slope = jax.grad(lambda f: jnp.sum(LOSSES[self.loss](f, targets)))
 
-        def grad(z):
+        def grad(z, /, *, when=True):
             f = outputs + (matrix @ z.reshape(self.shape)).reshape(outputs.shape)
             pull = (slope(f) * weights[..., None]).reshape(*matrix.shape[:2], -1)
-            return (jnp.swapaxes(matrix, 1, 2) @ pull).reshape(z.shape)
+            return jnp.where(when, (jnp.swapaxes(matrix, 1, 2) @ pull).reshape(z.shape), 0)
+
+        def compress(z, by, /, *, everything=False):
+            if by.share is None:
+                raise ValueError(
+                    f"{by!r} has no closed form: a mean-field prediction takes a share δ of ‖v‖² in what is sent, "
+                    "TopK(keep, share=...); predict(experiment) measures it"
+                )
+            return jnp.where(everything, 1, by.share) * z
 
         mixing = parameters["mixing"]
-        world = World(mix=lambda z: mixing @ z, grad=grad, own=lambda z: jnp.diagonal(mixing)[:, None] * z)
-        return ravel_pytree(algorithm.round(self._unravel(algorithm)(s), world))[0]
+        world = World(
+            mix=lambda z: mixing @ z,
+            grad=grad,
+            own=lambda z: jnp.diagonal(mixing)[:, None] * z,
+            compress=compress,
+        )
+        form = self.form(algorithm)
+        return form.split(algorithm.round(self._state(algorithm, form, parameters, s), world))
 
     def start(self, algorithm: Algorithm, /) -> Float[Array, " n"]:
         """The first state: all agents at θ₀."""
-        return ravel_pytree(self._first(algorithm))[0]
+        return ravel_pytree(self.form(algorithm).split(self._first(algorithm))[0])[0]
 
     def model(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, "Q d"]:
         """The agents' coordinates, each agent's as one row, in a state."""
         algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
-        return algorithm.model(self._unravel(algorithm)(s))
+        return algorithm.model(self._state(algorithm, self.form(algorithm), parameters, s))
+
+    def form(self, algorithm: Algorithm, /) -> Form:
+        """What of the algorithm's state is in the vector, and what is exogenous."""
+        return Form.of(algorithm, self.shape[0])
+
+    def _state(self, algorithm: Algorithm, form: Form, parameters: PyTree, s: Float[Array, " n"]) -> PyTree:
+        moving = form.split(jax.eval_shape(self._first, algorithm))[0]
+        unravel = ravel_pytree([jnp.zeros(leaf.shape) for leaf in moving])[1]
+        return form.join(unravel(s), parameters["exogenous"])
 
     def _first(self, algorithm):
         agents, rank, columns = self.shape
         return algorithm.init(jnp.zeros((agents, rank * columns)))
-
-    def _unravel(self, algorithm) -> Callable:
-        return ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(self._first, algorithm)))[1]
 
 
 @dataclass(frozen=True)
@@ -102,8 +127,8 @@ def assemble(
     *,
     columns: Float[np.ndarray, "rows _"] | None = None,
     loss: str = "squared",
-) -> tuple[Round, dict[str, Any]]:
-    """A round of linear models, and its parameters: constants, mixing and data.
+) -> tuple[Round, dict[str, Any], "Timetable"]:
+    """A round of linear models, its parameters (constants, mixing and data), and which of them are in which round.
 
     Parameters
     ----------
@@ -115,24 +140,77 @@ def assemble(
     round
         The function of parameters and state.
     parameters
-        "algorithm": its real constants. "mixing": W, or a schedule's distinct matrices (D, Q, Q). "matrix": S_q,
+        "algorithm": its real constants. "mixing": W, or a schedule's distinct matrices (D, Q, Q). "exogenous": the
+        exogenous leaves of the state, or those before each round of the timetable. "matrix": S_q,
         (Q, rows, rank), padded with zero rows to the largest agent. "outputs", "targets": f₀ and y, (Q, samples, C).
         "weights": 1/N_q, and 0 for padding, (Q, samples).
+    timetable
+        Of what changes over time; of no rounds if nothing does.
     """
     constants, rest = eqx.partition(algorithm, lambda leaf: eqx.is_inexact_array_like(leaf))
     outputs, targets = (features.initial, data.targets) if columns is None else (columns, 0 * columns)
     if columns is not None:  # a sample's rows, each its own column: a loss of the rows of one column is their sum
         outputs, targets = (rows.reshape(data.samples, -1) for rows in (outputs, targets))
+    matrices, timetable, exogenous = _timetable(algorithm, mixing)
     parameters = {
         "algorithm": jax.tree.map(jnp.asarray, constants),
-        "mixing": jnp.asarray(mixing.matrices if isinstance(mixing, Schedule) else mixing),
+        "mixing": jnp.asarray(matrices),
+        "exogenous": [jnp.asarray(leaf) for leaf in exogenous],
         "matrix": _agent_blocks(features.matrix, data),
         "outputs": jnp.asarray(data.per_agent(outputs)),
         "targets": jnp.asarray(data.per_agent(targets)),
         "weights": jnp.asarray(data.per_agent(1 / data.sizes[data.owner])),
     }
     width = features.columns if columns is None else columns.shape[1]
-    return Round(rest, (data.agents, features.rank, width), loss), parameters
+    return Round(rest, (data.agents, features.rank, width), loss), parameters, timetable
+
+
+class Timetable(NamedTuple):
+    """What a system whose rounds differ has in which of them.
+
+    Attributes
+    ----------
+    order
+        Which of the stack `parameters["mixing"]` the rounds 0, …, T − 1 have, shape (T,); the leaves
+        `parameters["exogenous"]` have a row for each of these. Empty if all rounds are alike.
+    begin
+        From which round on it repeats itself.
+    periodic
+        Whether it does: round T is like round `begin`. Otherwise it ends there.
+    """
+
+    order: Any
+    begin: Any = 0
+    periodic: Any = True
+
+    def place(self, k: Any, /) -> Any:
+        """The one of the rounds 0, …, T − 1 that round k is like."""
+        return jnp.where(
+            k < self.begin, k, self.begin + (k - self.begin) % jnp.maximum(1, len(self.order) - self.begin)
+        )
+
+
+#: Of a system whose rounds are all alike.
+CONSTANT = Timetable(np.zeros(0, int))
+
+
+def _timetable(
+    algorithm: Algorithm, mixing: np.ndarray | Schedule
+) -> tuple[Float[np.ndarray, "*D Q Q"], Timetable, list[np.ndarray]]:
+    """The distinct matrices, or the only one; which of them each round has; and the exogenous leaves before each."""
+    if isinstance(mixing, np.ndarray) or len(mixing.matrices) == 1:
+        mixing = Schedule(
+            mixing.reshape(1, *mixing.shape[-2:]) if isinstance(mixing, np.ndarray) else mixing.matrices,
+            np.zeros(1, int),
+            True,
+        )
+    begin, length, exogenous = repetition(algorithm, mixing.matrices, mixing.order, mixing.periodic)
+    if begin + length == 1:
+        return mixing.matrices[0], CONSTANT, [leaf[0] for leaf in exogenous]
+    rounds = np.arange(len(exogenous[0]) if exogenous else mixing.period)
+    # Of mixing that ends, the last row is of the state after all rounds.
+    order = mixing.order[rounds % mixing.period if mixing.periodic else np.minimum(rounds, mixing.period - 1)]
+    return mixing.matrices, Timetable(order, begin, length > 0), exogenous
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +220,8 @@ class LinearSystem:
     Attributes
     ----------
     advance
-        (parameters, s) ↦ M s + b for s of shape (n,), hashable and affine in s; `advance.model` likewise gives the
-        agents' coordinates, (Q, rank·columns).
+        (parameters, s) ↦ M s + b for s of shape (n,), hashable and affine in s, given the parameters of a round;
+        `advance.model` likewise gives the agents' coordinates, (Q, rank·columns).
     parameters
         What M and b are made of.
     initial
@@ -159,11 +237,8 @@ class LinearSystem:
         The largest eigenvalue of any agent's Hessian.
     stable_step_size
         The textbook's largest stable step size of the rounds, nan where there is none.
-    order
-        Where the mixing matrix changes: which of those in the stack `parameters["mixing"]` each round has, shape
-        (T,); empty for one matrix.
-    periodic
-        Whether the order starts anew after T rounds, or the system ends there.
+    timetable
+        What of the stacks in the parameters each round has, where rounds differ.
     has_flow
         Whether the flow of (M − I)/η is the algorithm's, as it declares.
     """
@@ -176,8 +251,7 @@ class LinearSystem:
     growth: float = float("nan")
     curvature: float = float("nan")
     stable_step_size: float = float("nan")
-    order: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    periodic: bool = True
+    timetable: Timetable = CONSTANT
     has_flow: bool = True
 
     @staticmethod
@@ -234,8 +308,33 @@ class LinearSystem:
 
     @property
     def varying(self) -> bool:
-        """Whether the mixing changes over time, so that no single M and b are there."""
-        return len(self.order) > 0
+        """Whether rounds differ, so that no single M and b are there."""
+        return len(self.timetable.order) > 0
+
+    @property
+    def models_vary(self) -> bool:
+        """Whether the same state stands for other models in another round, as push-sum's does."""
+        return self.varying and bool(self.parameters["exogenous"])
+
+    def since(self, k: int, /, initial: Float[np.ndarray, " n"] | None = None) -> "LinearSystem":
+        """The system whose round 0 is this one's round k, with another first state if it is given."""
+        initial = self.initial if initial is None else initial
+        if not self.varying:
+            return replace(self, initial=initial)
+        order, begin, periodic = self.timetable
+        rounds = k + np.arange(max(len(order) - k, len(order) - begin if periodic else 0))
+        at = np.asarray(self.timetable.place(rounds))
+        parameters = self.parameters | {"exogenous": [leaf[at] for leaf in self.parameters["exogenous"]]}
+        if periodic and len(at) == 1:
+            parameters = at_round(self.parameters, self.timetable, k)
+            return replace(self, parameters=parameters, timetable=CONSTANT, initial=initial)
+        timetable = Timetable(order[at], max(0, begin - k), periodic)
+        return replace(self, parameters=parameters, timetable=timetable, initial=initial)
+
+    @property
+    def lasting(self) -> "LinearSystem":
+        """The system from the round on from which it repeats itself, where it does."""
+        return self.since(int(self.timetable.begin)) if self.timetable.periodic and self.timetable.begin else self
 
     @cached_property
     def offset(self) -> Float[np.ndarray, " n"]:
@@ -250,16 +349,17 @@ class LinearSystem:
         """Mᵀ s."""
         return self._call(transposed_product, s)
 
-    def model(self, s: Float[np.ndarray, " n"], /) -> Float[np.ndarray, "Q d"]:
-        """The agents' coordinates in a state, each agent's as one row."""
-        return self._call(_model, s)
+    def model(self, s: Float[np.ndarray, " n"], /, *, round: int = 0) -> Float[np.ndarray, "Q d"]:
+        """The agents' coordinates in a state before some round, each agent's as one row."""
+        return self.models(s[None], np.array([round]))[0]
 
-    def models(self, states: Float[np.ndarray, "times n"], /) -> Float[np.ndarray, "times Q d"]:
-        """The agents' coordinates in several states."""
-        return self._call(models_of, states)
+    @in_float64
+    def models(self, states: Float[np.ndarray, "times n"], rounds: np.ndarray, /) -> Float[np.ndarray, "times Q d"]:
+        """The agents' coordinates in several states, each before a round of its own."""
+        return np.asarray(models_of(self.advance, self.parameters, self.timetable, states, rounds))
 
     def directions(self, basis: Float[np.ndarray, "p n"], /) -> Float[np.ndarray, "p Q d"]:
-        """How the agents' coordinates change along vectors of states."""
+        """How the agents' coordinates change along vectors of states, where that does not depend on the round."""
         return self._call(_directions, basis)
 
     @in_float64
@@ -312,38 +412,41 @@ def linear_system(
     ValueError
         If the round is not affine: it can be trained, not predicted.
     """
-    advance, parameters = assemble(algorithm, mixing, features, data, columns=columns)
+    advance, parameters, timetable = assemble(algorithm, mixing, features, data, columns=columns)
     initial = np.asarray(advance.start(algorithm))
     blocks = np.asarray(parameters["matrix"])
     gram = blocks @ blocks.swapaxes(1, 2) / data.sizes[:, None, None]
     curvature = float(np.linalg.eigvalsh(gram).max())
-    schedule = mixing if isinstance(mixing, Schedule) else Schedule(mixing[None], np.zeros(1, int), True)
-    matrices, order = schedule.matrices, {}
+    matrices = np.asarray(parameters["mixing"]).reshape(-1, data.agents, data.agents)
     growths = [algorithm.growth(W, curvature) for W in matrices]
-    if len(matrices) > 1:
-        order = {"order": schedule.order, "periodic": schedule.periodic}
+    varying = len(timetable.order) > 0
+    if varying:
         # Rounds that are no longer powers of one M need one norm that each of them contracts.
         growths = [max(growths) if all(growth == 1 for growth in growths) else float("nan")]
-    else:
-        parameters["mixing"] = jnp.asarray(matrices[0])
-    _must_be_affine(algorithm, advance, parameters | {"mixing": jnp.asarray(matrices[0])}, len(initial))
+    _must_be_affine(algorithm, advance, at_round(parameters, timetable, 0), len(initial))
     return LinearSystem(
         advance=advance,
         parameters=parameters,
         initial=initial,
         step_size=float(algorithm.step_size),
-        symmetric=len(matrices) == 1 and algorithm.is_symmetric(matrices[0]),
+        symmetric=not varying and algorithm.is_symmetric(matrices[0]),
         growth=growths[0],
         curvature=curvature,
         stable_step_size=float(np.min([algorithm.stable_step_size(W, curvature) for W in matrices])),
         has_flow=algorithm.has_flow,
-        **order,
+        timetable=timetable,
     )
 
 
-def at_round(parameters: PyTree, order: Array | np.ndarray, k: Array) -> PyTree:
-    """The parameters in round k of a mixing that changes: that round's matrix out of the stack of them."""
-    return parameters | {"mixing": parameters["mixing"][jnp.asarray(order)[k % len(order)]]}
+def at_round(parameters: PyTree, timetable: Timetable, k: Any) -> PyTree:
+    """The parameters in round k: its mixing matrix and exogenous leaves, where rounds differ."""
+    if not len(timetable.order):
+        return parameters
+    at = timetable.place(k)
+    return parameters | {
+        "mixing": parameters["mixing"][jnp.asarray(timetable.order)[at]],
+        "exogenous": [leaf[at] for leaf in parameters["exogenous"]],
+    }
 
 
 def linear(advance: Callable, parameters: PyTree, s: Array) -> Array:
@@ -355,8 +458,16 @@ def linear(advance: Callable, parameters: PyTree, s: Array) -> Array:
 advanced = jax.jit(lambda advance, parameters, s: advance(parameters, s), static_argnums=0)
 product = jax.jit(linear, static_argnums=0)
 _products = jax.jit(lambda a, p, states: jax.vmap(partial(linear, a, p))(states), static_argnums=0)
-_model = jax.jit(lambda advance, parameters, s: advance.model(parameters, s), static_argnums=0)
-models_of = jax.jit(lambda advance, p, states: jax.vmap(partial(advance.model, p))(states), static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def models_of(advance: Callable, parameters: PyTree, timetable: Timetable, states: Array, rounds: Array) -> Array:
+    """The agents' coordinates in states before rounds."""
+
+    def model(s, k):
+        return advance.model(at_round(parameters, timetable, k), s)
+
+    return jax.vmap(model)(states, rounds)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -381,7 +492,12 @@ def _must_be_affine(algorithm, advance, parameters, size) -> None:
     probe = jnp.asarray(np.random.default_rng(0).normal(size=size))
     expected = advanced(advance, parameters, jnp.zeros(size)) + product(advance, parameters, probe)
     found = advanced(advance, parameters, probe)
-    if not np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(jnp.abs(expected).max())):
+    affine = np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(jnp.abs(expected).max()))
+    moved, still = (_exogenous_after(advance, parameters, s) for s in (probe, jnp.zeros(size)))
+    if not (affine and all(map(np.array_equal, moved, still))):
         raise ValueError(
             f"one round of {algorithm.name} is not affine in the state, so it has no closed form: train it"
         )
+
+
+_exogenous_after = jax.jit(lambda advance, parameters, s: advance.both(parameters, s)[1], static_argnums=0)

@@ -531,11 +531,14 @@ def _most(n: int, symmetric: bool, memory: int) -> int:
 
 def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
     """Deviations of a system whose mixing changes: period by period, or round by round."""
-    length = len(system.order)
     found = _Found("products", {})
-    if not system.periodic and rounds[-1] > length:
-        raise ValueError(f"the mixing is given for {length} rounds, and round {rounds[-1]} is asked for")
-    if system.periodic and rounds[-1] >= PERIODS * length:
+    if rounds[-1] > (last := last_round(system)):
+        raise ValueError(f"the mixing is given for {last} rounds, and round {rounds[-1]} is asked for")
+    order, begin, periodic = system.timetable
+    length = len(order) - begin
+    if periodic and begin and rounds[-1] - begin >= PERIODS * length:
+        return _after_a_beginning(system, rounds, times, method, rtol, memory, span)
+    if periodic and rounds[-1] - begin >= PERIODS * length:
         wholes, which = np.unique(rounds // length, return_inverse=True)
         for time in times:
             inner = _Span(system.size, ("rounds",), len(wholes), memory, ROUNDING)
@@ -557,24 +560,59 @@ def _solve_varying(system, rounds, times, method, rtol, memory, span) -> _Found:
             found.errors[time] = amplified * (one.errors["rounds"] + inner.error)
         return found
     for time in times:
-        state, reached, block = system.initial[None], 0, max(1, BLOCK // (8 * system.size))
-        for first in range(0, len(rounds), block):
-            states = []
-            for k in rounds[first : first + block]:
-                state = advance_over(system, state, reached, int(k) - reached, time)
-                reached = int(k)
-                states.append(state[0] - system.initial)
-            at = np.arange(first, first + len(states))
-            q, r = np.linalg.qr(np.array(states).T)
-            span.add(q.T, {time: (at, r.T)})
-        rounding = np.finfo(float).eps * (system.size + rounds[-1])
-        found.errors[time] = float(rounding * np.nan_to_num(system.growth, nan=1.0))
+        found.errors[time] = _round_by_round(system, rounds, np.arange(len(rounds)), time, span)
     return found
+
+
+def _round_by_round(system: LinearSystem, rounds: np.ndarray, places: np.ndarray, time: Time, span: _Span) -> float:
+    """Every round taken; the span has those asked for at these places. What rounding makes of it."""
+    state, reached, block = system.initial[None], 0, max(1, BLOCK // (8 * system.size))
+    for first in range(0, len(rounds), block):
+        states = []
+        for k in rounds[first : first + block]:
+            state = advance_over(system, state, reached, int(k) - reached, time)
+            reached = int(k)
+            states.append(state[0] - system.initial)
+        q, r = np.linalg.qr(np.array(states).T)
+        span.add(q.T, {time: (places[first : first + block], r.T)})
+    rounding = np.finfo(float).eps * (system.size + rounds[-1])
+    return float(rounding * np.nan_to_num(system.growth, nan=1.0))
+
+
+def _after_a_beginning(system, rounds, times, method, rtol, memory, span) -> _Found:
+    """What repeats itself from some round on only: the rounds until then, and from there a system of its own."""
+    found, begin = _Found("products", {}), int(system.timetable.begin)
+    early, late = np.flatnonzero(rounds <= begin), np.flatnonzero(rounds > begin)
+    for time in times:
+        rounding = _round_by_round(system, rounds[early], early, time, span) if len(early) else 0.0
+        then, inner = lasting(system, time), _Span(system.size, (time,), len(late), memory, ROUNDING)
+        rest = (rounds[late] - begin, (time,), method, rtol, memory, inner)
+        one = _solve_varying(then, *rest) if then.varying else _windows(_constant(then), *rest)
+        found.method, found.size = one.method, max(found.size, one.size)
+        away = (then.initial - system.initial)[None]
+        basis, r = np.linalg.qr(np.concatenate([away, inner.basis]).T)
+        c = np.append(np.ones((len(late), 1)), inner.coefficients[time], axis=1)
+        span.add(basis.T, {time: (late, c @ r.T)})
+        # Relative to how far it is from where it then begins, which is at most twice as far as it has been from s_0.
+        found.errors[time] = rounding + 2 * (one.errors[time] + inner.error)
+    return found
+
+
+def lasting(system: LinearSystem, time: Time, /) -> LinearSystem:
+    """The system from the round on from which it repeats itself, and from the state that it has reached there."""
+    begin = int(system.timetable.begin) if system.timetable.periodic else 0
+    return system.since(begin, advance_over(system, system.initial[None], 0, begin, time)[0])
+
+
+def last_round(system: LinearSystem, /) -> int | float:
+    """The last round before which a system has a state."""
+    order, begin, periodic = system.timetable
+    return math.inf if periodic else begin or len(order)
 
 
 def period(system: LinearSystem, time: Time, /) -> Step:
     """One period as one step."""
-    over = partial(advance_over, system, begin=0, count=len(system.order), time=time)
+    over = partial(advance_over, system, begin=0, count=len(system.timetable.order), time=time)
 
     def linearly(s):
         return over(s[None], driven=False)[0]
@@ -615,7 +653,7 @@ def advance_over(
         time,
         driven,
         system.parameters,
-        system.order,
+        system.timetable,
         jnp.asarray(states, float),
         begin,
         count,
@@ -626,9 +664,9 @@ def advance_over(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _advance_over(advance, time, driven, parameters, order, states, begin, count, length, parts):
+def _advance_over(advance, time, driven, parameters, timetable, states, begin, count, length, parts):
     def one_round(k, states):
-        now = at_round(parameters, order, k)
+        now = at_round(parameters, timetable, k)
         if time == "rounds":
             step = partial(advance, now) if driven else partial(linear, advance, now)
         else:
@@ -752,12 +790,15 @@ class Transition:
             return over(states, begin=last, count=1, length=end - begin)
         if first - begin > WHOLE:
             states = over(states, begin=first - 1, count=1, length=first - begin)
-        length = len(system.order)
+        order, beginning, periodic = system.timetable
+        if periodic and first < beginning <= last:
+            states, first = over(states, begin=first, count=int(beginning) - first), int(beginning)
+        length = len(order) - beginning
         periods = (last - first) // length
-        if system.periodic and periods >= PERIODS:
+        if periodic and first >= beginning and periods >= PERIODS:
             # Periods that begin at this phase are those of the same system with its order turned.
-            turned = replace(system, order=np.roll(system.order, -first))
-            step = period(turned, self.time)
+            then = system.since(first)
+            step = period(then, self.time) if then.varying else _constant(then)
             states = np.array([self._power(step, s, periods, method, rtol, "rounds") for s in states])
             first += periods * length
         states = over(states, begin=first, count=last - first)
@@ -783,8 +824,8 @@ def transition(system: LinearSystem, t: float | int, t0: float | int = 0, /, *, 
     if time == "rounds" and (int(t) != t or int(t0) != t0):
         raise ValueError(f'rounds are whole numbers, found {t:g} and {t0:g}: use time="flow" in between')
     end = t if time == "rounds" else t / system.step_size
-    if system.varying and not system.periodic and end > len(system.order) + WHOLE:
-        raise ValueError(f"the mixing is given for {len(system.order)} rounds, and t = {t:g} is round {end:g}")
+    if system.varying and end > (last := last_round(system)) + WHOLE:
+        raise ValueError(f"the mixing is given for {last} rounds, and t = {t:g} is round {end:g}")
     return Transition(system, t, t0, time)
 
 

@@ -111,7 +111,12 @@ class Model:
     @property
     def size(self) -> int:
         """P, the number of parameters."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return sum(self.layers)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The sizes of the parameter arrays, in the order in which `flat` has them."""
+        return tuple(leaf.size for leaf in jax.tree.leaves(self.params))
 
     @in_float64
     def flat(self) -> tuple[Array, Callable[[Array, Array], Array]]:

@@ -40,7 +40,9 @@ def world(k=0):
     """W's rows are rotated from round to round."""
     mixing = np.roll(W, k, axis=0)
     return World(
-        mix=lambda x: mixing @ x, grad=lambda x: np.tanh(x) @ H, own=lambda x: np.diagonal(mixing)[:, None] * x
+        mix=lambda x: mixing @ x,
+        grad=lambda x, when=True: np.tanh(x) @ H,
+        own=lambda x: np.diagonal(mixing)[:, None] * x,
     )
 
 
@@ -180,7 +182,7 @@ def test_a_verb_that_is_called_twice_has_no_single_delay():
 @pytest.mark.parametrize("delay", [-1, 1.0, True, "2", None])
 def test_delays_are_whole_rounds(delay):
     for name in ("gradients", "messages"):
-        with pytest.raises(ValueError, match=f"{name} must be a delay of whole rounds ≥ 0, found"):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of rounds ≥ 0, found"):
             Delayed(DGD(step_size=0.1), **{name: delay})
 
 

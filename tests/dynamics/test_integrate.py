@@ -28,7 +28,7 @@ def integrated(experiment, /, *, mixing=None, time="rounds", rtol=1e-8):
     """`integrate` of an experiment, whose mixing matrix may be one that is refused there."""
     mixing, data = experiment.mixing if mixing is None else mixing, experiment.data
     features = experiment.features()
-    advance, parameters = assemble(experiment.algorithm, mixing, features, data, loss="cross_entropy")
+    advance, parameters, _ = assemble(experiment.algorithm, mixing, features, data, loss="cross_entropy")
     start = advance.start(experiment.algorithm)
     return features, integrate(advance, parameters, start, experiment.recorded, time=time, rtol=rtol)
 

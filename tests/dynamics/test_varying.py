@@ -161,7 +161,7 @@ def test_the_flow_of_another_loss_follows_the_schedule(digits):
     # Every round by itself, from where the one before it ended.
     features = run.features()
     with jax.enable_x64(True):
-        advance, parameters = assemble(run.algorithm, run.mixing, features, run.data, loss="cross_entropy")
+        advance, parameters, _ = assemble(run.algorithm, run.mixing, features, run.data, loss="cross_entropy")
         state = advance.start(run.algorithm)
         for k in range(12):
             one = parameters | {"mixing": jnp.asarray(run.mixing.at(k))}

@@ -1,0 +1,226 @@
+"""What of a run does not depend on its models: weights and counters in the state, and what is sent.
+
+The leaves of a state whose shape depends on d, the size of a model, move with the models. The others are exogenous:
+they take the same course in every run over the same mixing matrices, so that they can be followed beforehand.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from ntkp2p.algorithms.algorithm import Algorithm, Compressor, World
+
+#: A share, of an order of magnitude of the largest entry, by which exogenous states that are the same may differ.
+ROUNDING = 4 * np.finfo(float).eps
+#: Beyond so many rounds no repetition is looked for.
+LONGEST = 2**16
+
+
+class Form(NamedTuple):
+    """How a state of an algorithm falls into two parts.
+
+    Attributes
+    ----------
+    tree
+        The structure of the state.
+    moves
+        By leaf: whether it moves with the models.
+    """
+
+    tree: Any
+    moves: tuple[bool, ...]
+
+    @staticmethod
+    def of(algorithm: Algorithm, agents: int) -> "Form":
+        """That of an algorithm's states."""
+        leaves, trees = zip(
+            *(jax.tree.flatten(jax.eval_shape(_first(algorithm, agents, d))) for d in (3, 5)), strict=True
+        )
+        return Form(trees[0], tuple(a.shape != b.shape for a, b in zip(*leaves, strict=True)))
+
+    def split(self, state: PyTree) -> tuple[list, list]:
+        """The leaves that move with the models, and the exogenous ones."""
+        leaves = jax.tree.leaves(state)
+        return [x for x, m in zip(leaves, self.moves, strict=True) if m], [
+            x for x, m in zip(leaves, self.moves, strict=True) if not m
+        ]
+
+    def join(self, moving: list, exogenous: list) -> PyTree:
+        """The state with these leaves."""
+        parts = {True: iter(moving), False: iter(exogenous)}
+        return jax.tree.unflatten(self.tree, [next(parts[m]) for m in self.moves])
+
+
+class Traffic(NamedTuple):
+    """What every agent does in a round: one number each, or one a round.
+
+    Attributes
+    ----------
+    messages, bytes
+        To each of its out-neighbours.
+    merges, merged
+        How often it takes part in an average of all, and the bytes that it sends for them.
+    gradients
+        How many gradients it takes.
+    """
+
+    messages: Any = 0.0
+    bytes: Any = 0.0
+    merges: Any = 0.0
+    merged: Any = 0.0
+    gradients: Any = 0.0
+
+
+#: Bytes of an entry that is sent as a float32, and of one of few that is sent with its place.
+DENSE_ENTRY, SPARSE_ENTRY = 4, 6
+
+
+class _Counting:
+    """A world without models, which notes what passes."""
+
+    def __init__(self, layers: tuple[int, ...], mix: Callable):
+        self.layers, self._mix = layers, mix
+        self.total, self.compressed = Traffic(), []
+
+    def world(self) -> World:
+        return World(mix=self.mix, grad=self.grad, own=self._own, compress=self.compress, average=self.average)
+
+    def _add(self, **more: Any) -> None:
+        self.total = self.total._replace(**{name: getattr(self.total, name) + value for name, value in more.items()})
+
+    def mix(self, x):
+        sent = next((size for values, size in self.compressed if values is x), DENSE_ENTRY * x.shape[1])
+        # What one round sends to a neighbour travels together.
+        self.total = self.total._replace(messages=1.0)
+        self._add(bytes=sent)
+        return self._mix(x)
+
+    def grad(self, x, /, *, when=True):
+        self._add(gradients=_where(when, 1.0, 0.0))
+        return jnp.zeros_like(x)
+
+    def _own(self, x):
+        return x
+
+    def compress(self, x, by: Compressor, /, *, everything=False):
+        few = SPARSE_ENTRY * sum(by.kept(size) for size in self.layers)
+        sent = jnp.zeros_like(x)
+        self.compressed.append((sent, _where(everything, DENSE_ENTRY * x.shape[1], few)))
+        return sent
+
+    def average(self, x, /, *, when=True):
+        # As rings do it: every agent passes on each of Q parts of the sum, and then each of the means, but its own.
+        steps = 2.0 * (len(x) - 1)
+        part = DENSE_ENTRY * x.shape[1] / len(x)
+        self._add(merges=_where(when, steps, 0.0), merged=_where(when, steps * part, 0.0))
+        return World._field_defaults["average"](x, when=when)
+
+
+def _where(condition: Any, yes: float, no: float) -> Any:
+    """One of two numbers, which stays a number where the condition is one."""
+    return (yes if condition else no) if isinstance(condition, bool) else jnp.where(condition, yes, no)
+
+
+class Course(NamedTuple):
+    """The exogenous part of a run.
+
+    Attributes
+    ----------
+    states
+        The exogenous leaves before the rounds 0, …, T, each of shape (T + 1, ...).
+    traffic
+        Of the rounds 0, …, T − 1.
+    """
+
+    states: list[np.ndarray]
+    traffic: Traffic
+
+
+def course(
+    algorithm: Algorithm,
+    matrices: Float[np.ndarray, "D Q Q"],
+    order: np.ndarray,
+    /,
+    *,
+    layers: tuple[int, ...] = (1,),
+) -> Course:
+    """Follow a run over the mixing matrices matrices[order[k]] without any models.
+
+    Parameters
+    ----------
+    layers
+        The sizes of a model's layers, of which the messages' sizes depend.
+    """
+    form = Form.of(algorithm, matrices.shape[1])
+    if all(form.moves):  # then all rounds are alike
+        counting = _Counting(layers, lambda x: x)
+        start = _first(algorithm, matrices.shape[1], sum(layers))
+        jax.eval_shape(lambda: algorithm.round(start(), counting.world()))
+        return Course([], Traffic(*(np.full(len(order), float(value)) for value in counting.total)))
+    follow = partial(_follow, algorithm, layers, form)
+    states, traffic = jax.jit(follow)(jnp.asarray(matrices), jnp.asarray(order))
+    return Course([np.asarray(leaf) for leaf in states], Traffic(*map(np.asarray, traffic)))
+
+
+def _follow(algorithm: Algorithm, layers: tuple[int, ...], form: Form, matrices: Array, order: Array):
+    first = _first(algorithm, matrices.shape[1], sum(layers))
+    # Nothing comes out that depends on the models, so that the compiler leaves them out.
+    still = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in form.split(jax.eval_shape(first))[0]]
+
+    def advance(exogenous, which):
+        counting = _Counting(layers, partial(jnp.matmul, matrices[which]))
+        after = algorithm.round(form.join(still, exogenous), counting.world())
+        now = [jnp.asarray(x, old.dtype) for x, old in zip(form.split(after)[1], exogenous, strict=True)]
+        return now, (exogenous, Traffic(*(jnp.asarray(value, float) for value in counting.total)))
+
+    start = [jnp.asarray(leaf) for leaf in form.split(first())[1]]
+    last, (before, traffic) = jax.lax.scan(advance, start, order)
+    return [jnp.concatenate([some, end[None]]) for some, end in zip(before, last, strict=True)], traffic
+
+
+def _first(algorithm: Algorithm, agents: int, size: int) -> Callable[[], PyTree]:
+    return lambda: algorithm.init(jnp.zeros((agents, size)))
+
+
+class Repetition(NamedTuple):
+    """From which round on a course repeats itself, and after how many rounds: 0 if it does not.
+
+    The states are those before the rounds 0, …, begin + length − 1; of a course without end, as far as it was followed.
+    """
+
+    begin: int
+    length: int
+    states: list[np.ndarray]
+
+
+def repetition(
+    algorithm: Algorithm, matrices: Float[np.ndarray, "D Q Q"], order: np.ndarray, periodic: bool
+) -> Repetition:
+    """Where the course of an algorithm over a schedule begins to repeat itself, to rounding.
+
+    Weights that approach a limit, or an orbit, are there once they no longer change by more than rounding.
+    """
+    period = len(order)
+    if all(Form.of(algorithm, matrices.shape[1]).moves):
+        return Repetition(0, period if periodic else 0, [])
+    if not periodic:
+        return Repetition(period, 0, course(algorithm, matrices, order).states)
+    rounds, states = max(64, 4 * period), []
+    while rounds <= 2 * LONGEST:
+        states = course(algorithm, matrices, order[np.arange(rounds) % period]).states
+        rows = np.concatenate([np.reshape(leaf, (len(leaf), -1)).astype(float) for leaf in states], axis=1)
+        tolerance = ROUNDING * np.abs(rows).max(initial=0.0)
+        for length in range(period, rounds // 2 + 1, period):
+            if np.abs(rows[-1 - length] - rows[-1]).max(initial=0.0) > tolerance:
+                continue
+            differs = (np.abs(rows[length:] - rows[:-length]) > tolerance).any(axis=1)
+            begin = int(np.flatnonzero(differs)[-1]) + 1 if differs.any() else 0
+            if begin + 2 * length <= rounds:  # seen twice
+                return Repetition(begin, length, [leaf[: begin + length] for leaf in states])
+        rounds *= 4
+    return Repetition(len(states[0]) - 1, 0, states)

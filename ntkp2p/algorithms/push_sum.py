@@ -1,0 +1,88 @@
+r"""Push-sum: averaging over directed graphs, whose agents need not know who hears them.
+
+With P column-stochastic, agent q holds a numerator x_q and a weight u_q, u_q = 1 at first, and its model is their
+quotient. What of the sum Σ x a lopsided graph gathers at some agents, it gathers of Σ u as well:
+
+    z = x / u,    x⁺ = P (x − η g(z)),    u⁺ = P u.
+
+P keeps Σ x and Σ u. With Nesterov's momentum μ, the step is along g + μ m⁺, m⁺ = μ m + g.
+
+References
+----------
+Nedić and Olshevsky, "Stochastic gradient-push for strongly convex functions on time-varying directed graphs", IEEE TAC
+2016.
+Assran, Loizou, Ballas and Rabbat, "Stochastic gradient push for distributed deep learning", ICML 2019.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ntkp2p.algorithms.algorithm import Algorithm, must_be_share
+
+
+class _PushSumState(NamedTuple):
+    """Numerators, weights, and with momentum the velocity m, else None."""
+
+    x: Float[Array, "Q d"]
+    weights: Float[Array, "Q 1"]
+    velocity: Float[Array, "Q d"] | None
+
+
+class PushSum(Algorithm):
+    """Stochastic gradient push: gradients at the de-biased models z = x/u.
+
+    Parameters
+    ----------
+    step_size
+        η > 0.
+    momentum
+        μ of Nesterov's momentum, 0 < μ < 1, None for none; each agent has a velocity of its own.
+
+    Raises
+    ------
+    ValueError
+        If a constant is out of its range.
+
+    Notes
+    -----
+    A fixed point has agents that disagree by O(η), as ATC has, whose rounds these are where P is doubly stochastic.
+    """
+
+    momentum: Any = None
+    stochastic = "column"
+
+    def __check_init__(self):
+        must_be_momentum(self.momentum)
+
+    @property
+    def has_flow(self):
+        # The weights are followed in rounds.
+        return False
+
+    def init(self, x, /):
+        return _PushSumState(x, jnp.ones((len(x), 1), x.dtype), None if self.momentum is None else 0 * x)
+
+    def model(self, state, /):
+        return state.x / state.weights
+
+    def round(self, state, world, /):
+        step, velocity = nesterov(world.grad(self.model(state)), self.momentum, state.velocity)
+        return _PushSumState(world.mix(state.x - self.step_size * step), world.mix(state.weights), velocity)
+
+
+def nesterov(
+    gradient: Float[Array, "Q d"], momentum: Any, velocity: Float[Array, "Q d"] | None, /
+) -> tuple[Float[Array, "Q d"], Float[Array, "Q d"] | None]:
+    """The direction of a step with Nesterov's momentum, g + μ m⁺ with m⁺ = μ m + g, and m⁺; g itself without any."""
+    if velocity is None:
+        return gradient, None
+    velocity = momentum * velocity + gradient
+    return gradient + momentum * velocity, velocity
+
+
+def must_be_momentum(value: Any, /) -> None:
+    """Refuse what is neither None nor above 0 and below 1."""
+    if value is not None:
+        must_be_share("momentum", value, "0.9 is usual, and None is without")

@@ -1,0 +1,298 @@
+r"""Sparse-Push: push-sum with compressed messages and error feedback, over directed graphs that may change.
+
+Agent q holds a numerator x_q, a weight u_q (1 at first) and a memory e_q (0 at first) of what it has not been able to
+send. Its model is z_q = x_q/u_q, how far it has moved from the start that all agents share. With P column-stochastic, a
+compressor C and an averaging rate γ in (0, 1], one round is
+
+    z = x / u,    x ← x − η g(z),    v = x + e,    q = C(v),    e⁺ = v − q,
+    x⁺ = x + γ (P q − q),    u⁺ = u + γ (P u − u).
+
+Σ x and Σ u are kept by the exchange, whatever C lets through. The weights are never compressed. C works on each layer
+by itself.
+
+What is public of these algorithms leaves some things open. Our reading: as x counts from the common start, no message
+is spent on what everybody knows, nor is θ₀ itself scaled while messages are incomplete. **Dense start-up rounds** send
+everything, and mix at the rate 1. **Skew compensation** is a phase of gossip rounds without gradient steps, and a merge
+of all models at its end.
+
+An entry that is sent every n-th round carries n times its value, so that γ is to be about 1/n: rates above 2/n can make
+the models diverge, as the prediction shows only in the mean.
+
+References
+----------
+Aketi, Singh and Rabaey, "Sparse-Push: communication- and energy-efficient decentralized distributed learning over
+directed and time-varying graphs with non-IID datasets", arXiv 2102.05715.
+Stich, Cordonnier and Jaggi, "Sparsified SGD with memory", NeurIPS 2018 (error feedback).
+Koloskova, Stich and Jaggi, "Decentralized stochastic optimization and gossip algorithms with compressed communication",
+ICML 2019 (CHOCO).
+Aketi, Choudhary and Roy, "AdaGossip: adaptive consensus step-size for decentralized deep learning with communication
+compression", 2024.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
+
+from ntkp2p.algorithms.algorithm import Algorithm, Compressor, must_be_share, whole_rounds
+from ntkp2p.algorithms.push_sum import must_be_momentum, nesterov
+
+#: ε of AdaGossip: keeps an entry on which all agreed so far from an infinite rate.
+SMALL = 1e-8
+
+
+class _SparseState(NamedTuple):
+    """What the module's docstring names, and
+
+    dense : the dense rounds that are left; phase : the round within a cycle of skew compensation, else 0;
+    velocity : m, with momentum; variance : v̂, with AdaGossip's rate.
+    """
+
+    x: Float[Array, "Q d"]
+    weights: Float[Array, "Q 1"]
+    memory: Float[Array, "Q d"]
+    dense: Integer[Array, ""]
+    phase: Integer[Array, ""]
+    velocity: Float[Array, "Q d"] | None
+    variance: Float[Array, "Q d"] | None
+
+
+class SparsePush(Algorithm):
+    """Push-sum SGD with compressed messages and error feedback.
+
+    Parameters
+    ----------
+    step_size
+        η > 0.
+    compression
+        C, for instance `TopK(0.01)` or `RandomK(0.01)`.
+    averaging_rate
+        γ, 0 < γ ≤ 1: by default the share that is sent.
+    dense_rounds
+        So many rounds at first send everything.
+    momentum
+        μ of Nesterov's momentum, 0 < μ < 1, None for none.
+    adaptive
+        β of AdaGossip, 0 < β < 1, None for none. Every entry then has its own rate γ/(√v̂ + ε), where
+        v̂⁺ = β v̂ + (1 − β) (P q − q)². Agents' rates differ, so Σ x is no longer kept; a round is not affine, so such a
+        run can be trained and not predicted.
+
+    Raises
+    ------
+    TypeError
+        If the compression is no compressor.
+    ValueError
+        If a constant is out of its range.
+    """
+
+    compression: Compressor
+    averaging_rate: Any
+    dense_rounds: int = eqx.field(static=True)
+    momentum: Any
+    adaptive: Any
+    stochastic = "column"
+
+    def __init__(
+        self,
+        step_size: Any,
+        compression: Any,
+        *,
+        averaging_rate: Any = None,
+        dense_rounds: Any = 0,
+        momentum: Any = None,
+        adaptive: Any = None,
+    ):
+        self.step_size, self.compression = step_size, must_be_compressor(compression)
+        self.averaging_rate = compression.keep if averaging_rate is None else averaging_rate
+        self.dense_rounds = whole_rounds("dense_rounds", dense_rounds)
+        self.momentum, self.adaptive = momentum, adaptive
+        must_be_share("averaging_rate", self.averaging_rate, "the share that is sent is usual", one=True)
+        must_be_momentum(momentum)
+        if adaptive is not None:
+            must_be_share("adaptive", adaptive, "0.999 is usual, and None is one rate for all entries")
+
+    @property
+    def has_flow(self):
+        # What waits in the memory is no gradient flow's.
+        return False
+
+    def init(self, x, /):
+        return _SparseState(
+            x=x,
+            weights=jnp.ones((len(x), 1), x.dtype),
+            memory=0 * x,
+            dense=jnp.asarray(self.dense_rounds),
+            phase=jnp.asarray(0),
+            velocity=None if self.momentum is None else 0 * x,
+            variance=None if self.adaptive is None else 0 * x,
+        )
+
+    def model(self, state, /):
+        return state.x / state.weights
+
+    def round(self, state, world, /):
+        return self._exchange(self._descend(state, world), world)
+
+    def _descend(self, state, world):
+        step, velocity = nesterov(world.grad(self.model(state)), self.momentum, state.velocity)
+        return state._replace(x=state.x - self.step_size * step, velocity=velocity)
+
+    def _exchange(self, state, world):
+        everything = state.dense > 0
+        value = state.x + state.memory
+        sent = world.compress(value, self.compression, everything=everything)
+        rate = jnp.where(everything, 1, self.averaging_rate)
+        gossip_error, rates, variance = world.mix(sent) - sent, rate, state.variance
+        if variance is not None:
+            variance = self.adaptive * variance + (1 - self.adaptive) * gossip_error**2
+            rates = jnp.where(everything, 1, self.averaging_rate / (jnp.sqrt(variance) + SMALL))
+        return state._replace(
+            x=state.x + rates * gossip_error,
+            weights=state.weights + rate * (world.mix(state.weights) - state.weights),
+            memory=value - sent,
+            dense=jnp.maximum(state.dense - 1, 0),
+            variance=variance,
+        )
+
+
+class SkewCompensatedSparsePush(SparsePush):
+    """Sparse-Push whose agents stop now and then to gossip without gradient steps, and to merge their models.
+
+    A cycle has `gradient_rounds` rounds of Sparse-Push, `gossip_rounds` of them without a gradient step, and one round
+    in which all models are averaged, x = u Σx/Σu; then the next one begins. A run of one cycle is compensated at its
+    end. The merge is an exchange among all, and counted as one.
+
+    Parameters
+    ----------
+    gradient_rounds, gossip_rounds
+        As above; about as many of the latter as there are agents are usual.
+    others
+        As for `SparsePush`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `SparsePush`.
+
+    Notes
+    -----
+    What is public of the skew-compensated algorithm is such a phase and a final merge, on top of top-k exchange. This
+    is our reading of it.
+    """
+
+    gradient_rounds: int = eqx.field(static=True)
+    gossip_rounds: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        step_size: Any,
+        compression: Any,
+        *,
+        gradient_rounds: Any,
+        gossip_rounds: Any,
+        averaging_rate: Any = None,
+        dense_rounds: Any = 0,
+        momentum: Any = None,
+        adaptive: Any = None,
+    ):
+        super().__init__(
+            step_size,
+            compression,
+            averaging_rate=averaging_rate,
+            dense_rounds=dense_rounds,
+            momentum=momentum,
+            adaptive=adaptive,
+        )
+        self.gradient_rounds = whole_rounds("gradient_rounds", gradient_rounds, least=1)
+        self.gossip_rounds = whole_rounds("gossip_rounds", gossip_rounds)
+
+    @property
+    def cycle(self) -> int:
+        """The rounds of a cycle."""
+        return self.gradient_rounds + self.gossip_rounds + 1
+
+    def _descend(self, state, world):
+        descends = state.phase < self.gradient_rounds
+        gradient = world.grad(self.model(state), when=descends)
+        step, velocity = nesterov(gradient, self.momentum, state.velocity)
+        if velocity is not None:  # which rests meanwhile
+            step, velocity = jnp.where(descends, step, 0), jnp.where(descends, velocity, state.velocity)
+        return state._replace(x=state.x - self.step_size * step, velocity=velocity)
+
+    def _exchange(self, state, world):
+        merges = state.phase == self.cycle - 1
+        state = super()._exchange(state, world)
+        share = world.average(state.x, when=merges) / jnp.where(merges, world.average(state.weights, when=merges), 1)
+        return state._replace(
+            x=jnp.where(merges, state.weights * share, state.x),
+            memory=jnp.where(merges, 0, state.memory),
+            phase=(state.phase + 1) % self.cycle,
+        )
+
+
+class _ChocoState(NamedTuple):
+    """Models x, what everybody knows of them x̂, and the running sum s = W x̂ of what each agent has heard."""
+
+    x: Float[Array, "Q d"]
+    known: Float[Array, "Q d"]
+    heard: Float[Array, "Q d"]
+
+
+class CHOCO(Algorithm):
+    """CHOCO-SGD: agents exchange compressed differences to what is already known of them, over one undirected graph.
+
+    y = x − η g(x),    q = C(y − x̂),    x̂⁺ = x̂ + q,    s⁺ = s + W q,    x⁺ = y + γ (s⁺ − x̂⁺).
+
+    Parameters
+    ----------
+    step_size
+        η > 0.
+    compression
+        C, for instance `TopK(0.01)`.
+    averaging_rate
+        γ, 0 < γ ≤ 1: by default the share that is sent.
+
+    Raises
+    ------
+    TypeError
+        If the compression is no compressor.
+    ValueError
+        If a constant is out of its range.
+    """
+
+    compression: Compressor
+    averaging_rate: Any
+    stochastic = "doubly"
+    static = "it sums up what neighbours have sent, which is right for one fixed graph only: take SparsePush"
+
+    def __init__(self, step_size: Any, compression: Any, *, averaging_rate: Any = None):
+        self.step_size, self.compression = step_size, must_be_compressor(compression)
+        self.averaging_rate = compression.keep if averaging_rate is None else averaging_rate
+        must_be_share("averaging_rate", self.averaging_rate, "the share that is sent is usual", one=True)
+
+    @property
+    def has_flow(self):
+        return False
+
+    def init(self, x, /):
+        # Everybody knows the common start, and W x = x there.
+        return _ChocoState(x, x, x)
+
+    def model(self, state, /):
+        return state.x
+
+    def round(self, state, world, /):
+        y = state.x - self.step_size * world.grad(state.x)
+        sent = world.compress(y - state.known, self.compression)
+        known, heard = state.known + sent, state.heard + world.mix(sent)
+        return _ChocoState(y + self.averaging_rate * (heard - known), known, heard)
+
+
+def must_be_compressor(value: Any, /) -> Compressor:
+    """The compressor, if it is one."""
+    if not isinstance(value, Compressor):
+        raise TypeError(
+            f"compression is one of what ntkp2p has, or a Compressor of your own, found {value!r}: TopK(0.01)"
+        )
+    return value

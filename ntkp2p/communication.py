@@ -1,0 +1,176 @@
+"""What a run sends: messages and bytes of every agent in every round, and what they would cost in energy.
+
+Nothing is measured on a network. An algorithm's round is followed without its models, and what it mixes is counted: 4
+bytes for a number of a dense message, push-sum's weight among them, and 6 for an entry that a compressor keeps, 4 for
+its value and 2 for its place. A message goes to every agent r that hears q, W[r, q] ≠ 0; what a round sends to one
+neighbour travels together. An average of all agents is counted as a ring does it: 2 (Q − 1) messages of an agent, each
+with one of Q parts of its model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from ntkp2p.algorithms.algorithm import is_number
+from ntkp2p.algorithms.exogenous import DENSE_ENTRY, course
+from ntkp2p.experiment import Experiment
+from ntkp2p.losses import LOSSES
+from ntkp2p.precision import in_float64
+from ntkp2p.reports import Report, Rows, Verdict
+from ntkp2p.topology import Schedule
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Communication(Report):
+    """What the agents of a run send and compute; print it for the totals.
+
+    Attributes
+    ----------
+    experiment
+        The run.
+    messages, bytes
+        That every agent sends in every round, shape (K, Q). Of a compressor that draws how many entries it sends, the
+        mean.
+    dense
+        The bytes of the same messages to neighbours, were each the model in float32 and nothing else, shape (K, Q).
+    gradients
+        That every agent takes in every round, shape (K,).
+    """
+
+    experiment: Experiment
+    messages: Float[np.ndarray, "K Q"]
+    bytes: Float[np.ndarray, "K Q"]
+    dense: Float[np.ndarray, "K Q"]
+    gradients: Float[np.ndarray, " K"]
+
+    @property
+    def reduction(self) -> float:
+        """How many times fewer bytes than dense float32 exchange over the same links in the same rounds."""
+        return float(self.dense.sum() / self.bytes.sum()) if self.bytes.any() else float("inf")
+
+    @cached_property
+    def gradient_flops(self) -> float:
+        """Floating-point operations of one gradient of one agent, the mean over agents, as XLA counts them."""
+        return _flops(self.experiment)
+
+    def energy(self, *, picojoules_per_bit: float, picojoules_per_flop: float) -> dict[str, np.ndarray]:
+        """What sending and computing would take at constants that are stated, not measured.
+
+        Parameters
+        ----------
+        picojoules_per_bit
+            Of a bit that is sent.
+        picojoules_per_flop
+            Of a floating-point operation of a gradient.
+
+        Returns
+        -------
+        dict
+            "communication" and "computation" of every agent over the run, in joules, each of shape (Q,).
+
+        Raises
+        ------
+        ValueError
+            If a constant is not a finite number ≥ 0.
+        """
+        constants = {"picojoules_per_bit": picojoules_per_bit, "picojoules_per_flop": picojoules_per_flop}
+        for name, value in constants.items():
+            if not (is_number(value) and value >= 0):
+                raise ValueError(f"{name} must be a finite number ≥ 0, found {value!r}")
+        flops = self.gradients.sum() * self.gradient_flops
+        agents = self.bytes.shape[1]
+        return {
+            "communication": 8 * self.bytes.sum(axis=0) * picojoules_per_bit * 1e-12,
+            "computation": np.full(agents, flops * picojoules_per_flop * 1e-12),
+        }
+
+    def to_dataset(self) -> xr.Dataset:
+        """Messages and bytes by round and agent."""
+        return xr.Dataset({name: (("round", "agent"), getattr(self, name)) for name in ("messages", "bytes", "dense")})
+
+    @property
+    def title(self) -> str:
+        run = self.experiment
+        return f"Communication of {run.algorithm.name}, {run.agents} agents, {run.rounds} rounds"
+
+    @property
+    def sections(self) -> Mapping[str, Rows]:
+        run, agents = self.experiment, self.bytes.shape[1]
+        busiest = int(self.bytes.sum(axis=0).argmax())
+        return {
+            "": [
+                ("parameters of a model", f"{run.initialise().size:,}"),
+                ("messages of an agent", f"{self.messages.sum() / agents:,.0f} in all, on average"),
+                ("bytes of an agent", f"{self.bytes.sum() / agents:,.0f} in all, on average"),
+                ("busiest agent", f"{busiest}, {self.bytes[:, busiest].sum():,.0f} bytes"),
+                ("a round", f"{self.bytes.mean():,.0f} bytes of an agent, on average"),
+                ("dense float32 exchange", f"{self.dense.sum() / agents:,.0f} bytes of an agent, on average"),
+                ("reduction", f"{self.reduction:.4g}×"),
+                ("gradients of an agent", f"{self.gradients.sum():,.0f}"),
+            ]
+        }
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        return {}
+
+
+@in_float64
+def _flops(run: Experiment) -> float:
+    theta, apply = run.initialise().astype(run.precision).flat()
+    samples = float(run.data.sizes.mean() if run.batch_size is None else run.batch_size)
+    batch = round(samples)
+    inputs, targets = (jnp.asarray(a[:batch], run.precision) for a in (run.data.inputs, run.data.targets))
+
+    def loss(theta):
+        return jnp.mean(LOSSES[run.loss](apply(theta, inputs), targets))
+
+    counted = jax.jit(jax.grad(loss)).lower(theta).compile().cost_analysis()
+    return float((counted or {}).get("flops", np.nan)) * samples / batch
+
+
+@in_float64
+def communication(experiment: Experiment, /) -> Communication:
+    """Count what a run sends.
+
+    Parameters
+    ----------
+    experiment
+        The run; it is not trained.
+
+    Returns
+    -------
+    communication
+        With messages, bytes and gradients by round, the `reduction` against dense exchange, and `energy(...)`.
+
+    Raises
+    ------
+    ValueError
+        If the network has infinite width, and hence no parameters to send.
+    """
+    mixing, rounds, layers = experiment.mixing, experiment.rounds, experiment.initialise().layers
+    matrices, order = mixing[None], np.zeros(rounds, int)
+    if isinstance(mixing, Schedule):
+        matrices, order = mixing.matrices, mixing.indices(rounds)
+    sent = course(experiment.algorithm, matrices, order, layers=layers).traffic
+    hearers = ((matrices != 0) & ~np.eye(matrices.shape[1], dtype=bool)).sum(axis=1)[order]
+    return Communication(
+        experiment,
+        messages=sent.messages[:, None] * hearers + sent.merges[:, None],
+        bytes=sent.bytes[:, None] * hearers + sent.merged[:, None],
+        dense=DENSE_ENTRY * sum(layers) * sent.messages[:, None] * hearers,
+        gradients=sent.gradients,
+    )
+
+
+def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.ndarray]:
+    """`measures.COUNTERS` before some rounds, shape (times, Q): all that has been sent until then."""
+    found = communication(experiment)
+    totals = {"messages": found.messages, "bytes_sent": found.bytes}
+    return {name: np.pad(np.cumsum(each, axis=0), ((1, 0), (0, 0)))[rounds] for name, each in totals.items()}

@@ -1,0 +1,54 @@
+"""What share of a message its largest entries make up, measured on the first messages of a run.
+
+A mean-field prediction takes C(v) for δ v. Before anything is trained, the first messages are known: a gradient step of
+every agent from the common start.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from ntkp2p.algorithms import Algorithm, Compressor, TopK
+from ntkp2p.experiment import Experiment
+from ntkp2p.losses import LOSSES
+from ntkp2p.precision import in_float64
+
+
+def compressors_of(algorithm: Algorithm, /) -> list[Compressor]:
+    """The compressors that an algorithm has."""
+    leaves = jax.tree.leaves(algorithm, is_leaf=lambda part: isinstance(part, Compressor))
+    return [part for part in leaves if isinstance(part, Compressor)]
+
+
+def with_measured_shares(experiment: Experiment, /) -> Experiment:
+    """The same run, where every `TopK` without a share δ has that of the agents' first messages.
+
+    δ = Σ ‖C(v)‖² / Σ ‖v‖² over agents and layers, v being an agent's gradient at θ₀.
+    """
+    if not any(isinstance(c, TopK) and c.share is None for c in compressors_of(experiment.algorithm)):
+        return experiment
+    layers, gradients = experiment.initialise().layers, _first_gradients(experiment)
+
+    def measured(part):
+        if not (isinstance(part, TopK) and part.share is None):
+            return part
+        sent = jnp.stack([part.by_layer(g, layers, jax.random.key(0)) for g in gradients])
+        return TopK(part.keep, share=float(jnp.sum(sent**2) / jnp.sum(gradients**2)))
+
+    algorithm = jax.tree.map(measured, experiment.algorithm, is_leaf=lambda part: isinstance(part, Compressor))
+    return replace(experiment, algorithm=algorithm)
+
+
+@in_float64
+def _first_gradients(experiment: Experiment):
+    """Every agent's gradient at θ₀, shape (Q, P)."""
+    data, loss = experiment.data, LOSSES[experiment.loss]
+    theta, apply = experiment.initialise().flat()
+
+    def gradient(own):
+        inputs, targets, weights = own
+        return jax.grad(lambda theta: weights @ loss(apply(theta, inputs), targets))(theta)
+
+    held = (data.inputs, data.targets, 1 / data.sizes[data.owner])
+    return jax.lax.map(gradient, tuple(jnp.asarray(data.per_agent(array)) for array in held))
