@@ -26,7 +26,7 @@ def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q
 def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
     """As `square_matrix`, but what is sparse stays sparse."""
     if isinstance(W, nx.Graph):
-        raise TypeError(f"{name} is a graph, not a matrix: give its links weights, {usual_weights(W)}")
+        raise TypeError(f"{name} is a graph, not a matrix: give its links weights, {usual_weights(W)}(graph)")
     if scipy.sparse.issparse(W):
         matrix = csr_array(W)
         matrix.sum_duplicates()
@@ -50,8 +50,8 @@ def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
 
 
 def usual_weights(graph: nx.Graph) -> str:
-    """What to type for a graph's weights, if nothing is known but whether its links are one-way."""
-    return "push_weights(graph)" if graph.is_directed() else "metropolis(graph)"
+    """The function that weighs a graph's links where nobody says which: push-sum's, if they may be one-way."""
+    return "push_weights" if graph.is_directed() else "metropolis"
 
 
 def _must_be_finite(matrix: np.ndarray | csr_array, name: str) -> None:

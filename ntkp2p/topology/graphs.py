@@ -166,7 +166,7 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> nx.DiGraph:
     """Make a share of a graph's links one-way, at random, such that every agent still reaches every other.
 
     Of m links, round(share · m) that are no bridges lose one of their directions, whichever the toss of a coin says or,
-    where that would cut some agents off, the other one: one of the two never does [1]_, Theorem 2.
+    where that would cut some agents off, the other one: one of the two never does [1]_.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> nx.DiGraph:
         raise ValueError(f"one_way(graph, share) needs a share 0 <= share <= 1, got {share}")
     if not nx.is_connected(graph):
         components = nx.number_connected_components(graph)
-        raise ValueError(f"one_way(graph, share) needs a connected graph, this one has {components} components")
+        raise ValueError(f"one_way(graph, share) needs a connected graph, got {components} components: add links")
     bridges = {frozenset(link) for link in nx.bridges(graph)}
     others = [link for link in graph.edges if frozenset(link) not in bridges]
     links = graph.number_of_edges()

@@ -245,7 +245,7 @@ def _small_shares(report: "MixingReport") -> Iterator[tuple[str, str]]:
 
 def _missing_edge(W: Matrix, parts: list[list[int]]) -> tuple[str, str]:
     """Who does not send or does not receive, if anyone, and an edge between the first parts, or of that agent."""
-    links = csr_array(W != 0, dtype=int)
+    links = csr_array(W != 0, dtype=float)
     sends, receives = (sums(links, axis) > links.diagonal() for axis in (0, 1))
     first, second = parts[0][0], parts[1][0]
     cut_off = np.flatnonzero(~(sends & receives))

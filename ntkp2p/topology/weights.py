@@ -259,7 +259,7 @@ def mixing_of(graph: nx.Graph, /) -> tuple[csr_array, str]:
     given = [(u, v, weight) for u, v, weight in graph.edges(data="weight")]
     without = next(((u, v) for u, v, weight in given if weight is None), None)
     if graph.is_multigraph() or not given or all(weight is None for _, _, weight in given):
-        return _usual(graph), f"the graph has no weights: {usual_weights(graph)}"
+        return _usual(graph), f"the graph has no weights: {usual_weights(graph)}(graph)"
     if without is not None:
         raise ValueError(
             f"the edge {without[0]}–{without[1]} has no weight and others have: give all edges one, or none"
@@ -320,7 +320,7 @@ def links_of(graph: object, *, directed: bool = False) -> coo_array:
 
 def _usual(graph: nx.Graph) -> csr_array:
     """What a graph is given where no weights are named."""
-    return {"metropolis(graph)": _metropolis, "push_weights(graph)": _push}[usual_weights(graph)](graph)
+    return {"metropolis": _metropolis, "push_weights": _push}[usual_weights(graph)](graph)
 
 
 def _metropolis(graph: object) -> csr_array:
