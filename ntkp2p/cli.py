@@ -74,9 +74,10 @@ def check(
         A square matrix in a CSV, NPY or NPZ file, or an edge list "from to [weight]" in an .edges or .txt file. Of
         several, round k mixes with the k-th, and then from the first again.
     graph
-        In place of a file: a graph such as cycle:10 or grid:4,5.
+        In place of a file: a graph such as cycle:10, grid:4,5 or directed_ring:8.
     weights
-        The graph's weights: metropolis (the default), max_degree, best_constant, lazy_metropolis or fastest_mixing.
+        The graph's weights: metropolis (the default), max_degree, best_constant, lazy_metropolis or fastest_mixing; of
+        a directed graph push.
     json
         Print everything in JSON.
     plot
@@ -283,7 +284,7 @@ def _mixing(files: Sequence[Path], graph: str | None, weights: str | None) -> An
     if files and weights is not None:
         raise ValueError(f"--weights goes with --graph: {files[0]} holds its own weights, leave it out")
     if graph is not None:
-        return from_graph(from_spec(graph), weights or "metropolis")
+        return from_graph(from_spec(graph), weights)
     return read(files[0]) if len(files) == 1 else schedules.periodic(map(load_mixing, files))
 
 

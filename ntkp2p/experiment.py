@@ -344,21 +344,35 @@ def _with_paths(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**entries, **paths}
 
 
+# What mixing is made of, and what a schedule may ask for beside it; the run knows the agents and the rounds.
+_SOURCES = ("file", "files", "graph", "weights")
+_ASKED = {
+    key: tuple(name for name, build in schedules.SCHEDULES.items() if key in inspect.signature(build).parameters)
+    for key in ("seed", "probability", "agent", "leaves", "returns", "stochastic")
+}
+
+
 def _mixing(entries: dict[str, Any], agents: int, rounds: Any) -> np.ndarray | Schedule:
     for key in entries:
-        lookup(dict.fromkeys(("file", "files", "graph", "weights", "schedule", "seed")), key, "key in [mixing]")
+        lookup(dict.fromkeys((*_SOURCES, "schedule", *_ASKED)), key, "key in [mixing]")
     if "schedule" in entries:
         return _schedule(entries, agents, rounds)
+    for key in entries:
+        if key in _ASKED:
+            names = " or ".join(f'"{name}"' for name in _ASKED[key])
+            raise ValueError(f"[mixing] takes {key} only with schedule = {names}: leave it out")
+    return _unscheduled(entries, agents)
+
+
+def _unscheduled(entries: Mapping[str, Any], agents: int) -> np.ndarray | Schedule:
     sources = [key for key in ("file", "files", "graph") if key in entries]
     if len(sources) != 1:
         raise ValueError(
             '[mixing] needs either graph = "cycle", file = "W.csv", files = ["W0.csv", "W1.csv"] '
             f'or schedule = "one_peer_exponential", found {" and ".join(sources) or "none of them"}'
         )
-    if "seed" in entries:
-        raise ValueError('[mixing] takes a seed only with schedule = "random_matchings": leave it out')
     if "graph" in entries:
-        return from_graph(_graph(entries["graph"], agents), entries.get("weights", "metropolis"))
+        return from_graph(_graph(entries["graph"], agents), entries.get("weights"))
     if "weights" in entries:
         raise ValueError(f"[mixing] with {sources[0]} takes no weights: what is in a file are the weights")
     return load_mixing(entries["file"]) if "file" in entries else schedules.periodic(map(load_mixing, entries["files"]))
@@ -368,16 +382,28 @@ def _schedule(entries: dict[str, Any], agents: int, rounds: Any) -> Schedule:
     name, given = entries["schedule"], {k: v for k, v in entries.items() if k != "schedule"}
     build = lookup(schedules.SCHEDULES, name, "schedule")
     parameters = inspect.signature(build).parameters
-    for key in given:
+    if "mixing" in parameters:
+        given["mixing"] = _unscheduled({key: given.pop(key) for key in _SOURCES if key in given}, agents)
+    for key, value in given.items():
         if key not in parameters:
             raise ValueError(f'[mixing] schedule = "{name}" takes no {key}: leave it out')
+        given[key] = _number(value, f"{key} in [mixing]", parameters[key].annotation)
     if "graph" in given:
         given["graph"] = _graph(given["graph"], agents)
-    if "seed" in given:
-        whole(given["seed"], "seed in [mixing]", least=0)
     run = {"agents": agents, "rounds": whole(rounds, "rounds", least=1)}
     given |= {key: value for key, value in run.items() if key in parameters}
     return build(**_checked(build, given, "mixing"))
+
+
+def _number(value: Any, name: str, kind: Any) -> Any:
+    """The value, if it is a number where one is asked for, and anything where none is."""
+    if kind is int:
+        return whole(value, name, least=0)
+    if kind is not float:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, found {value!r}")
+    return float(value)
 
 
 def _graph(spec: Any, agents: int) -> nx.Graph:

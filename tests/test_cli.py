@@ -173,6 +173,13 @@ def test_check_reports_on_files_and_graphs(run, tmp_path):
         assert "works" in out
 
 
+def test_check_weighs_directed_graphs_for_push_sum(run):
+    code, out, _ = run("check", "--graph", "directed_random:6,0.5,seed=1", "--json")
+    assert code == 0
+    assert [v["answer"] for v in json.loads(out)["verdicts"].values()] == [*["does not work"] * 3, "works"]
+    fails(run("check", "--graph", "directed_ring:6", "--weights", "max_degree"), "is directed", "by name 'push'")
+
+
 def test_check_says_it_in_json_and_in_a_picture(run, tmp_path):
     code, out, _ = run("check", "--graph", "cycle:6", "--json", "--plot", tmp_path / "W.png")
     assert code == 0

@@ -3,7 +3,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ntkp2p import ATC, DGD, Delayed, Experiment, data, graphs, metropolis, models, predict, schedules
+from ntkp2p import (
+    ATC,
+    DGD,
+    Delayed,
+    Experiment,
+    data,
+    graphs,
+    metropolis,
+    models,
+    predict,
+    push_weights,
+    schedules,
+)
 
 TOML = """
 rounds = 20
@@ -85,6 +97,20 @@ def test_delays_in_toml(keys, expected, tmp_path):
             'schedule = "random_matchings"\ngraph = "grid:2,2"\nseed = 3',
             schedules.random_matchings(graphs.grid(2, 2), 20, seed=3),
         ),
+        ('schedule = "rotating_ring"', schedules.rotating_ring(4)),
+        (
+            'schedule = "failing_links"\ngraph = "cycle"\nprobability = 0.1\nseed = 3',
+            schedules.failing_links(metropolis(graphs.cycle(4)), 20, 0.1, seed=3),
+        ),
+        (
+            'schedule = "failing_links"\ngraph = "directed_exponential"\nweights = "push"\nprobability = 0\n'
+            'stochastic = "row"',
+            schedules.sequence([push_weights(graphs.directed_exponential(4))] * 20),
+        ),
+        (
+            'schedule = "absence"\nfiles = ["W0.csv", "W1.csv"]\nagent = 2\nleaves = 3\nreturns = 9',
+            schedules.absence(schedules.periodic([np.eye(4), metropolis(graphs.star(4))]), 20, 2, 3, 9),
+        ),
     ],
 )
 def test_schedules_in_toml(tmp_path, mixing, expected):
@@ -97,6 +123,16 @@ def test_schedules_in_toml(tmp_path, mixing, expected):
     assert read.periodic is expected.periodic
 
 
+def test_a_directed_graph_in_toml_has_push_sums_weights(tmp_path):
+    for mixing in ('graph = "directed_ring"', 'graph = "directed_ring:4"\nweights = "push"'):
+        (tmp_path / "run.toml").write_text(TOML.format(mixing))
+        read = Experiment.from_toml(tmp_path / "run.toml").mixing
+        np.testing.assert_array_equal(read, push_weights(graphs.directed_ring(4)))
+
+
+FAILING = 'schedule = "failing_links"\ngraph = "cycle"\n'
+
+
 @pytest.mark.parametrize(
     ("mixing", "message"),
     [
@@ -106,7 +142,20 @@ def test_schedules_in_toml(tmp_path, mixing, expected):
         ('files = ["W0.csv"]\nweights = "metropolis"', "with files takes no weights"),
         ('files = "W0.csv"', "files must be a list of paths in quotes"),
         ("files = []", "files must be a list of paths in quotes"),
-        ('graph = "cycle"\nseed = 3', 'a seed only with schedule = "random_matchings"'),
+        ('graph = "cycle"\nseed = 3', 'takes seed only with schedule = "random_matchings" or "failing_links": leave'),
+        ('graph = "cycle"\nleaves = 3', 'takes leaves only with schedule = "absence": leave it out'),
+        ('graph = "directed_ring"\nweights = "metropolis"', "the graph is directed, .* by name 'push'"),
+        ('graph = "directed_random:4,0.6,seed=1"', r"row \d sums to .* but the column sums are 1.*push-sum takes it"),
+        (FAILING, r"\[mixing\] needs probability = ..."),
+        (FAILING + 'probability = "often"', r"probability in \[mixing\] must be a number, found 'often'"),
+        (FAILING + "probability = true", r"probability in \[mixing\] must be a number, found True"),
+        (FAILING + "probability = 2", "needs 0 <= probability <= 1, got 2"),
+        (FAILING + 'probability = 0.1\nfile = "W.csv"', "found file and graph"),
+        (FAILING + "probability = 0.1\nagent = 1", "takes no agent: leave it out"),
+        (FAILING + 'probability = 0.1\nstochastic = "column"', "row . sums to .*push-sum takes it"),
+        ('schedule = "failing_links"\nprobability = 0.1', "needs either graph = .*found none of them"),
+        (FAILING.replace("failing_links", "absence") + "agent = 0.5", r"agent in \[mixing\] must be a whole number"),
+        ('schedule = "rotating_ring"\nweights = "push"', "takes no weights: leave it out"),
         (
             'schedule = "one_peer_exponentail"',
             "unknown schedule 'one_peer_exponentail'.*did you mean 'one_peer_exponential'",

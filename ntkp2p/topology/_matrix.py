@@ -26,7 +26,7 @@ def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q
 def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
     """As `square_matrix`, but what is sparse stays sparse."""
     if isinstance(W, nx.Graph):
-        raise TypeError(f"{name} is a graph, not a matrix: give its links weights, metropolis(graph)")
+        raise TypeError(f"{name} is a graph, not a matrix: give its links weights, {usual_weights(W)}(graph)")
     if scipy.sparse.issparse(W):
         matrix = csr_array(W)
         matrix.sum_duplicates()
@@ -47,6 +47,11 @@ def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
     matrix: Any = matrix.astype(np.float64, copy=False)
     _must_be_finite(matrix, name)
     return matrix
+
+
+def usual_weights(graph: nx.Graph) -> str:
+    """The function that weighs a graph's links where nobody says which: push-sum's, if they may be one-way."""
+    return "push_weights" if graph.is_directed() else "metropolis"
 
 
 def _must_be_finite(matrix: np.ndarray | csr_array, name: str) -> None:

@@ -17,7 +17,7 @@ Examples
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import networkx as nx
@@ -31,7 +31,7 @@ from ntkp2p.topology._matrix import square, square_matrix
 from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix
 from ntkp2p.topology.joint import ScheduleReport
 from ntkp2p.topology.schedules import Schedule
-from ntkp2p.topology.verdicts import ALGORITHMS, agreement, connection_fault, sums_fault, verdict, worst
+from ntkp2p.topology.verdicts import ALGORITHMS, agreement, connection_fault, silence_fault, sums_fault, verdict, worst
 from ntkp2p.topology.weights import mixing_of
 
 if TYPE_CHECKING:
@@ -77,8 +77,9 @@ def validate_mixing(
         If W is a graph, or does not consist of real numbers.
     ValueError
         If W is not square and finite, is of another size than `agents`, has a row or column sum
-        that is not one, or is not strongly connected; or if a schedule is too short. The message ends with the
-        remedy, and names the first round that uses a matrix at fault.
+        that is not one, or is not strongly connected; if a schedule is too short; or if in some round of one with
+        column sums one an agent receives nothing, not even from itself. The message ends with the remedy, and names the
+        first round that uses a matrix at fault.
     """
     given: dict[str, object] = {"mixing": W}
     if isinstance(W, Schedule):
@@ -99,8 +100,11 @@ def validate_mixing(
     for name, matrix in matrices.items():
         if fault := sums_fault(matrix, stochastic):
             raise ValueError(f"{name} {': '.join(fault)}")
-    if fault := connection_fault(facts.components(reduce(np.maximum, map(np.abs, matrices.values())))):
+    if fault := connection_fault(W.union if isinstance(W, Schedule) else matrices["mixing"]):
         raise ValueError(f"mixing {'over all its rounds ' if isinstance(W, Schedule) else ''}{': '.join(fault)}")
+    for name, matrix in matrices.items() if stochastic == "column" else ():
+        if fault := silence_fault(matrix):
+            raise ValueError(f"{name}: {': '.join(fault)}")
     return W if isinstance(W, Schedule) else matrices["mixing"]
 
 
@@ -483,7 +487,7 @@ def _rows(report: MixingReport) -> list[tuple[str, str]]:
         return "—" if value is None or np.isnan(value) else f"{value:.6g}{unit}"
 
     weights, time = report.perron_left, report.mixing_time
-    components = connection_fault(report.components)
+    components = connection_fault(report.matrix)
     rows = [
         ("weights", report.source),
         ("row sums are 1", yes(report.row_stochastic, sum_of("row", report.worst_row))),

@@ -1,21 +1,29 @@
 """Graphs of agents: networkx graphs with the nodes 0, 1, …, n − 1.
 
-Any other undirected networkx graph serves as well; these are the ones with a name.
+An edge u → v of a directed graph says that u sends to v; undirected links go both ways. Any other networkx graph serves
+as well; these are the ones with a name.
 
 Examples
 --------
 >>> sorted(star(4).edges)
 [(0, 1), (0, 2), (0, 3)]
+>>> sorted(directed_ring(3).edges)
+[(0, 1), (1, 2), (2, 0)]
 >>> from_spec("grid:4,5").number_of_nodes()
 20
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import networkx as nx
+import numpy as np
 
 from ntkp2p._names import lookup
+from ntkp2p.topology.weights import links_of
+
+AnyGraph = TypeVar("AnyGraph", bound=nx.Graph)
 
 
 def cycle(n: int) -> nx.Graph:
@@ -115,6 +123,109 @@ def random_geometric(n: int, radius: float, *, seed: int = 0) -> nx.Graph:
     return _connected(graph, f"random_geometric({n}, {radius}, seed={seed})", larger="radius")
 
 
+def directed_ring(n: int) -> nx.DiGraph:
+    """Ring of n ≥ 2 agents, each of which sends to the next: i → i + 1 mod n."""
+    if n < 2:
+        raise ValueError(f"directed_ring(n) needs n >= 2, got {n}: use path(1) for a single agent")
+    return nx.cycle_graph(n, create_using=nx.DiGraph)
+
+
+def directed_exponential(n: int) -> nx.DiGraph:
+    """Exponential graph: i → i + 2^j mod n for every 2^j < n, so that everyone sends to ⌈log₂ n⌉ others.
+
+    The static exponential graph of [1]_, in the direction in which an agent sends.
+
+    References
+    ----------
+    .. [1] B. Ying, K. Yuan, Y. Chen, H. Hu, P. Pan, W. Yin, "Exponential graph is provably
+       efficient for decentralized deep training", NeurIPS 2021.
+    """
+    _at_least_one("directed_exponential", n=n)
+    graph = nx.empty_graph(n, create_using=nx.DiGraph)
+    graph.add_edges_from((i, (i + 2**j) % n) for i in range(n) for j in range((n - 1).bit_length()))
+    return graph
+
+
+def directed_random(n: int, p: float, *, seed: int = 0) -> nx.DiGraph:
+    """Random directed graph in which each of n agents sends to each other one with probability p.
+
+    Raises
+    ------
+    ValueError
+        If p is no probability, or if the draw is not strongly connected: another seed or a larger p helps.
+        As n grows, p > log(n)/n is where draws begin to be.
+    """
+    _at_least_one("directed_random", n=n)
+    if not 0 <= p <= 1:
+        raise ValueError(f"directed_random(n, p) needs a probability 0 <= p <= 1, got {p}")
+    graph = nx.gnp_random_graph(n, p, seed=seed, directed=True)
+    return _connected(graph, f"directed_random({n}, {p}, seed={seed})", larger="p")
+
+
+def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> nx.DiGraph:
+    """Make a share of a graph's links one-way, at random, such that every agent still reaches every other.
+
+    Of m links, round(share · m) that are no bridges lose one of their directions, whichever the toss of a coin says or,
+    where that would cut some agents off, the other one: one of the two never does [1]_.
+
+    Parameters
+    ----------
+    graph
+        Connected, undirected and without self-loops. Nodes keep their order and attributes, edges lose theirs.
+    share
+        Between 0 and the share of links that are no bridges: a bridge is needed in both directions.
+    seed
+        Of all draws; the one-way links of a smaller share are among those of a larger one.
+
+    Returns
+    -------
+    networkx.DiGraph
+        Strongly connected; u → v: u sends to v.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the graph is none that `metropolis` takes, or not connected; if the share is not between 0 and 1, or larger
+        than can be had: the message says which can.
+
+    Examples
+    --------
+    >>> sorted(one_way(cycle(4), 0.5).edges)
+    [(0, 3), (1, 0), (2, 1), (2, 3), (3, 0), (3, 2)]
+
+    References
+    ----------
+    .. [1] F. Boesch, R. Tindell, "Robbins's theorem for mixed multigraphs",
+       American Mathematical Monthly 87 (1980).
+    """
+    links_of(graph)  # refuses what has no links that go both ways
+    if not 0 <= share <= 1:
+        raise ValueError(f"one_way(graph, share) needs a share 0 <= share <= 1, got {share}")
+    if not nx.is_connected(graph):
+        components = nx.number_connected_components(graph)
+        raise ValueError(f"one_way(graph, share) needs a connected graph, got {components} components: add links")
+    bridges = {frozenset(link) for link in nx.bridges(graph)}
+    others = [link for link in graph.edges if frozenset(link) not in bridges]
+    links = graph.number_of_edges()
+    count = round(share * links)
+    if count > len(others):
+        raise ValueError(
+            f"one_way(graph, {share}): {len(bridges)} of the {links} links are bridges, which some agents need in both "
+            f"directions: take share <= {len(others)}/{links}, or add links"
+        )
+    directed = nx.DiGraph()
+    directed.add_nodes_from(graph.nodes(data=True))
+    directed.add_edges_from(nx.DiGraph(graph).edges)
+    rng = np.random.default_rng(seed)
+    for place in rng.permutation(len(others))[:count]:
+        u, v = others[place] if rng.random() < 0.5 else others[place][::-1]
+        directed.remove_edge(u, v)
+        if not nx.has_path(directed, u, v):
+            directed.add_edge(u, v)
+            directed.remove_edge(v, u)
+    return directed
+
+
 #: The graphs that a name can ask for; the one place that knows the names.
 GRAPHS: Mapping[str, Callable[..., nx.Graph]] = {
     build.__name__: build
@@ -129,6 +240,9 @@ GRAPHS: Mapping[str, Callable[..., nx.Graph]] = {
         exponential,
         erdos_renyi,
         random_geometric,
+        directed_ring,
+        directed_exponential,
+        directed_random,
     )
 }
 
@@ -143,7 +257,7 @@ def from_spec(spec: str, /) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    networkx.Graph or networkx.DiGraph
         The graph, on the nodes 0, …, n − 1.
 
     Raises
@@ -210,10 +324,11 @@ def _numbered(graph: nx.Graph) -> nx.Graph:
     return nx.convert_node_labels_to_integers(graph, ordering="sorted")
 
 
-def _connected(graph: nx.Graph, call: str, *, larger: str) -> nx.Graph:
-    components = nx.number_connected_components(graph)
+def _connected(graph: AnyGraph, call: str, *, larger: str) -> AnyGraph:
+    if isinstance(graph, nx.DiGraph):
+        fault, components = "not strongly connected", nx.number_strongly_connected_components(graph)
+    else:
+        fault, components = "disconnected", nx.number_connected_components(graph)
     if components > 1:
-        raise ValueError(
-            f"{call} came out disconnected, in {components} components: take another seed or a larger {larger}"
-        )
+        raise ValueError(f"{call} came out {fault}, in {components} components: take another seed or a larger {larger}")
     return graph

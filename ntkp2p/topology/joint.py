@@ -25,6 +25,7 @@ from ntkp2p.topology.verdicts import (
     connection_fault,
     judged,
     needed_sums,
+    silence_fault,
     slowness,
     sums_fault,
 )
@@ -78,7 +79,7 @@ class ScheduleReport(Report):
         values = facts.spectrum(product).eigenvalues
         return cls(
             schedule=schedule,
-            components=facts.components(abs(matrices[rounds > 0]).max(axis=0)),
+            components=facts.components(schedule.union),
             connected_rounds=int(rounds[each].sum()),
             product=product,
             eigenvalues=values,
@@ -162,7 +163,7 @@ class ScheduleReport(Report):
 
     def _fault(self, algorithm: str) -> tuple[str, str] | None:
         needed = needed_sums(algorithm)
-        if fault := self._fault_of_sums(needed) or connection_fault(self.components):
+        if fault := self._fault_of_sums(needed) or connection_fault(self.schedule.union):
             return fault
         if self.radius > 1 + EIGENVALUE_TOLERANCE:
             return (
@@ -223,13 +224,12 @@ class ScheduleReport(Report):
             return None
         for first, W in self._used():
             if W.min() < -TOLERANCE:
-                return f"in round {first}, weights below 0 let push-sum's own weights w pass through 0", "push_weights"
-            if len(silent := np.flatnonzero(W.sum(axis=1) <= TOLERANCE)):
                 return (
-                    f"in round {first} agent {silent[0]} receives nothing, not even from itself, and push-sum divides "
-                    "by what it receives",
-                    f"give agent {silent[0]} a self-weight",
+                    f"in round {first}, weights below 0 let push-sum's own weights w pass through 0",
+                    "push_weights(graph) in each round",
                 )
+            if fault := silence_fault(W):
+                return f"in round {first} {fault[0]}", fault[1]
         return None
 
     def _doubts(self, algorithm: str) -> Iterator[tuple[str, str]]:
@@ -261,7 +261,7 @@ class ScheduleReport(Report):
     def sections(self) -> dict[str, list[tuple[str, str]]]:
         """The facts and their values in words."""
         rows, columns = (self._fault_of_sums(line) for line in ("row", "column"))
-        apart = connection_fault(self.components)
+        apart = connection_fault(self.schedule.union)
         found = [
             ("row sums are 1", f"no, {rows[0]}" if rows else "yes"),
             ("column sums are 1", f"no, {columns[0]}" if columns else "yes"),

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 
 import networkx as nx
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from ntkp2p._names import lookup
 from ntkp2p.topology._matrix import square_matrix
+from ntkp2p.topology.facts import TOLERANCE
 from ntkp2p.topology.weights import adjacency
 
 
@@ -73,6 +75,11 @@ class Schedule:
     def symmetric(self) -> bool:
         """Whether every matrix equals its transpose exactly."""
         return np.array_equal(self.matrices, self.matrices.swapaxes(1, 2))
+
+    @property
+    def union(self) -> Float[np.ndarray, "Q Q"]:
+        """The largest modulus of each weight in any round: where it is positive, there is a link at some time."""
+        return abs(self.matrices[np.unique(self.order)]).max(axis=0)
 
     def covers(self, rounds: int, /) -> bool:
         """Whether a run of so many rounds has a matrix for each."""
@@ -195,9 +202,128 @@ def random_matchings(graph: nx.Graph, rounds: int, *, seed: int = 0) -> Schedule
     return sequence(_averaging_pairs(rng.permutation(links), len(graph)) for _ in range(rounds))
 
 
+def rotating_ring(agents: int) -> Schedule:
+    """In round k every agent keeps half of its value and sends half to the one agent 1 + (k mod (Q−1)) places ahead.
+
+    P_k = (I + S)/2 with S[(q + 1 + (k mod (Q−1))) mod Q, q] = 1: circulant and doubly stochastic. In the Q − 1 rounds
+    of a period every agent sends to every other one once.
+
+    Parameters
+    ----------
+    agents
+        Q ≥ 1. The period takes 8 (Q − 1) Q² bytes.
+
+    Raises
+    ------
+    ValueError
+        If there is no agent.
+    """
+    if agents < 1:
+        raise ValueError(f"rotating_ring(agents) needs agents >= 1, got {agents}")
+    own = np.eye(agents)
+    return periodic([(own + np.roll(own, hop, axis=0)) / 2 for hop in range(1, max(agents, 2))])
+
+
+def failing_links(
+    mixing: object, rounds: int, probability: float, *, seed: int = 0, stochastic: str | None = None
+) -> Schedule:
+    """Links that fail at random: in every round, each independently of the others and of the past.
+
+    What a failed link does not carry stays where it keeps the sums that the algorithm needs. Of column sums one, the
+    sender keeps what it would have sent, P[u, u] + P[v, u], as it can if it knows whom it reaches in a round [1]_; of
+    row sums one, the receiver takes its own value in place of the one that it misses, W[v, v] + W[v, u]. The two
+    directions of a link fail separately, but for a symmetric W: its links fail in both directions at once, and it stays
+    symmetric, so that both sums are kept.
+
+    Parameters
+    ----------
+    mixing
+        A matrix, array-like or sparse, shape (Q, Q), in which row q receives; or a `Schedule` that lasts long enough.
+    rounds
+        How many rounds the schedule has; it does not repeat. They take 8 Q² bytes each.
+    probability
+        Of a link to fail in a round, between 0 and 1.
+    seed
+        Of all draws; the first rounds do not depend on how many there are.
+    stochastic
+        Which sums are to be kept, ``"row"`` (DGD, CTA, ATC) or ``"column"`` (push-sum): then directions fail separately
+        in a symmetric W, too. By default those that are one, and of both the column sums.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the mixing is no matrix, or a schedule that is too short; if there is no round, or the probability is none;
+        or if neither row nor column sums are one and it is not said which to keep.
+
+    Examples
+    --------
+    >>> failing_links([[0.5, 0.5], [0.5, 0.5]], 2, 1.0).at(1)
+    array([[1., 0.],
+           [0., 1.]])
+
+    References
+    ----------
+    .. [1] A. Nedić, A. Olshevsky, "Distributed optimization over time-varying directed graphs",
+       IEEE Transactions on Automatic Control 60 (2015).
+    """
+    schedule = _lasting(mixing, rounds)
+    if not 0 <= probability <= 1:
+        raise ValueError(f"failing_links(mixing, rounds, probability) needs 0 <= probability <= 1, got {probability}")
+    line, pairs = _kept_sums(schedule, stochastic), stochastic is None and schedule.symmetric
+    rng = np.random.default_rng(seed)
+
+    def failed() -> Bool[np.ndarray, "Q Q"]:
+        links = rng.random((schedule.agents, schedule.agents)) < probability
+        return np.triu(links, 1) | np.triu(links, 1).T if pairs else links
+
+    return sequence(_without(schedule.at(k), failed(), line) for k in range(rounds))
+
+
+def absence(
+    mixing: object, rounds: int, agent: int, leaves: int, returns: int, *, stochastic: str | None = None
+) -> Schedule:
+    """An agent that leaves and comes back: in the rounds leaves ≤ k < returns it neither sends nor receives.
+
+    Meanwhile it goes on by itself. Its links fail in both directions, and `failing_links` says who keeps what they do
+    not carry.
+
+    Parameters
+    ----------
+    mixing, rounds, stochastic
+        As for `failing_links`.
+    agent
+        Who leaves, 0, …, Q − 1.
+    leaves, returns
+        The first round without it, and the first one with it again: 0 ≤ leaves < returns ≤ rounds.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `failing_links`; or if there is no such agent, or no such rounds.
+
+    Examples
+    --------
+    >>> absence([[0.5, 0.5], [0.5, 0.5]], 5, agent=1, leaves=2, returns=4)
+    Schedule(2 agents, 5 rounds, 2 matrices)
+    """
+    schedule = _lasting(mixing, rounds)
+    if not 0 <= agent < schedule.agents:
+        raise ValueError(f"there is no agent {agent} to leave: mixing has the agents 0, …, {schedule.agents - 1}")
+    if not 0 <= leaves < returns <= rounds:
+        raise ValueError(
+            f"an absence needs 0 <= leaves < returns <= rounds = {rounds}, got leaves = {leaves} and returns = "
+            f"{returns}: returns = {rounds} is for the rest of the run"
+        )
+    line = _kept_sums(schedule, stochastic)
+    links = np.zeros((schedule.agents, schedule.agents), bool)
+    links[agent] = links[:, agent] = True
+    matrices = (schedule.at(k) for k in range(rounds))
+    return sequence(_without(W, links, line) if leaves <= k < returns else W for k, W in enumerate(matrices))
+
+
 #: The schedules that a name can ask for; the one place that knows the names.
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
-    build.__name__: build for build in (one_peer_exponential, random_matchings)
+    build.__name__: build for build in (one_peer_exponential, rotating_ring, random_matchings, failing_links, absence)
 }
 
 
@@ -208,6 +334,42 @@ def _averaging_pairs(links: Int[np.ndarray, "E 2"], agents: int) -> Float[np.nda
         if W[i, i] == W[j, j] == 1:
             W[[i, i, j, j], [i, j, i, j]] = 0.5
     return W
+
+
+def _lasting(mixing: object, rounds: int) -> Schedule:
+    """A matrix as a schedule, or a schedule that has so many rounds."""
+    if rounds < 1:
+        raise ValueError(f"a schedule needs rounds >= 1, got {rounds}")
+    if not isinstance(mixing, Schedule):
+        return Schedule(square_matrix(mixing)[None], np.array([0]), True)
+    if not mixing.covers(rounds):
+        raise ValueError(
+            f"mixing is a schedule of {mixing.period} rounds, and {rounds} are asked for: "
+            f"give it {rounds} matrices, or repeat it with schedules.periodic(matrices)"
+        )
+    return mixing
+
+
+def _kept_sums(schedule: Schedule, stochastic: str | None) -> str:
+    """Which sums a failing link is to leave as they are."""
+    axes = {"column": 1, "row": 2}
+    if stochastic is not None:
+        lookup(axes, stochastic, "stochastic")
+        return stochastic
+    for line, axis in axes.items():
+        if schedule.symmetric or abs(schedule.matrices.sum(axis=axis) - 1).max() <= TOLERANCE:
+            return line
+    raise ValueError(
+        "mixing has neither row nor column sums of one in every round: see check_mixing(mixing), "
+        'or say which a failing link is to keep, stochastic="row" or stochastic="column"'
+    )
+
+
+def _without(W: np.ndarray, failed: Bool[np.ndarray, "Q Q"], line: str) -> Float[np.ndarray, "Q Q"]:
+    """W without the links [v, u] that failed, whose weights the agents keep so that these sums stay."""
+    lost = np.where(failed, W, 0.0)
+    np.fill_diagonal(lost, 0)
+    return W - lost + np.diag(lost.sum(axis=0 if line == "column" else 1))
 
 
 def _schedule(matrices: Iterable[object], *, repeats: bool) -> Schedule:

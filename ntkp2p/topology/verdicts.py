@@ -24,8 +24,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from ntkp2p.reports import Verdict
+from ntkp2p.topology import facts
 from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix, smallest_class, sums, without_one
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def sums_fault(W: Matrix, needed: Sums) -> tuple[str, str] | None:
         return reason, "metropolis(graph) of an undirected graph has row and column sums 1"
     if len(failing) == 1:
         other = "column" if line == "row" else "row"
-        return f"{reason}, but the {other} sums are 1 (row q receives)", "transpose it, W.T"
+        return f"{reason}, but the {other} sums are 1 (row q receives)", _OTHER_SUMS[line]
     unscalable = np.flatnonzero(abs(found[line]) <= TOLERANCE)
     if len(unscalable):
         return reason, f"give {line} {unscalable[0]} weights, now they sum to 0"
@@ -84,14 +86,33 @@ def sums_fault(W: Matrix, needed: Sums) -> tuple[str, str] | None:
     return reason, f"scale it, in float64, {scaled}"
 
 
-def connection_fault(components: list[list[int]]) -> tuple[str, str] | None:
-    """That there are several components, and which edge would join the first two."""
-    if len(components) == 1:
+# What to do about rows or columns that do not sum to one when the others do.
+_OTHER_SUMS = {
+    "row": "push-sum takes it as it is; or transpose it, W.T",
+    "column": "transpose it, W.T, or take push_weights(graph)",
+}
+
+
+def connection_fault(W: Matrix) -> tuple[str, str] | None:
+    """That there are several strong components, and which edge would help."""
+    parts = facts.components(W)
+    if len(parts) == 1:
         return None
-    first, second = components[0][0], components[1][0]
+    cut_off, edge = _missing_edge(W, parts)
     return (
-        f"falls into {len(components)} components, {shortened(components)}, so it is not connected",
-        f"add an edge {first}–{second}, both ways" + (", and so on" if len(components) > 2 else ""),
+        f"falls into {len(parts)} components, {shortened(parts)}, so it is not connected{cut_off}",
+        f"add an edge {edge}" + (", and so on" if len(parts) > 2 else ""),
+    )
+
+
+def silence_fault(W: Matrix) -> tuple[str, str] | None:
+    """That some agent receives nothing: then its weight w in push-sum is 0, which the model x/w divides by."""
+    deaf = np.flatnonzero(sums(abs(W), 1) <= TOLERANCE)
+    if not len(deaf):
+        return None
+    return (
+        f"agent {deaf[0]} receives nothing, not even from itself, and push-sum divides by what it receives",
+        f"give agent {deaf[0]} a self-weight",
     )
 
 
@@ -118,11 +139,7 @@ def worst(found: np.ndarray) -> tuple[int, float]:
 
 def _fault(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
     """The first reason why W cannot work, with its remedy."""
-    if fault := sums_fault(report.matrix, needed_sums(algorithm)):
-        reason, remedy = fault
-        push_sum_takes_it = algorithm != "push-sum" and report.column_stochastic
-        return reason, f"push-sum takes it as it is; or {remedy}" if push_sum_takes_it else remedy
-    if fault := connection_fault(report.components):
+    if fault := sums_fault(report.matrix, needed_sums(algorithm)) or connection_fault(report.matrix):
         return fault
     if not report.nonnegative and (fault := _fault_of_signs(report, algorithm)):
         return fault
@@ -224,6 +241,23 @@ def _small_shares(report: "MixingReport") -> Iterator[tuple[str, str]]:
             "the losses' curvature",
             f"add edges to agent {agent}",
         )
+
+
+def _missing_edge(W: Matrix, parts: list[list[int]]) -> tuple[str, str]:
+    """Who does not send or does not receive, if anyone, and an edge between the first parts, or of that agent."""
+    links = csr_array(W != 0, dtype=float)
+    sends, receives = (sums(links, axis) > links.diagonal() for axis in (0, 1))
+    first, second = parts[0][0], parts[1][0]
+    cut_off = np.flatnonzero(~(sends & receives))
+    if not len(cut_off):
+        return "", f"{first}–{second}, both ways"
+    agent = cut_off[0]
+    other = second if agent == first else first
+    if receives[agent]:
+        return f", as agent {agent} sends to nobody", f"{agent} → {other}"
+    if sends[agent]:
+        return f", as agent {agent} receives from nobody", f"{other} → {agent}"
+    return f", as agent {agent} neither sends nor receives", f"{agent}–{other}, both ways"
 
 
 def _rounding(report: "MixingReport") -> float:

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array, diags_array
 
 from ntkp2p._names import lookup
-from ntkp2p.topology._matrix import square_matrix
+from ntkp2p.topology._matrix import square_matrix, usual_weights
 
 # Weights of links that a solver finds smaller than this are none.
 _SOLVER_ROUNDING = 1e-8
@@ -139,7 +139,7 @@ def push_weights(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     Parameters
     ----------
     graph
-        Without self-loops, directed or not; rows follow the graph's own node order.
+        Without self-loops, directed or not, u sending to v over the edge u → v; rows follow the graph's own node order.
 
     Returns
     -------
@@ -259,9 +259,7 @@ def mixing_of(graph: nx.Graph, /) -> tuple[csr_array, str]:
     given = [(u, v, weight) for u, v, weight in graph.edges(data="weight")]
     without = next(((u, v) for u, v, weight in given if weight is None), None)
     if graph.is_multigraph() or not given or all(weight is None for _, _, weight in given):
-        directed = graph.is_directed()
-        build, name = (_push, "push_weights") if directed else (_metropolis, "metropolis")
-        return build(graph), f"the graph has no weights: {name}(graph)"
+        return _usual(graph), f"the graph has no weights: {usual_weights(graph)}(graph)"
     if without is not None:
         raise ValueError(
             f"the edge {without[0]}–{without[1]} has no weight and others have: give all edges one, or none"
@@ -283,26 +281,28 @@ WEIGHTS: Mapping[str, Callable[[nx.Graph], np.ndarray]] = {
     "best_constant": best_constant,
     "lazy_metropolis": _lazy_metropolis,
     "fastest_mixing": fastest_mixing,
+    "push": push_weights,
 }
 
 
-def from_graph(graph: nx.Graph, weights: str = "metropolis") -> Float[np.ndarray, "Q Q"]:
-    """Weigh a graph's links by a name in `WEIGHTS`; an unknown name raises ValueError."""
-    return lookup(WEIGHTS, weights, "weights")(graph)
+def from_graph(graph: nx.Graph, weights: str | None = None) -> Float[np.ndarray, "Q Q"]:
+    """Weigh a graph's links by a name in `WEIGHTS`, or as `mixing_of` does; an unknown name raises ValueError."""
+    return _usual(graph).toarray() if weights is None else lookup(WEIGHTS, weights, "weights")(graph)
 
 
 def adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
     """Zeros and ones in the graph's node order, for a simple undirected graph and no other."""
-    return _links(graph).toarray().astype(np.float64)
+    return links_of(graph).toarray().astype(np.float64)
 
 
-def _links(graph: object, *, directed: bool = False) -> coo_array:
+def links_of(graph: object, *, directed: bool = False) -> coo_array:
     """Ones at [u, v] for the edges u → v of a simple graph, which may be directed only where that is said."""
     if not isinstance(graph, nx.Graph):
-        raise TypeError(f"weights are built from a networkx Graph, got {type(graph).__name__}")
+        raise TypeError(f"links are those of a networkx Graph, got {type(graph).__name__}")
     if graph.is_directed() and not directed:
         raise ValueError(
-            "the graph is directed, and these weights are for links that go both ways: use graph.to_undirected()"
+            "the graph is directed, and this is for links that go both ways: take push_weights(graph) for push-sum, "
+            "by name 'push', or use graph.to_undirected()"
         )
     if graph.is_multigraph():
         kind = "DiGraph" if graph.is_directed() else "Graph"
@@ -318,15 +318,20 @@ def _links(graph: object, *, directed: bool = False) -> coo_array:
     return coo_array(nx.to_scipy_sparse_array(graph, weight=None, format="coo"))  # pyright: ignore (stubs lag)
 
 
+def _usual(graph: nx.Graph) -> csr_array:
+    """What a graph is given where no weights are named."""
+    return {"metropolis": _metropolis, "push_weights": _push}[usual_weights(graph)](graph)
+
+
 def _metropolis(graph: object) -> csr_array:
-    links = _links(graph)
+    links = links_of(graph)
     degrees, (i, j) = links.sum(axis=1), links.coords
     weights = coo_array((1 / (1.0 + np.maximum(degrees[i], degrees[j])), (i, j)), links.shape)
     return csr_array(weights + diags_array(1 - weights.sum(axis=1)))
 
 
 def _push(graph: object) -> csr_array:
-    links = _links(graph, directed=True)
+    links = links_of(graph, directed=True)
     shares = diags_array(1 / (1.0 + links.sum(axis=1)))
     return csr_array(links.T @ shares + shares)
 

@@ -5,8 +5,12 @@ from functools import reduce
 
 import networkx as nx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ntkp2p.topology import graphs
+from ntkp2p.topology import graphs, metropolis
+
+quick = settings(deadline=None, max_examples=30)
 
 
 def product(*factors):
@@ -64,6 +68,102 @@ def test_exponential_links_powers_of_two_both_ways(n):
     assert list(graph.nodes) == list(range(n))
 
 
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_directed_ring_sends_to_the_next(n):
+    ring = graphs.directed_ring(n)
+    assert list(ring.nodes) == list(range(n))
+    assert set(ring.edges) == {(i, (i + 1) % n) for i in range(n)}
+    assert nx.is_strongly_connected(ring)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 8, 9, 20])
+def test_directed_exponential_is_one_direction_of_the_exponential(n):
+    graph = graphs.directed_exponential(n)
+    degree = math.ceil(math.log2(n))
+    assert dict(graph.out_degree) == dict(graph.in_degree) == dict.fromkeys(range(n), degree)
+    assert all((j - i) % n in {2**k for k in range(degree)} for i, j in graph.edges)
+    assert nx.is_strongly_connected(graph)
+    assert nx.utils.graphs_equal(graph.to_undirected(), graphs.exponential(n))
+
+
+def test_directed_random_links_each_ordered_pair():
+    graph = graphs.directed_random(40, 0.3, seed=5)
+    assert list(graph.nodes) == list(range(40))
+    assert nx.is_strongly_connected(graph)
+    pairs = 40 * 39
+    # Hoeffding: farther off than this with probability 1e-9 only.
+    far = math.sqrt(pairs * math.log(2e9) / 2)
+    assert abs(graph.number_of_edges() - 0.3 * pairs) < far
+    both = sum(graph.has_edge(j, i) for i, j in graph.edges) / 2
+    assert abs(both - 0.3**2 * pairs / 2) < far / math.sqrt(2)
+    assert nx.utils.graphs_equal(graphs.directed_random(6, 1.0), nx.complete_graph(6, create_using=nx.DiGraph))
+
+
+# --- one-way links ---
+
+
+@given(n=st.integers(1, 10), extra=st.floats(0, 1), share=st.floats(0, 1), seed=st.integers(0, 2**31))
+@quick
+def test_one_way_takes_what_it_can_and_says_what_it_could(n, extra, share, seed):
+    graph = nx.compose(nx.random_labeled_tree(n, seed=seed), nx.gnp_random_graph(n, extra, seed=seed))
+    links, bridges = graph.number_of_edges(), sum(1 for _ in nx.bridges(graph))
+    if round(share * links) > links - bridges:
+        with pytest.raises(ValueError, match=rf"{bridges} of the {links} links are.* <= {links - bridges}/{links},"):
+            graphs.one_way(graph, share, seed=seed)
+        share = (links - bridges) / links
+    directed = graphs.one_way(graph, share, seed=seed)
+    assert list(directed.nodes) == list(graph.nodes)
+    assert nx.utils.graphs_equal(nx.Graph(directed), graph)  # every link has a direction left
+    assert nx.is_strongly_connected(directed)
+    assert 2 * links - directed.number_of_edges() == round(share * links)
+
+
+def test_every_link_of_a_graph_without_bridges_can_be_one_way():
+    tournament = graphs.one_way(graphs.complete(9), 1.0, seed=2)
+    assert nx.is_tournament(tournament)
+    assert nx.is_strongly_connected(tournament)
+    ring = graphs.one_way(graphs.cycle(9), 1.0)
+    assert nx.is_isomorphic(ring, graphs.directed_ring(9))
+
+
+def test_one_way_by_seed_and_growing_with_the_share():
+    graph = graphs.erdos_renyi(12, 0.5, seed=1)
+    few, again, more, other = (graphs.one_way(graph, p, seed=s) for p, s in [(0.3, 1), (0.3, 1), (0.6, 1), (0.3, 2)])
+    assert nx.utils.graphs_equal(few, again)
+    assert set(more.edges) < set(few.edges)
+    assert not nx.utils.graphs_equal(few, other)
+
+
+def test_both_directions_are_lost():
+    first = {graphs.one_way(graphs.cycle(4), 1.0, seed=seed).has_edge(0, 1) for seed in range(20)}
+    assert first == {True, False}
+
+
+def test_one_way_keeps_places_and_drops_weights():
+    graph = graphs.random_geometric(9, 0.9, seed=3)
+    nx.set_edge_attributes(graph, 0.5, "weight")
+    directed = graphs.one_way(graph, 0.2)
+    assert dict(directed.nodes(data=True)) == dict(graph.nodes(data=True))
+    assert not any(data for _, _, data in directed.edges(data=True))
+
+
+@pytest.mark.parametrize(
+    ("graph", "share", "error", "message"),
+    [
+        (graphs.path(4), 0.5, ValueError, r"3 of the 3 links are bridges.*take share <= 0/3, or add links"),
+        (graphs.cycle(4), 1.5, ValueError, "needs a share 0 <= share <= 1, got 1.5"),
+        (graphs.cycle(4), math.nan, ValueError, "got nan"),
+        (nx.empty_graph(3), 0.0, ValueError, "needs a connected graph, got 3 components: add links"),
+        (nx.empty_graph(0), 0.0, ValueError, "no nodes"),
+        (graphs.directed_ring(4), 0.5, ValueError, "directed"),
+        (metropolis(graphs.cycle(4)), 0.5, TypeError, "Graph"),
+    ],
+)
+def test_one_way_refuses(graph, share, error, message):
+    with pytest.raises(error, match=message):
+        graphs.one_way(graph, share)
+
+
 def test_random_geometric_links_by_distance_and_keeps_positions():
     graph = graphs.random_geometric(25, 0.4, seed=3)
     place = nx.get_node_attributes(graph, "pos")
@@ -77,6 +177,7 @@ def test_random_geometric_links_by_distance_and_keeps_positions():
     [
         lambda seed: graphs.erdos_renyi(20, 0.4, seed=seed),
         lambda seed: graphs.random_geometric(20, 0.6, seed=seed),
+        lambda seed: graphs.directed_random(20, 0.4, seed=seed),
     ],
 )
 def test_seed_decides_the_draw(draw):
@@ -99,6 +200,10 @@ def test_seed_decides_the_draw(draw):
         (lambda: graphs.erdos_renyi(0, 0.5), r"erdos_renyi\(n\) needs n >= 1"),
         (lambda: graphs.erdos_renyi(5, 1.5), r"probability 0 <= p <= 1, got 1.5"),
         (lambda: graphs.erdos_renyi(5, math.nan), r"probability 0 <= p <= 1, got nan"),
+        (lambda: graphs.directed_ring(1), r"directed_ring\(n\) needs n >= 2, got 1: use path\(1\)"),
+        (lambda: graphs.directed_exponential(0), r"directed_exponential\(n\) needs n >= 1"),
+        (lambda: graphs.directed_random(0, 0.5), r"directed_random\(n\) needs n >= 1"),
+        (lambda: graphs.directed_random(5, 1.5), r"probability 0 <= p <= 1, got 1.5"),
         (lambda: graphs.random_geometric(0, 0.5), r"random_geometric\(n\) needs n >= 1"),
         (lambda: graphs.random_geometric(5, 0.0), r"needs radius > 0, got 0.0"),
         (lambda: graphs.random_geometric(5, math.nan), r"needs radius > 0, got nan"),
@@ -117,6 +222,10 @@ def test_refuses_sizes(build, message):
             lambda: graphs.random_geometric(5, 1e-6),
             r"disconnected, in 5 components.*another seed or a larger radius$",
         ),
+        (
+            lambda: graphs.directed_random(4, 0.1, seed=7),
+            r"directed_random\(4, 0.1, seed=7\) came out not strongly connected, in \d comp.*seed or a larger p$",
+        ),
     ],
 )
 def test_refuses_a_disconnected_draw_with_the_remedy(build, message):
@@ -133,6 +242,9 @@ def test_refuses_a_disconnected_draw_with_the_remedy(build, message):
         ("hypercube:dimension=3", graphs.hypercube(3)),
         ("erdos_renyi:20,0.3", graphs.erdos_renyi(20, 0.3, seed=0)),
         ("erdos_renyi:20,0.3,seed=1", graphs.erdos_renyi(20, 0.3, seed=1)),
+        ("directed_ring:8", graphs.directed_ring(8)),
+        ("directed_exponential:6", graphs.directed_exponential(6)),
+        ("directed_random:8,0.5,seed=2", graphs.directed_random(8, 0.5, seed=2)),
         ("random_geometric:9,1", graphs.random_geometric(9, 1.0)),
     ],
 )
@@ -147,7 +259,7 @@ def test_from_spec_builds_what_the_function_builds(spec, oracle):
             "cycel:10",
             r"unknown graph 'cycel' \(did you mean 'cycle'\?\); known: cycle, star,",
         ),
-        ("zzz", r"unknown graph 'zzz'; known: .*random_geometric$"),
+        ("zzz", r"unknown graph 'zzz'; known: .*directed_random$"),
         ("", r"unknown graph ''"),
         ("cycle", r"'cycle' lacks n; write cycle:n$"),
         ("grid:", r"lacks rows, columns; write grid:rows,columns"),
@@ -168,4 +280,4 @@ def test_from_spec_refuses(spec, message):
 
 def test_graphs_names_its_functions():
     assert all(getattr(graphs, name) is build for name, build in graphs.GRAPHS.items())
-    assert len(graphs.GRAPHS) == 10
+    assert len(graphs.GRAPHS) == 13

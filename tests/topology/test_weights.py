@@ -34,8 +34,8 @@ BOYD.add_edges_from([(4, 6), (2, 6), (3, 7), (5, 6), (6, 7), (1, 6)])
 ALMOST_COMPLETE = nx.complete_graph(12)
 ALMOST_COMPLETE.remove_edges_from([(0, 4), (1, 5), (2, 10)])
 
-# The others need neither be positive nor, where several are as fast or by rounding, the same in another order.
-BY_DEGREES = [name for name in weights.WEIGHTS if name not in ("fastest_mixing", "best_constant")]
+# The others need not be positive or symmetric, or, where several are as fast or by rounding, the same in another order.
+BY_DEGREES = [name for name in weights.WEIGHTS if name not in ("fastest_mixing", "best_constant", "push")]
 
 
 @st.composite
@@ -143,7 +143,7 @@ def loop():
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        (nx.DiGraph([(0, 1)]), r"directed.*use graph.to_undirected\(\)"),
+        (nx.DiGraph([(0, 1)]), r"directed.*push_weights\(graph\) for push-sum, by name 'push', or.*to_undirected\(\)"),
         (nx.MultiGraph([(0, 1), (0, 1)]), r"multigraph.*nx.Graph\(graph\)"),
         (nx.Graph(), "no nodes"),
         (loop(), r"self-loop at node 1.*remove_edges_from\(nx.selfloop_edges\(graph\)\)"),
@@ -169,12 +169,21 @@ def test_a_matrix_is_no_graph():
         metropolis(np.eye(3))
 
 
-def test_from_graph_defaults_to_metropolis():
+def test_weights_that_are_not_named():
     assert np.array_equal(weights.from_graph(BOYD), metropolis(BOYD))
+    directed = graphs.directed_random(6, 0.5, seed=1)
+    assert np.array_equal(weights.from_graph(directed), push_weights(directed))
+    assert np.array_equal(weights.from_graph(directed, "push"), push_weights(directed))
+
+
+@pytest.mark.parametrize("name", [name for name in weights.WEIGHTS if name != "push"])
+def test_names_for_undirected_graphs_send_a_directed_one_to_push(name):
+    with pytest.raises(ValueError, match=r"is directed.*'push'"):
+        weights.from_graph(graphs.directed_ring(4), name)
 
 
 def test_from_graph_names_the_closest_weights():
-    known = "known: metropolis, max_degree, best_constant, lazy_metropolis, fastest_mixing$"
+    known = "known: metropolis, max_degree, best_constant, lazy_metropolis, fastest_mixing, push$"
     with pytest.raises(ValueError, match=rf"'metropolys' \(did you mean 'metropolis'\?\); {known}"):
         weights.from_graph(BOYD, "metropolys")
 
