@@ -141,11 +141,11 @@ def vgg11(
 
     def init(key, x, outputs):
         must_be_images("vgg11", x)
-        height, width = x.shape[1:3]
-        if min(height, width) <= 2 ** (len(STAGES) - 1):
+        (height, width), least = x.shape[1:3], 2 ** (len(STAGES) - 1) + 1
+        if min(height, width) < least:
             raise ValueError(
-                f"vgg11 halves images {len(STAGES)} times, which needs 17 × 17 pixels, found {height} × {width}: "
-                "use resnet20() or cnn()"
+                f"vgg11 halves images {len(STAGES)} times, which needs {least} × {least} pixels, "
+                f"found {height} × {width}: use resnet20() or cnn()"
             )
         widths = [channels * factor for stage in STAGES for factor in stage]
         pixels = math.prod(math.ceil(size / 2 ** len(STAGES)) for size in (height, width))
@@ -180,7 +180,8 @@ def _draw(key: Array, x: Array, widths: Sequence[int], features: int, outputs: i
 def _normalised_convolution(weight_std: float, layer: PyTree, x: Array, stride: int = 1) -> Array:
     weight = layer["weight"]
     h = (weight_std / math.sqrt(len(weight))) * (patches(x, stride) @ weight)
-    groups = h.reshape(len(h), -1, count := math.gcd(GROUPS, h.shape[-1]), h.shape[-1] // count)
+    count = math.gcd(GROUPS, h.shape[-1])
+    groups = h.reshape(len(h), -1, count, h.shape[-1] // count)
     centred = groups - groups.mean(axis=(1, 3), keepdims=True)
     variance = jnp.mean(centred**2, axis=(1, 3), keepdims=True)
     normalised = centred * jax.lax.rsqrt(variance + EPSILON)

@@ -340,7 +340,7 @@ def _normal_layers(key, fan_ins, fan_outs) -> list[dict[str, Array]]:
     return [layer(*args) for args in zip(keys, fan_ins, fan_outs, strict=True)]
 
 
-def patches(x: Array, stride: int = 1) -> Array:
+def patches(x, stride: int = 1) -> Array:
     """(N, h, w, c) → (N, ⌈h/stride⌉, ⌈w/stride⌉, 9c): the 3 × 3 neighbourhood of every stride-th pixel."""
     # A convolution as shifted copies and one matrix product: gradients of many agents, each with filters of its own,
     # are then products too, where a convolution primitive becomes a grouped one, an order of magnitude slower on CPUs.
