@@ -85,7 +85,7 @@ def infinite_kernels(
     """
     architecture = _architecture(network)
     if architecture.convolutional:
-        must_be_images(x1)
+        must_be_images("cnn", x1)
         pixels = x1.shape[1] * x1.shape[2]
     else:
         x1, x2, pixels = x1.reshape(len(x1), -1), None if x2 is None else x2.reshape(len(x2), -1), 1

@@ -140,7 +140,7 @@ def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: flo
     weight_std, bias_std
         σ_w and σ_b.
     """
-    name = f"affine({_check(weight_std, bias_std, outputs)})"
+    name = f"affine({check_in_words(weight_std, bias_std, outputs)})"
     architecture = Architecture(name, False, False, 0, "relu", weight_std, bias_std)
     return _dense_network(name, [], outputs, architecture)
 
@@ -204,10 +204,10 @@ def cnn(
     if architecture.infinite:
         return _infinite_network(name, outputs, architecture, remedy="cnn(channels=64)")
     sigma = lookup(ACTIVATIONS, activation, "activation")
-    dense = _dense(weight_std, bias_std)
+    dense = scaled_dense(weight_std, bias_std)
 
     def init(key, x, outputs):
-        must_be_images(x)
+        must_be_images("cnn", x)
         fan_ins = [9 * c for c in [x.shape[-1], *[channels] * (depth - 1)]]
         sizes = [*fan_ins, x.shape[1] * x.shape[2] * channels]
         return _normal_layers(key, sizes, [*[channels] * depth, outputs])
@@ -215,13 +215,10 @@ def cnn(
     def apply(params, x):
         *convolutions, readout = params
         for layer in convolutions:
-            x = sigma(dense(layer, _patches(x)))
+            x = sigma(dense(layer, patches(x)))
         return dense(readout, x.reshape(len(x), -1))
 
     return Network(name, init, apply, outputs, architecture=architecture)
-
-
-NETWORKS: dict[str, Callable[..., Network]] = {"affine": affine, "mlp": mlp, "cnn": cnn}
 
 
 @in_float64
@@ -297,17 +294,18 @@ def _pair(network: Any) -> tuple[Callable, Callable]:
     )
 
 
-def must_be_images(x: Any) -> None:
-    """Refuse inputs that a convolution cannot take."""
+def must_be_images(network: str, x: Any) -> None:
+    """Refuse inputs that a network of convolutions cannot take."""
     if x.ndim != 4:
         raise ValueError(
-            f"cnn needs images of shape (N, height, width, channels), found {x.shape}: reshape the inputs or use mlp()"
+            f"{network} needs images of shape (N, height, width, channels), found {x.shape}: "
+            "reshape the inputs or use mlp()"
         )
 
 
 def _dense_network(name: str, hidden: list, outputs: int | None, architecture: Architecture) -> Network:
     sigma = lookup(ACTIVATIONS, architecture.activation, "activation")
-    dense = _dense(architecture.weight_std, architecture.bias_std)
+    dense = scaled_dense(architecture.weight_std, architecture.bias_std)
 
     def init(key, x, outputs):
         sizes = [math.prod(x.shape[1:]), *hidden, outputs]
@@ -330,7 +328,7 @@ def _infinite_network(name: str, outputs: int | None, architecture: Architecture
     return Network(name, refuse, refuse, outputs, architecture=architecture)
 
 
-def _dense(weight_std: float, bias_std: float) -> Callable[[PyTree, Array], Array]:
+def scaled_dense(weight_std: float, bias_std: float) -> Callable[[PyTree, Array], Array]:
     def dense(layer, x):
         weight, bias = layer["weight"], layer["bias"]
         return (weight_std / math.sqrt(len(weight))) * (x @ weight) + bias_std * bias
@@ -347,13 +345,15 @@ def _normal_layers(key, fan_ins, fan_outs) -> list[dict[str, Array]]:
     return [layer(*args) for args in zip(keys, fan_ins, fan_outs, strict=True)]
 
 
-def _patches(x):
-    """(N, h, w, c) → (N, h, w, 9c): every pixel's 3 × 3 neighbourhood."""
-    # A convolution as shifted copies and one matrix product: batched gradients of it stay small, in any precision.
+def patches(x, stride: int = 1) -> Array:
+    """(N, h, w, c) → (N, ⌈h/stride⌉, ⌈w/stride⌉, 9c): the 3 × 3 neighbourhood of every stride-th pixel."""
+    # A convolution as shifted copies and one matrix product: gradients of many agents, each with filters of its own,
+    # are then products too, where a convolution primitive becomes a grouped one, an order of magnitude slower on CPUs.
+    # Columns before rows: six copies to compile, not nine.
     h, w = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifts = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    return jnp.concatenate(shifts, axis=-1)
+    beside = jnp.concatenate([padded[:, :, j : j + w : stride] for j in range(3)], axis=-1)
+    return jnp.concatenate([beside[:, i : i + h : stride] for i in range(3)], axis=-1)
 
 
 def _describe(
@@ -361,7 +361,7 @@ def _describe(
 ) -> tuple[str, Architecture]:
     """Check a network's description; its name, and what its kernels depend on."""
     infinite = isinstance(size, float) and size == math.inf
-    scales = _check(weight_std, bias_std, outputs, **({} if infinite else {size_name: size}), depth=depth)
+    scales = check_in_words(weight_std, bias_std, outputs, **({} if infinite else {size_name: size}), depth=depth)
     lookup(ACTIVATIONS, activation, "activation")
     if infinite and activation not in ANALYTIC:
         raise ValueError(
@@ -376,7 +376,7 @@ def _describe(
     return named(size), Architecture(limit, infinite, kind == "cnn", depth, activation, weight_std, bias_std)
 
 
-def _check(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -> str:
+def check_in_words(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -> str:
     """Refuse what is not a size or a standard deviation; the scales in words."""
     for name, size in (sizes if outputs is None else sizes | {"outputs": outputs}).items():
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
