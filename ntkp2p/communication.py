@@ -23,7 +23,7 @@ from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
 from ntkp2p.precision import in_float64
 from ntkp2p.reports import Report, Rows, Verdict
-from ntkp2p.topology import Schedule
+from ntkp2p.topology import Schedule, schedules
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -155,9 +155,8 @@ def communication(experiment: Experiment, /) -> Communication:
         If the network has infinite width, and hence no parameters to send.
     """
     mixing, rounds, layers = experiment.mixing, experiment.rounds, experiment.initialise().layers
-    matrices, order = mixing[None], np.zeros(rounds, int)
-    if isinstance(mixing, Schedule):
-        matrices, order = mixing.matrices, mixing.indices(rounds)
+    schedule = mixing if isinstance(mixing, Schedule) else schedules.periodic([mixing])
+    matrices, order = schedule.matrices, schedule.indices(rounds)
     sent = course(experiment.algorithm, matrices, order, layers=layers).traffic
     hearers = ((matrices != 0) & ~np.eye(matrices.shape[1], dtype=bool)).sum(axis=1)[order]
     return Communication(

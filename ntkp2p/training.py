@@ -29,6 +29,10 @@ from ntkp2p.precision import in_float64
 from ntkp2p.topology import Schedule, schedules
 from ntkp2p.trajectory import Trajectory
 
+#: Agents whose networks each keep more bytes than this for a gradient's way back take theirs one after another: for
+#: ResNet-20 and VGG-11 on a CPU that was nearly twice as fast as together, in a seventh and in half of the memory.
+TOGETHER = 2**24
+
 
 class DivergedError(ValueError):
     """Training has left the finite numbers.
@@ -158,9 +162,11 @@ def _world(
             weights = jnp.where(weights[batch] > 0, 1 / experiment.batch_size, 0).astype(inputs.dtype)
         return jax.grad(local_loss)(theta, inputs, targets, weights)
 
+    together = _kept_on_the_way(experiment, local_loss, theta, [a[0] for a in (inputs, targets, weights)]) <= TOGETHER
+
     @partial(_on_devices, mesh=mesh)
-    def gradients(inputs, targets, weights, x, keys):
-        return jax.vmap(gradient)(inputs, targets, weights, x, keys)
+    def gradients(*own):
+        return jax.vmap(gradient)(*own) if together else jax.lax.map(lambda own: gradient(*own), own)
 
     def held(array, *axes):
         return place(array.astype(experiment.precision), mesh, *axes, AXIS)
@@ -179,6 +185,13 @@ def _world(
     keys = Partial(partial(_keys, key), place(np.arange(agents + idle), mesh, AXIS))
     gradients = Partial(gradients, *map(held, (inputs, targets, weights)))
     return Partial(partial(_verbs, layers, mesh), mixing_at, gradients, keys, everyone, theta)
+
+
+def _kept_on_the_way(experiment: Experiment, local_loss: Callable, theta: jax.Array, held: list[np.ndarray]) -> int:
+    """Bytes that one agent's network keeps for the way back of a gradient, beside its parameters."""
+    batch = [jnp.asarray(a[: experiment.batch_size], experiment.precision) for a in held]
+    back = jax.eval_shape(lambda theta: jax.vjp(lambda theta: local_loss(theta, *batch), theta)[1], theta)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back)) - theta.nbytes
 
 
 def _verbs(layers, mesh, mixing_at, gradients, keys, everyone, theta, k: Any) -> World:

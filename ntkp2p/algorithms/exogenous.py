@@ -121,7 +121,7 @@ class _Counting:
         return World._field_defaults["average"](x, when=when)
 
 
-def _where(condition: Any, yes: float, no: float) -> Any:
+def _where(condition: Any, yes: Any, no: Any) -> Any:
     """One of two numbers, which stays a number where the condition is one."""
     return (yes if condition else no) if isinstance(condition, bool) else jnp.where(condition, yes, no)
 
