@@ -67,8 +67,8 @@ class Round:
         def compress(z, by, /, *, everything=False):
             if by.share is None:
                 raise ValueError(
-                    f"{type(by).__name__} has no closed form: a mean-field prediction takes the share δ of ‖v‖² in what "
-                    "is sent, TopK(keep, share=...); predict(experiment) measures it"
+                    f"{type(by).__name__} has no closed form: a mean-field prediction takes the share δ of ‖v‖² in "
+                    "what is sent, TopK(keep, share=...); predict(experiment) measures it"
                 )
             return jnp.where(everything, 1, by.share) * z
 
