@@ -74,12 +74,19 @@ class Comparison:
         """
         estimates = [t.dataset.attrs.get("error_estimate", np.nan) for t in self.trajectories.values()]
         return {
-            "initialisation and width" if self.infinite else "linearisation": self._difference(
-                variable, "trained", "rounds"
-            ),
+            self._between_trained_and_rounds: self._difference(variable, "trained", "rounds"),
             "time discretisation": self._difference(variable, "rounds", "flow"),
             "solver": float(np.nanmax(estimates)) if np.isfinite(estimates).any() else np.nan,
         }
+
+    @property
+    def _between_trained_and_rounds(self) -> str:
+        """What separates a trained curve from its prediction in rounds: the name of that error."""
+        if self.infinite:
+            return "initialisation and width"
+        facts = {name for t in self.trajectories.values() for name in t.dataset.attrs}
+        more = {"mean_field_share": "mean field", "mean_over": "draws"}
+        return " and ".join(["linearisation", *(word for name, word in more.items() if name in facts)])
 
     def table(self) -> pd.DataFrame:
         """`errors` of every variable, one row each."""

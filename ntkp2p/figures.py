@@ -88,7 +88,7 @@ FULL = Setting(
     push_graphs=3,
     push_seeds=3,
     push_rounds=600,
-    push_width=128,
+    push_width=64,
     push_samples=4000,
     push_tests=1000,
 )

@@ -183,7 +183,7 @@ def test_random_entries_are_predicted_in_the_mean(run):
         model = experiment.initialise()
         theta, apply = model.flat()
         found = np.asarray(
-            jax.jit(jax.vmap(lambda key: trained(experiment, apply, theta, model.layers, key)))(
+            jax.jit(jax.vmap(lambda key: one_run(experiment, apply, theta, model.layers, key)))(
                 jax.random.split(jax.random.key(7), 200)
             )
         )
@@ -197,7 +197,7 @@ def test_random_entries_are_predicted_in_the_mean(run):
     assert 0.8 < np.sqrt(np.mean(away[error > 1e-12] ** 2)) < 1.25
 
 
-def trained(experiment, apply, theta, layers, key):
+def one_run(experiment, apply, theta, layers, key):
     """One run with keys of its own, as the recursion of the algorithm with real gradients."""
     data, algorithm = experiment.data, experiment.algorithm
     inputs, targets = (jnp.asarray(data.per_agent(a)) for a in (data.inputs, data.targets))
@@ -268,7 +268,12 @@ def test_the_largest_entries_are_a_mean_field(run):
     given = dataclasses.replace(experiment, algorithm=SparsePush(0.05, TopK(0.2, share=share)))
     np.testing.assert_allclose(predict(given).local_loss, predicted.local_loss, rtol=1e-12)
     # An approximation, but not a bad one: it is nearer than the same run without compression.
-    exact, dense = train(experiment).global_loss, predict(dataclasses.replace(experiment, algorithm=PushSum(0.05)))
+    trained = train(experiment)
+    errors = compare(trained, predicted).errors("global_loss")
+    assert errors["linearisation and mean field"] == pytest.approx(
+        float(np.abs(trained.global_loss - predicted.global_loss).max() / predicted.global_loss[0].mean())
+    )
+    exact, dense = trained.global_loss, predict(dataclasses.replace(experiment, algorithm=PushSum(0.05)))
     assert np.abs(exact - predicted.global_loss).max() < 0.5 * np.abs(exact - dense.global_loss).max()
 
 
