@@ -8,6 +8,11 @@ from ntkp2p import (
     DGD,
     Delayed,
     Experiment,
+    PushSum,
+    RandomK,
+    SkewCompensatedSparsePush,
+    SparsePush,
+    TopK,
     data,
     graphs,
     metropolis,
@@ -85,6 +90,55 @@ def test_delays_in_toml(keys, expected, tmp_path):
     (tmp_path / "run.toml").write_text(text.replace(keys, "message_delay = -1"))
     with pytest.raises(ValueError, match="message_delay must be a whole number of at least 0, not -1"):
         Experiment.from_toml(tmp_path / "run.toml")
+
+
+def written(folder, algorithm, *, extra=""):
+    text = TOML.format('graph = "directed_ring"').replace('name = "DGD", step_size = 0.1', algorithm)
+    (folder / "run.toml").write_text(text.replace("rounds = 20", f"rounds = 20\n{extra}"))
+    return folder / "run.toml"
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ('name = "PushSum", momentum = 0.9', PushSum(0.1, momentum=0.9)),
+        (
+            'name = "SparsePush", compression = {name = "top_k", keep = 0.01}, averaging_rate = 0.02, dense_rounds = 3',
+            SparsePush(0.1, TopK(0.01), averaging_rate=0.02, dense_rounds=3),
+        ),
+        (
+            'name = "SkewCompensatedSparsePush", compression = {name = "random_k", keep = 0.1}, gradient_rounds = 5, '
+            "gossip_rounds = 2",
+            SkewCompensatedSparsePush(0.1, RandomK(0.1), gradient_rounds=5, gossip_rounds=2),
+        ),
+    ],
+)
+def test_algorithms_of_directed_graphs_are_read(tmp_path, entries, expected):
+    read = Experiment.from_toml(written(tmp_path, f"step_size = 0.1, {entries}", extra="batch_size = 3"))
+    assert read.algorithm == expected
+    assert read.batch_size == 3
+    np.testing.assert_array_equal(read.mixing, push_weights(graphs.directed_ring(4)))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ('compression = {name = "top_k", keep = 0}', "keep must be above 0 and below 1, found 0"),
+        ('compression = {name = "top_k", keep = 1.5}', "keep must be above 0 and below 1, found 1.5"),
+        ('compression = {name = "topk", keep = 0.1}', "unknown compression 'topk' .did you mean 'top_k'"),
+        ('compression = {name = "top_k"}', "needs keep = "),
+        ('compression = "top_k"', "compression is one of what ntkp2p has"),
+        (
+            'compression = {name = "top_k", keep = 0.1}, averaging_rate = 2',
+            "averaging_rate must be above 0 and at most",
+        ),
+        ('compression = {name = "top_k", keep = 0.1}, gamma = 0.1', "unknown key in .algorithm. 'gamma'"),
+    ],
+)
+def test_compressed_algorithms_name_what_is_wrong(tmp_path, entries, message):
+    path = written(tmp_path, f'name = "SparsePush", step_size = 0.1, {entries}')
+    with pytest.raises((ValueError, TypeError), match=message):
+        Experiment.from_toml(path)
 
 
 @pytest.mark.parametrize(

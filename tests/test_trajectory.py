@@ -14,7 +14,7 @@ from ntkp2p import (
     predictions,
     train,
 )
-from ntkp2p.measures import VARIABLES
+from ntkp2p.measures import COUNTERS, VARIABLES
 from ntkp2p.precision import in_float64
 
 
@@ -40,7 +40,8 @@ def test_labels(trajectories):
         dataset = trajectory.dataset
         assert trajectory.source == source
         assert dict(dataset.sizes) == {"round": 5, "agent": 4}
-        assert set(dataset.data_vars) == set(VARIABLES)
+        # A flow sends nothing.
+        assert set(dataset.data_vars) == set(VARIABLES) | (set() if source == "flow" else set(COUNTERS))
         np.testing.assert_allclose(dataset["time"], 0.25 * dataset["round"])
 
 
