@@ -134,7 +134,7 @@ def draw(
     quick
         The same figures in small.
     only
-        One of `FIGURES`, or "sparse-push" for all of it; by default every figure.
+        One of `FIGURES`, or "sparse-push" for all of it; by default every figure but those that take long, `LONG`.
     images
         A folder of IDX files whose images take MNIST's place in the accuracies of Sparse-Push, Fashion-MNIST for one.
     progress
@@ -151,7 +151,7 @@ def draw(
     ValueError
         If there is no such figure.
     """
-    names = list(FIGURES)
+    names = [name for name in FIGURES if quick or name not in LONG]
     if only is not None:
         names = [name for name in FIGURES if name.startswith(f"{only}-")] or [only]
     drawings = [lookup(FIGURES, name, "figure") for name in names]
@@ -490,6 +490,10 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "sparse-push-predicted": sparse_push_figures.predicted,
     "sparse-push-directed": sparse_push_figures.directed,
 }
+
+
+#: Drawn only if asked for by name, or in small.
+LONG = ("sparse-push-accuracy",)
 
 
 def _network(study: Study, *, graph: str = "cycle", algorithm: type = DGD) -> Comparison:

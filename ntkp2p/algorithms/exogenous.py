@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms.algorithm import Algorithm, Compressor, World
 
-#: A share, of an order of magnitude of the largest entry, by which exogenous states that are the same may differ.
+#: By how much of the largest entry exogenous states that are the same may differ, times √rounds.
 ROUNDING = 4 * np.finfo(float).eps
 #: Beyond so many rounds no repetition is looked for.
 LONGEST = 2**16
@@ -203,7 +203,8 @@ def repetition(
 ) -> Repetition:
     """Where the course of an algorithm over a schedule begins to repeat itself, to rounding.
 
-    Weights that approach a limit, or an orbit, are there once they no longer change by more than rounding.
+    Weights that approach a limit, or an orbit, are there once they stay within rounding of it for at least as many rounds
+    as they have taken.
     """
     period = len(order)
     if all(Form.of(algorithm, matrices.shape[1]).moves):
@@ -214,13 +215,13 @@ def repetition(
     while rounds <= 2 * LONGEST:
         states = course(algorithm, matrices, order[np.arange(rounds) % period]).states
         rows = np.concatenate([np.reshape(leaf, (len(leaf), -1)).astype(float) for leaf in states], axis=1)
-        tolerance = ROUNDING * np.abs(rows).max(initial=0.0)
-        for length in range(period, rounds // 2 + 1, period):
-            if np.abs(rows[-1 - length] - rows[-1]).max(initial=0.0) > tolerance:
-                continue
-            differs = (np.abs(rows[length:] - rows[:-length]) > tolerance).any(axis=1)
-            begin = int(np.flatnonzero(differs)[-1]) + 1 if differs.any() else 0
-            if begin + 2 * length <= rounds:  # seen twice
+        tolerance = ROUNDING * np.sqrt(rounds) * np.abs(rows).max(initial=0.0)
+        for length in range(period, rounds // 4 + 1, period):
+            # Each row beside the last one of its phase: what creeps is not there yet, however slowly it does.
+            last = rounds - (rounds - np.arange(rounds + 1)) % length
+            differs = np.flatnonzero((np.abs(rows - rows[last]) > tolerance).any(axis=1))
+            begin = int(differs[-1]) + 1 if len(differs) else 0
+            if begin <= rounds // 2:
                 return Repetition(begin, length, [leaf[: begin + length] for leaf in states])
         rounds *= 4
     return Repetition(len(states[0]) - 1, 0, states)
