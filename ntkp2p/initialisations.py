@@ -82,7 +82,14 @@ def over_initialisations(
 
     groups = _columns(experiment, features)
     systems = [
-        linear_system(experiment.algorithm, experiment.mixing, features, data, columns=spread.factor[:, group])
+        linear_system(
+            experiment.algorithm,
+            experiment.mixing,
+            features,
+            data,
+            columns=spread.factor[:, group],
+            rounds=int(experiment.rounds),
+        )
         for group in groups
     ]
     parts: dict[Time, list] = {time: [] for time in times}

@@ -104,7 +104,7 @@ def predictions(
     run, averages = _averaged(experiment)
     if experiment.loss != "squared":
         return _integrated(experiment, run.algorithm, features, asked, method, rtol, averages)
-    system = linear_system(run.algorithm, experiment.mixing, features, experiment.data)
+    system = linear_system(run.algorithm, run.mixing, features, run.data, rounds=int(run.rounds))
     solution = solve(system, experiment.recorded, times=asked, method=method, rtol=rtol)
     extremes = spectrum(system)
     verdicts = {time: _verdict(features, solution, extremes, time) | averages for time in asked}
@@ -249,7 +249,7 @@ def _integrated(
             "error"
         )
     advance, parameters, timetable = assemble(
-        algorithm, experiment.mixing, features, experiment.data, loss=experiment.loss
+        algorithm, experiment.mixing, features, experiment.data, loss=experiment.loss, rounds=int(experiment.rounds)
     )
     predicted = {}
     start, recorded = advance.start(algorithm), experiment.recorded

@@ -100,8 +100,7 @@ def test_bytes_are_what_is_mixed(name, run):
     hearers = HEARERS if mixing is P else np.full(Q, 2)
     expected = np.broadcast_to(each, ROUNDS)[:, None] * hearers + np.broadcast_to(merged, ROUNDS)[:, None]
     np.testing.assert_allclose(found.bytes, expected, rtol=1e-12)
-    # A merge takes two sums, of numerators and of weights.
-    merges = (np.broadcast_to(merged, ROUNDS) > 0)[:, None] * 4 * (Q - 1)
+    merges = (np.broadcast_to(merged, ROUNDS) > 0)[:, None] * 2 * (Q - 1)
     np.testing.assert_allclose(found.messages, hearers + merges, rtol=1e-12)
     dense = 4 * SIZE * np.tile(hearers, (ROUNDS, 1)).sum()
     assert found.reduction == pytest.approx(dense / expected.sum(), rel=1e-12)

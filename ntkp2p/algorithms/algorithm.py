@@ -158,6 +158,9 @@ class Algorithm(eqx.Module):
                 f"for instance {type(self).__name__}(step_size=0.1)"
             )
 
+    def __repr__(self) -> str:
+        return eqx.tree_pformat(self, width=10_000)  # in one line
+
     @property
     def name(self) -> str:
         """What results and messages call it."""

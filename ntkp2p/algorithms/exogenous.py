@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +65,7 @@ class Traffic(NamedTuple):
     messages, bytes
         To each of its out-neighbours.
     merges, merged
-        How often it takes part in an average of all, and the bytes that it sends for them.
+        Messages and bytes for averages of all.
     gradients
         How many gradients it takes.
     """
@@ -117,7 +118,10 @@ class _Counting:
         # As rings do it: every agent passes on each of Q parts of the sum, and then each of the means, but its own.
         steps = 2.0 * (len(x) - 1)
         part = DENSE_ENTRY * x.shape[1] / len(x)
-        self._add(merges=_where(when, steps, 0.0), merged=_where(when, steps * part, 0.0))
+        self._add(merged=_where(when, steps * part, 0.0))
+        # As with messages to neighbours, what is averaged in one round travels together.
+        now = _where(when, steps, 0.0)
+        self.total = self.total._replace(merges=now if isinstance(now, float) else jnp.maximum(now, self.total.merges))
         return World._field_defaults["average"](x, when=when)
 
 
@@ -162,11 +166,16 @@ def course(
         start = _first(algorithm, matrices.shape[1], sum(layers))
         jax.eval_shape(lambda: algorithm.round(start(), counting.world()))
         return Course([], Traffic(*(np.full(len(order), float(value)) for value in counting.total)))
-    follow = partial(_follow, algorithm, layers, form)
-    states, traffic = jax.jit(follow)(jnp.asarray(matrices), jnp.asarray(order))
+    states, traffic = _follow(_plain(algorithm), layers, form, jnp.asarray(matrices), jnp.asarray(order))
     return Course([np.asarray(leaf) for leaf in states], Traffic(*map(np.asarray, traffic)))
 
 
+def _plain(algorithm: Algorithm) -> Algorithm:
+    """With plain numbers for constants, by which it can be told from others."""
+    return jax.tree.map(lambda leaf: float(leaf) if eqx.is_inexact_array(leaf) else leaf, algorithm)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _follow(algorithm: Algorithm, layers: tuple[int, ...], form: Form, matrices: Array, order: Array):
     first = _first(algorithm, matrices.shape[1], sum(layers))
     # Nothing comes out that depends on the models, so that the compiler leaves them out.
@@ -199,29 +208,45 @@ class Repetition(NamedTuple):
 
 
 def repetition(
-    algorithm: Algorithm, matrices: Float[np.ndarray, "D Q Q"], order: np.ndarray, periodic: bool
+    algorithm: Algorithm,
+    matrices: Float[np.ndarray, "D Q Q"],
+    order: np.ndarray,
+    periodic: bool,
+    /,
+    *,
+    most: int | None = None,
 ) -> Repetition:
     """Where the course of an algorithm over a schedule begins to repeat itself, to rounding.
 
-    Weights that approach a limit, or an orbit, are there once they stay within rounding of it for at least as many rounds
-    as they have taken.
+    Weights that approach a limit, or an orbit, are there once they stay within rounding of it for at least as many
+    rounds as they have taken.
+
+    Parameters
+    ----------
+    periodic
+        Whether the order starts anew after its end.
+    most
+        The rounds for which the course is wanted; without, it is followed for up to `LONGEST` or a little more.
     """
     period = len(order)
     if all(Form.of(algorithm, matrices.shape[1]).moves):
         return Repetition(0, period if periodic else 0, [])
     if not periodic:
         return Repetition(period, 0, course(algorithm, matrices, order).states)
-    rounds, states = max(64, 4 * period), []
-    while rounds <= 2 * LONGEST:
+    most = max(LONGEST, 4 * period) if most is None else most
+    rounds, states = 0, []
+    while rounds < most:
+        rounds = min(most, max(64, 4 * period, 4 * rounds))
         states = course(algorithm, matrices, order[np.arange(rounds) % period]).states
         rows = np.concatenate([np.reshape(leaf, (len(leaf), -1)).astype(float) for leaf in states], axis=1)
         tolerance = ROUNDING * np.sqrt(rounds) * np.abs(rows).max(initial=0.0)
         for length in range(period, rounds // 4 + 1, period):
+            if np.abs(rows[-1 - length] - rows[-1]).max() > tolerance:
+                continue
             # Each row beside the last one of its phase: what creeps is not there yet, however slowly it does.
             last = rounds - (rounds - np.arange(rounds + 1)) % length
             differs = np.flatnonzero((np.abs(rows - rows[last]) > tolerance).any(axis=1))
             begin = int(differs[-1]) + 1 if len(differs) else 0
             if begin <= rounds // 2:
                 return Repetition(begin, length, [leaf[: begin + length] for leaf in states])
-        rounds *= 4
-    return Repetition(len(states[0]) - 1, 0, states)
+    return Repetition(rounds, 0, states)

@@ -127,12 +127,13 @@ def assemble(
     *,
     columns: Float[np.ndarray, "rows _"] | None = None,
     loss: str = "squared",
+    rounds: int | None = None,
 ) -> tuple[Round, dict[str, Any], "Timetable"]:
     """A round of linear models, its parameters (constants, mixing and data), and which of them are in which round.
 
     Parameters
     ----------
-    mixing, columns
+    mixing, columns, rounds
         As for `linear_system`.
 
     Returns
@@ -151,7 +152,7 @@ def assemble(
     outputs, targets = (features.initial, data.targets) if columns is None else (columns, 0 * columns)
     if columns is not None:  # a sample's rows, each its own column: a loss of the rows of one column is their sum
         outputs, targets = (rows.reshape(data.samples, -1) for rows in (outputs, targets))
-    matrices, timetable, exogenous = _timetable(algorithm, mixing)
+    matrices, timetable, exogenous = _timetable(algorithm, mixing, rounds)
     parameters = {
         "algorithm": jax.tree.map(jnp.asarray, constants),
         "mixing": jnp.asarray(matrices),
@@ -195,7 +196,7 @@ CONSTANT = Timetable(np.zeros(0, int))
 
 
 def _timetable(
-    algorithm: Algorithm, mixing: np.ndarray | Schedule
+    algorithm: Algorithm, mixing: np.ndarray | Schedule, most: int | None
 ) -> tuple[Float[np.ndarray, "*D Q Q"], Timetable, list[np.ndarray]]:
     """The distinct matrices, or the only one; which of them each round has; and the exogenous leaves before each."""
     if isinstance(mixing, np.ndarray) or len(mixing.matrices) == 1:
@@ -204,7 +205,7 @@ def _timetable(
             np.zeros(1, int),
             True,
         )
-    begin, length, exogenous = repetition(algorithm, mixing.matrices, mixing.order, mixing.periodic)
+    begin, length, exogenous = repetition(algorithm, mixing.matrices, mixing.order, mixing.periodic, most=most)
     if begin + length == 1:
         return mixing.matrices[0], CONSTANT, [leaf[0] for leaf in exogenous]
     rounds = np.arange(len(exogenous[0]) if exogenous else mixing.period)
@@ -390,6 +391,7 @@ def linear_system(
     /,
     *,
     columns: Float[np.ndarray, "rows _"] | None = None,
+    rounds: int | None = None,
 ) -> LinearSystem:
     """The system that an algorithm makes of linear models in features.
 
@@ -406,13 +408,15 @@ def linear_system(
     columns
         Initial errors in place of f₀ − y, one column for each output that is followed: any number of them where the
         outputs share a kernel, for then each column goes its own way.
+    rounds
+        For how many rounds it is wanted, where the algorithm has weights of its own that may take long to settle.
 
     Raises
     ------
     ValueError
         If the round is not affine: it can be trained, not predicted.
     """
-    advance, parameters, timetable = assemble(algorithm, mixing, features, data, columns=columns)
+    advance, parameters, timetable = assemble(algorithm, mixing, features, data, columns=columns, rounds=rounds)
     initial = np.asarray(advance.start(algorithm))
     blocks = np.asarray(parameters["matrix"])
     gram = blocks @ blocks.swapaxes(1, 2) / data.sizes[:, None, None]

@@ -573,8 +573,15 @@ def _round_by_round(system: LinearSystem, rounds: np.ndarray, places: np.ndarray
             state = advance_over(system, state, reached, int(k) - reached, time)
             reached = int(k)
             states.append(state[0] - system.initial)
-        q, r = np.linalg.qr(np.array(states).T)
-        span.add(q.T, {time: (places[first : first + block], r.T)})
+        rows = np.array(states)
+        finite = np.isfinite(rows).all(axis=1)
+        rows = rows[finite]
+        scale = np.abs(rows).max(axis=1, initial=0.0)  # their squares may overflow
+        scale = np.where(scale > 0, scale, 1.0)[:, None]
+        q, r = np.linalg.qr((rows / scale).T)
+        c = np.full((len(finite), len(q.T)), np.nan)
+        c[finite] = r.T * scale
+        span.add(q.T, {time: (places[first : first + block], c)})
     rounding = np.finfo(float).eps * (system.size + rounds[-1])
     return float(rounding * np.nan_to_num(system.growth, nan=1.0))
 
