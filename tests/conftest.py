@@ -39,6 +39,14 @@ def compiled_once(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules where most of the time would go into making programs fast that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """`digits(agents, ...)`: agents' data of 8 × 8 images, quick to train on."""
