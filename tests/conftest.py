@@ -1,5 +1,6 @@
-"""Shapes and types in signatures are checked throughout the tests; the process keeps JAX's default flags."""
+"""Shapes and types in signatures are checked throughout the tests; the process keeps JAX's default flags of numbers."""
 
+import jax
 import jaxtyping
 import matplotlib
 import pytest
@@ -24,6 +25,26 @@ ROOMS = (
     "trajectory",
 )
 jaxtyping.install_import_hook([f"ntkp2p.{room}" for room in ROOMS], "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Most of the time would go into compiling the same programs again, for every experiment that describes them anew.
+
+    Each worker has a folder of its own, since JAX does not write an entry in one piece.
+    """
+    folder = tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules where most of the time would go into making programs fast that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

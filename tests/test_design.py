@@ -25,14 +25,15 @@ from ntkp2p import (
     train,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 RING = metropolis(graphs.cycle(5))
 DIRECTED = np.random.default_rng(0).dirichlet(np.ones(5), size=5)
 
 
-def run(digits, algorithm=DGD, mixing=RING, *, model=None, **options):
+def run(digits, algorithm=DGD, mixing=RING, *, model=None, samples=40, **options):
     return Experiment(
         model=model or models.mlp(width=16, depth=1),
-        data=digits(agents=5, samples=40, **options),
+        data=digits(agents=5, samples=samples, **options),
         mixing=mixing,
         algorithm=algorithm(step_size=0.1),
         rounds=30,
@@ -44,7 +45,7 @@ def run(digits, algorithm=DGD, mixing=RING, *, model=None, **options):
 @pytest.mark.parametrize(("algorithm", "mixing"), [(DGD, RING), (DGD, DIRECTED), (CTA, DIRECTED), (ATC, RING)])
 def test_derivatives_are_finite_differences(algorithm, mixing, time, size, digits, monkeypatch):
     monkeypatch.setattr(sys.modules["ntkp2p.dynamics.transition"], "DENSE_SIZE", size)
-    experiment = run(digits, algorithm, mixing)
+    experiment = run(digits, algorithm, mixing, samples=20)
     objective = Objective(experiment, time=time, rtol=1e-12)
     rng = np.random.default_rng(1)
     at = {"mixing": mixing, "step_size": 0.1, "targets": experiment.data.targets}

@@ -52,7 +52,9 @@ def texts(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_from_top_to_bottom(path):
+def test_runs_from_top_to_bottom(path, compiled_once, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled_once))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     notebook = executed(path)
     assert not [text for text in texts(notebook) if UNWANTED.search(text)]
 

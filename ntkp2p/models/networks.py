@@ -7,6 +7,7 @@ so that the tangent kernel has a limit as the width grows and one step size serv
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -272,14 +273,19 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
             f"the network maps {len(batch)} inputs to outputs of shape {found}, the data have targets of shape "
             f"({len(batch)}, {outputs}): give it {outputs} output(s), shape (N, {outputs})"
         )
-    together = np.asarray(apply(params, batch))
-    alone = np.concatenate([np.asarray(apply(params, row[None])) for row in batch])
+    together, alone = map(np.asarray, _together_and_alone(apply, params, batch))
     if not np.allclose(together, alone, rtol=1e-3, atol=1e-3 * float(np.abs(alone).max())):
         raise ValueError(
             "the network's output for a sample depends on the other samples of its batch, so that it has no tangent "
             "kernel: replace batch normalisation by layer or group normalisation"
         )
     return Model(apply, params, one_output)
+
+
+@partial(jax.jit, static_argnums=0)  # operation by operation, each would be compiled
+def _together_and_alone(apply: Callable, params: PyTree, batch: Array) -> tuple[Array, Array]:
+    """The outputs of a batch, and of each of its inputs by itself."""
+    return apply(params, batch), jax.lax.map(lambda x: apply(params, x[None])[0], batch)
 
 
 def _pair(network: Any) -> tuple[Callable, Callable]:

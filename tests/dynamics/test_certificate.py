@@ -7,6 +7,7 @@ import scipy.linalg
 
 from ntkp2p import ATC, CTA, DGD, Experiment, check_mixing, graphs, linear_system, metropolis, models
 from ntkp2p.dynamics import LinearSystem
+from ntkp2p.dynamics.system import Timetable
 
 room = importlib.import_module("ntkp2p.dynamics.certificate")
 
@@ -22,6 +23,7 @@ def system_of(digits, algorithm, W):
     return linear_system(run.algorithm, W, run.features(), run.data)
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ONE_WAY = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5], [0.1, 0.1, 0.1, 0.7]])
 
 
@@ -87,4 +89,4 @@ def test_what_cannot_be_certified_is_refused(digits):
     with pytest.raises(ValueError, match="positive, found 0"):
         room.certificate(system, np.array([0.0, 0.5, 0.25, 0.25]))
     with pytest.raises(ValueError, match="one mixing matrix"):
-        room.certificate(dataclasses.replace(system, order=np.array([0, 1])), np.full(4, 0.25))
+        room.certificate(dataclasses.replace(system, timetable=Timetable(np.array([0, 1]))), np.full(4, 0.25))

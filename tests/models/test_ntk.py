@@ -10,6 +10,7 @@ from ntkp2p.models.layers import factorise
 from ntkp2p.models.store import Store
 from ntkp2p.precision import in_float64
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.default_rng(0)
 X1, X2 = RNG.normal(size=(7, 4, 4, 2)), RNG.normal(size=(5, 4, 4, 2))
 
