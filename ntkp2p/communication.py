@@ -18,7 +18,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from ntkp2p.algorithms.algorithm import is_number
-from ntkp2p.algorithms.exogenous import DENSE_ENTRY, course
+from ntkp2p.algorithms.exogenous import DENSE_ENTRY, Traffic, course
 from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
 from ntkp2p.precision import in_float64
@@ -154,22 +154,38 @@ def communication(experiment: Experiment, /) -> Communication:
     ValueError
         If the network has infinite width, and hence no parameters to send.
     """
-    mixing, rounds, layers = experiment.mixing, experiment.rounds, experiment.initialise().layers
-    schedule = mixing if isinstance(mixing, Schedule) else schedules.periodic([mixing])
-    matrices, order = schedule.matrices, schedule.indices(rounds)
-    sent = course(experiment.algorithm, matrices, order, layers=layers).traffic
-    hearers = ((matrices != 0) & ~np.eye(matrices.shape[1], dtype=bool)).sum(axis=1)[order]
+    sent, hearers, order = _followed(experiment, int(experiment.rounds))
+    hearers = hearers[order]
     return Communication(
         experiment,
         messages=sent.messages[:, None] * hearers + sent.merges[:, None],
         bytes=sent.bytes[:, None] * hearers + sent.merged[:, None],
-        dense=DENSE_ENTRY * sum(layers) * sent.messages[:, None] * hearers,
+        dense=DENSE_ENTRY * experiment.initialise().size * sent.messages[:, None] * hearers,
         gradients=sent.gradients,
     )
 
 
+@in_float64
 def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.ndarray]:
-    """`measures.COUNTERS` before some rounds, shape (times, Q): all that has been sent until then."""
-    found = communication(experiment)
-    totals = {"messages": found.messages, "bytes_sent": found.bytes}
-    return {name: np.pad(np.cumsum(each, axis=0), ((1, 0), (0, 0)))[rounds] for name, each in totals.items()}
+    """`measures.COUNTERS` before some ascending rounds, shape (times, Q): all that has been sent until then."""
+    sent, hearers, order = _followed(experiment, int(rounds[-1]))
+    totals = {"messages": (sent.messages, sent.merges), "bytes_sent": (sent.bytes, sent.merged)}
+    found = {}
+    for name, (to_each, merged) in totals.items():
+        until, counted, total = 0, [], np.zeros(experiment.agents)
+        for k in map(int, rounds):
+            by_matrix = np.bincount(order[until:k], weights=to_each[until:k], minlength=len(hearers))
+            total = total + by_matrix @ hearers + merged[until:k].sum()
+            until = k
+            counted.append(total)
+        found[name] = np.array(counted)
+    return found
+
+
+def _followed(experiment: Experiment, rounds: int) -> tuple[Traffic, np.ndarray, np.ndarray]:
+    """The traffic of the rounds; by distinct matrix how many hear each agent; which of these each round has."""
+    mixing = experiment.mixing
+    schedule = mixing if isinstance(mixing, Schedule) else schedules.periodic([mixing])
+    matrices, order = schedule.matrices, schedule.indices(rounds)
+    sent = course(experiment.algorithm, matrices, order, layers=experiment.initialise().layers).traffic
+    return sent, ((matrices != 0) & ~np.eye(schedule.agents, dtype=bool)).sum(axis=1), order

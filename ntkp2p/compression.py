@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ntkp2p.algorithms import Algorithm, Compressor, TopK
 from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
+from ntkp2p.models import Network
 from ntkp2p.precision import in_float64
 
 
@@ -28,6 +29,8 @@ def with_measured_shares(experiment: Experiment, /) -> Experiment:
     """
     if not any(isinstance(c, TopK) and c.share is None for c in compressors_of(experiment.algorithm)):
         return experiment
+    if isinstance(experiment.model, Network) and experiment.model.infinite:
+        raise ValueError("at infinite width no message is there to measure δ on: give it, TopK(keep, share=...)")
     layers, gradients = experiment.initialise().layers, _first_gradients(experiment)
 
     def measured(part):

@@ -117,6 +117,13 @@ class Objective:
         TypeError
             Inside `jax.jit` or `jax.vmap`, or if JAX differentiates it without `jax_enable_x64`.
         """
+        if self.system.varying or (mixing is not None and self.system.parameters["exogenous"]):
+            raise ValueError(
+                f"the weights of {self.experiment.algorithm.name} follow from the mixing, and there is no derivative "
+                "through them: take an algorithm without, ATC for instance, or differences of predict(...)"
+                if self.system.parameters["exogenous"]
+                else "where the mixing changes over time there is no derivative yet: use one mixing matrix"
+            )
         self._must_fit(mixing=mixing, step_size=step_size, targets=targets, at=at)
         given = {"mixing": mixing, "step_size": step_size, "targets": targets, "at": at}
         if not any(isinstance(value, Tracer) for value in given.values()):

@@ -68,8 +68,9 @@ def predict(
         `features=models.infinite_features(experiment.model, experiment.data.inputs, experiment.data.outputs)`.
 
         With mini-batches, or entries of messages that are drawn, it is the mean of the models over these draws, and
-        what is measured of the mean models: attribute `mean_over`. The largest entries enter as a mean-field
-        approximation, C(v) ≈ δ v with δ their share of the first messages' ‖v‖²: attribute `mean_field_share`.
+        what is measured of the mean models: attribute `mean_over` (under cross-entropy, where this is a mean-field
+        approximation, `mean_field_over`). The largest entries enter as a mean-field approximation, C(v) ≈ δ v with δ
+        their share of ‖v‖² in the agents' gradients at the start: attribute `mean_field_share`.
 
         For cross-entropy `closed_form` is 0: there is no spectrum, `stable` tells whether the states grow beyond bounds
         in these rounds, and `failure`, where there is one, why the flow was not followed to the end.
@@ -166,9 +167,8 @@ def steady_state(
     if features.spread is not None:
         raise ValueError("the steady state is that of one initialisation: give the network a finite width")
     clock = checked_time(time)
-    system = lasting(
-        linear_system(with_measured_shares(experiment).algorithm, experiment.mixing, features, experiment.data), clock
-    )
+    run, averages = _averaged(experiment)
+    system = lasting(linear_system(run.algorithm, run.mixing, features, run.data), clock)
     state, residual = solve_steady(system, time=time, rtol=rtol)
     basis = (state - system.initial)[None]
     solution = Solution(
@@ -180,7 +180,7 @@ def steady_state(
     best = -np.linalg.lstsq(share[:, None] * features.matrix, share[:, None] * errors)[0]
     measured["bias"] = np.linalg.norm(system.model(state) - best.reshape(-1), axis=1)[None]
     models = _Models.of(experiment, features, solution, clock)
-    facts = {"closed_form": True, "states": system.size, "residual": residual, "time": time}
+    facts = {"closed_form": True, "states": system.size, "residual": residual, "time": time, **averages}
     return Trajectory.of(experiment, "steady", solution.rounds, measured, models=models, **facts)
 
 
@@ -278,7 +278,9 @@ def _averaged(experiment: Experiment) -> tuple[Experiment, dict[str, Any]]:
     compressors = compressors_of(experiment.algorithm)
     means = [] if experiment.batch_size is None else ["mini-batches"]
     means += sorted({type(c).__name__ for c in compressors if isinstance(c, RandomK)})
-    averages: dict[str, Any] = {"mean_over": ", ".join(means)} if means else {}
+    # Where rounds are not affine, following the mean gradients and messages is no mean of the runs.
+    label = "mean_over" if experiment.loss == "squared" else "mean_field_over"
+    averages: dict[str, Any] = {label: ", ".join(means)} if means else {}
     approximate = [c for c in compressors if not isinstance(c, RandomK)]
     if approximate:
         experiment = with_measured_shares(experiment)

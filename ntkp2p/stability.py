@@ -311,7 +311,9 @@ def stability(
         certificates={} if report is None or system.varying else _certificates(system, report, dense),
         transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
         modes=[] if system.varying else slowest_modes(system, count=modes, dense=dense),
-        gossip=gossip(*draws(schedule)) if schedule is not None and drawn else None,
+        gossip=gossip(*draws(schedule))
+        if schedule is not None and drawn and experiment.algorithm.stochastic == "row"
+        else None,
         hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, hidden),
         margins={} if report is None or not flows else _margins(experiment, features, system, extremal),
         roots=_roots(experiment, features, system),
@@ -471,7 +473,9 @@ def _verdict_of_flow(report: StabilityReport) -> Verdict:
             "flow", answer, f"the rightmost characteristic root is {_number(report.roots.values[0])}", remedy
         )
     if not report.experiment.algorithm.has_flow:
-        reason = "a delay differential equation, whose roots are computed of small systems with one kind of delay"
+        reason = "its rounds discretise no gradient flow"
+        if isinstance(report.experiment.algorithm, Delayed):
+            reason = "a delay differential equation, whose roots are computed of small systems with one kind of delay"
         return Verdict("flow", answer, reason)
     if stable is None:
         reason = "the mixing changes without repeating itself" if report.gossip else "the iteration has not found it"
@@ -698,7 +702,7 @@ def stability_map(
         raise ValueError(f"{name}s must be a list of numbers, found {given[name]!r}")
     if etas.ndim != 1 or not len(etas) or not (np.isfinite(etas) & (etas > 0)).all():
         raise ValueError(f"step_sizes must be a list of positive numbers, found {step_sizes!r}")
-    features = features_of(experiment, features)
+    features, experiment = features_of(experiment, features), with_measured_shares(experiment)
     rows, limits, textbook = [], [], []
     for value in values:
         algorithm, mixing = _varied(experiment, name, value)

@@ -90,6 +90,7 @@ CASES = {
         MERGE * 2 * (Q - 1) / Q * 4 * (SIZE + 1),
     ),
     "CHOCO": (CHOCO(0.1, TopK(0.1)), W, SPARSE[0.1], 0),
+    "late and sparse": (Delayed(CHOCO(0.1, TopK(0.1)), messages=1), W, SPARSE[0.1], 0),
 }
 
 

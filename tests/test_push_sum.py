@@ -11,9 +11,12 @@ import pytest
 from ntkp2p import (
     CHOCO,
     DGD,
+    Algorithm,
     Compressor,
     Delayed,
+    DivergedError,
     Experiment,
+    Objective,
     PushSum,
     RandomK,
     SkewCompensatedSparsePush,
@@ -34,8 +37,10 @@ from ntkp2p import (
     train,
     transition,
 )
+from ntkp2p.compression import with_measured_shares
 from ntkp2p.dynamics import spectrum
 from ntkp2p.dynamics.transition import advance_over
+from ntkp2p.topology import Schedule
 
 Q = 5
 GRAPH = nx.DiGraph([(i, (i + 1) % Q) for i in range(Q)] + [(0, 2), (3, 1), (3, 0)])
@@ -93,6 +98,7 @@ ALGORITHMS = {
         200,
     ),
     "CHOCO": (CHOCO(0.1, HALF), metropolis(graphs.cycle(Q)), 60),
+    "one of two matrices": (PushSum(0.3), Schedule(np.stack([np.eye(Q), P]), np.array([1]), True), 60),
     "delayed": (Delayed(PushSum(0.1), gradients=2), P, 60),
 }
 
@@ -226,6 +232,27 @@ def test_draws_are_other_and_the_same_again(run):
     assert np.abs(first - other).max() > 1e-3
 
 
+class Sparsely(Algorithm):
+    """Adds what two links let through of ones: what was drawn can be read off the models."""
+
+    def round(self, state, world, /):
+        ones = jnp.ones_like(state)
+        first = world.compress(ones, RandomK(0.3))
+        return state + first + 10 * world.compress(ones, RandomK(0.3))
+
+
+def test_every_message_of_every_agent_and_round_is_drawn_anew(run):
+    seen = []
+    experiment = dataclasses.replace(run(Sparsely(0.1), metropolis(graphs.cycle(Q)), rounds=8), record=range(9))
+    train(experiment, observe=lambda k, x: seen.append(x))
+    steps = np.round(np.diff(seen, axis=0))  # (rounds, agents, parameters)
+    masks = np.concatenate([(steps % 10).reshape(-1, 65), (steps // 10).reshape(-1, 65)])
+    assert set(np.unique(masks)) == {0, 1}
+    assert len(np.unique(masks, axis=0)) == len(masks) == 2 * 8 * Q
+    # Of 5,200 draws a share of 0.3, within five standard errors.
+    assert abs(masks.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / masks.size)
+
+
 def test_mini_batches_are_samples_of_the_agents_own(run):
     """One round of every agent is a step along the mean gradient of two of its five samples."""
     experiment = run(DGD(0.1), metropolis(graphs.cycle(Q)), rounds=1, batch_size=2)
@@ -277,6 +304,19 @@ def test_the_largest_entries_are_a_mean_field(run):
     assert np.abs(exact - predicted.global_loss).max() < 0.5 * np.abs(exact - dense.global_loss).max()
 
 
+def test_what_overflows_leaves_the_rounds_before_as_they_are(run):
+    """A step size far too large over failing links: the prediction is that of training until both leave the floats."""
+    mixing = schedules.sequence(failing(400))
+    experiment = dataclasses.replace(run(PushSum(8.0), mixing, 400), record=range(0, 401, 20))
+    predicted = predict(experiment)
+    with pytest.raises(DivergedError) as caught:
+        train(experiment)
+    trained = caught.value.trajectory
+    before = int(np.isfinite(trained.local_loss).all("agent").sum())
+    assert 3 < before < len(experiment.recorded)
+    np.testing.assert_allclose(predicted.local_loss[:before], trained.local_loss[:before], rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
@@ -298,7 +338,25 @@ def test_the_largest_entries_are_a_mean_field(run):
             ValueError,
             "one round of SparsePush is not affine",
         ),
-        (lambda run: predict(run(PushSum(0.1)), time="flow"), ValueError, "flow"),
+        (lambda run: predict(run(PushSum(0.1)), time="flow"), ValueError, "discretise no gradient flow"),
+        (
+            lambda run: train(run(Delayed(PushSum(0.1), messages=1))),
+            ValueError,
+            r"messages can be delayed where a round exchanges models only.*\(5, 1\) as well: leave messages out",
+        ),
+        (
+            lambda run: Objective(run(PushSum(0.1), metropolis(graphs.cycle(Q)))).value_and_grad(mixing=np.eye(Q)),
+            ValueError,
+            "the weights of PushSum follow from the mixing",
+        ),
+        (lambda run: Objective(run(PushSum(0.1)))(), ValueError, "the weights of PushSum follow from the mixing"),
+        (
+            lambda run: with_measured_shares(
+                dataclasses.replace(run(SparsePush(0.1, TopK(0.1))), model=models.mlp(width=float("inf")))
+            ),
+            ValueError,
+            r"at infinite width no message .* TopK\(keep, share=\.\.\.\)",
+        ),
         (
             lambda run: linear_system(
                 SparsePush(0.1, TopK(0.1)), P, run(PushSum(0.1)).features(), run(DGD(0.1), P.T).data
@@ -307,7 +365,7 @@ def test_the_largest_entries_are_a_mean_field(run):
             "TopK has no closed form: a mean-field",
         ),
     ],
-    ids=["transposed", "CHOCO over time", "CHOCO directed", "batch", "no batch", "adaptive", "flow", "top-k"],
+    ids=[f"case {number}" for number in range(12)],
 )
 def test_what_cannot_be_is_named(build, error, message, run):
     with pytest.raises(error, match=message):

@@ -38,19 +38,17 @@ class Compressor(eqx.Module):
     ----------
     keep
         The share of the entries that is sent, above 0 and below 1.
+    share
+        δ, as which the compressor enters a linear prediction, C(v) ≈ δ v; None while it is not known.
     """
 
-    keep: float
+    keep: Any
+    share: eqx.AbstractVar[Any]
 
     def __check_init__(self):
         must_be_share(
             "keep", self.keep, "0.01 sends 1 % of the entries, and an algorithm without compression all of them"
         )
-
-    @property
-    @abstractmethod
-    def share(self) -> Any:
-        """δ, as which the compressor enters a linear prediction, C(v) ≈ δ v; None while it is not known."""
 
     @abstractmethod
     def kept(self, size: int, /) -> float:

@@ -27,8 +27,8 @@ class TopK(Compressor):
     keep
         The share of the entries that is sent, above 0 and below 1.
     share
-        δ of the mean-field prediction, the share of ‖v‖² in what is sent; if left out, `predict` measures it on the
-        run's first compressed messages.
+        δ of the mean-field prediction, the share of ‖v‖² in what is sent; if left out, it is measured on the agents'
+        gradients at the start, which are the first messages.
 
     Raises
     ------
@@ -36,16 +36,12 @@ class TopK(Compressor):
         If keep or share is not above 0 and below 1, or at most 1.
     """
 
-    measured: Any
+    share: Any
 
     def __init__(self, keep: Any, *, share: Any = None):
         if share is not None:
             must_be_share("share", share, "leave it out to have it measured", one=True)
-        self.keep, self.measured = keep, share
-
-    @property
-    def share(self):
-        return self.measured
+        self.keep, self.share = keep, share
 
     def kept(self, size, /):
         # A product that falls short of a whole number by rounding is that number.
@@ -54,9 +50,6 @@ class TopK(Compressor):
     def __call__(self, values, key, /):
         _, largest = jax.lax.top_k(jnp.abs(values), self.kept(len(values)))
         return jnp.zeros_like(values).at[largest].set(values[largest])
-
-    def __repr__(self) -> str:
-        return f"TopK({self.keep:g}{'' if self.measured is None else f', share={float(self.measured):.4g}'})"
 
 
 class RandomK(Compressor):
@@ -93,9 +86,6 @@ class RandomK(Compressor):
         _, drawn = jax.lax.top_k(jax.random.uniform(order, values.shape), min(whole + 1, len(values)))
         sent = jnp.where((jnp.arange(len(drawn)) < whole) | one_more, values[drawn], 0)
         return jnp.zeros_like(values).at[drawn].set(sent)
-
-    def __repr__(self) -> str:
-        return f"RandomK({self.keep:g})"
 
 
 #: The compressors that a name can ask for; the one place that knows the names.

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms.algorithm import Algorithm, Compressor, World
 
-#: By how much of the largest entry exogenous states that are the same may differ, times √rounds.
+#: By which share exogenous numbers that are the same may differ, times √rounds; counters may not.
 ROUNDING = 4 * np.finfo(float).eps
 #: Beyond so many rounds no repetition is looked for.
 LONGEST = 2**16
@@ -84,8 +84,9 @@ DENSE_ENTRY, SPARSE_ENTRY = 4, 6
 class _Counting:
     """A world without models, which notes what passes."""
 
-    def __init__(self, layers: tuple[int, ...], mix: Callable):
-        self.layers, self._mix = layers, mix
+    def __init__(self, layers: tuple[int, ...], mix: Callable, *, known: bool):
+        # Conditions are known unless they depend on models; such ones count as if they held.
+        self.layers, self._mix, self._known = layers, mix, known
         self.total, self.compressed = Traffic(), []
 
     def world(self) -> World:
@@ -95,14 +96,17 @@ class _Counting:
         self.total = self.total._replace(**{name: getattr(self.total, name) + value for name, value in more.items()})
 
     def mix(self, x):
-        sent = next((size for values, size in self.compressed if values is x), DENSE_ENTRY * x.shape[1])
+        alike = [message for message in self.compressed if message[0].shape == x.shape]
+        message = next((m for m in alike if m[0] is x), alike[0] if alike else None)
+        sent = DENSE_ENTRY * x.shape[1] if message is None else message[1]
+        self.compressed = [m for m in self.compressed if m is not message]
         # What one round sends to a neighbour travels together.
         self.total = self.total._replace(messages=1.0)
         self._add(bytes=sent)
         return self._mix(x)
 
     def grad(self, x, /, *, when=True):
-        self._add(gradients=_where(when, 1.0, 0.0))
+        self._add(gradients=self._where(when, 1.0, 0.0))
         return jnp.zeros_like(x)
 
     def _own(self, x):
@@ -111,23 +115,24 @@ class _Counting:
     def compress(self, x, by: Compressor, /, *, everything=False):
         few = SPARSE_ENTRY * sum(by.kept(size) for size in self.layers)
         sent = jnp.zeros_like(x)
-        self.compressed.append((sent, _where(everything, DENSE_ENTRY * x.shape[1], few)))
+        self.compressed.append((sent, self._where(everything, DENSE_ENTRY * x.shape[1], few)))
         return sent
+
+    def _where(self, condition: Any, yes: Any, no: Any) -> Any:
+        """One of two numbers, which stays a number where the condition is one."""
+        if isinstance(condition, bool) or not self._known:
+            return no if condition is False else yes
+        return jnp.where(condition, yes, no)
 
     def average(self, x, /, *, when=True):
         # As rings do it: every agent passes on each of Q parts of the sum, and then each of the means, but its own.
         steps = 2.0 * (len(x) - 1)
         part = DENSE_ENTRY * x.shape[1] / len(x)
-        self._add(merged=_where(when, steps * part, 0.0))
+        self._add(merged=self._where(when, steps * part, 0.0))
         # As with messages to neighbours, what is averaged in one round travels together.
-        now = _where(when, steps, 0.0)
+        now = self._where(when, steps, 0.0)
         self.total = self.total._replace(merges=now if isinstance(now, float) else jnp.maximum(now, self.total.merges))
         return World._field_defaults["average"](x, when=when)
-
-
-def _where(condition: Any, yes: Any, no: Any) -> Any:
-    """One of two numbers, which stays a number where the condition is one."""
-    return (yes if condition else no) if isinstance(condition, bool) else jnp.where(condition, yes, no)
 
 
 class Course(NamedTuple):
@@ -162,7 +167,7 @@ def course(
     """
     form = Form.of(algorithm, matrices.shape[1])
     if all(form.moves):  # then all rounds are alike
-        counting = _Counting(layers, lambda x: x)
+        counting = _Counting(layers, lambda x: x, known=False)
         start = _first(algorithm, matrices.shape[1], sum(layers))
         jax.eval_shape(lambda: algorithm.round(start(), counting.world()))
         return Course([], Traffic(*(np.full(len(order), float(value)) for value in counting.total)))
@@ -182,7 +187,7 @@ def _follow(algorithm: Algorithm, layers: tuple[int, ...], form: Form, matrices:
     still = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in form.split(jax.eval_shape(first))[0]]
 
     def advance(exogenous, which):
-        counting = _Counting(layers, partial(jnp.matmul, matrices[which]))
+        counting = _Counting(layers, partial(jnp.matmul, matrices[which]), known=True)
         after = algorithm.round(form.join(still, exogenous), counting.world())
         now = [jnp.asarray(x, old.dtype) for x, old in zip(form.split(after)[1], exogenous, strict=True)]
         return now, (exogenous, Traffic(*(jnp.asarray(value, float) for value in counting.total)))
@@ -239,9 +244,11 @@ def repetition(
         rounds = min(most, max(64, 4 * period, 4 * rounds))
         states = course(algorithm, matrices, order[np.arange(rounds) % period]).states
         rows = np.concatenate([np.reshape(leaf, (len(leaf), -1)).astype(float) for leaf in states], axis=1)
-        tolerance = ROUNDING * np.sqrt(rounds) * np.abs(rows).max(initial=0.0)
+        rounded = np.concatenate([np.full(leaf[0].size, leaf.dtype.kind == "f") for leaf in states])
+        # A share of every entry: of a weight, however small it is, its model is a quotient.
+        tolerance = np.where(rounded, ROUNDING * np.sqrt(rounds) * np.abs(rows[-1]), 0.0)
         for length in range(period, rounds // 4 + 1, period):
-            if np.abs(rows[-1 - length] - rows[-1]).max() > tolerance:
+            if (np.abs(rows[-1 - length] - rows[-1]) > tolerance).any():
                 continue
             # Each row beside the last one of its phase: what creeps is not there yet, however slowly it does.
             last = rounds - (rounds - np.arange(rounds + 1)) % length

@@ -170,6 +170,11 @@ class _Queue:
 
     def exchange(self, x: Float[Array, "Q d"]) -> Float[Array, "Q d"]:
         self.calls += 1
+        if self.waiting.shape[::2] != x.shape:  # of something else than models
+            raise ValueError(
+                f"{self.name} can be delayed where a round exchanges models only, and this one exchanges values of "
+                f"shape {x.shape} as well: leave {self.name} out"
+            )
         line = jnp.concatenate([self.waiting, x[:, None]], axis=1)
         self.waiting = line[:, 1:]
         return line[:, 0]

@@ -118,4 +118,4 @@ def _pullback(advance, parameters, initial, basis, weights) -> Any:
         moved = jax.vmap(partial(linear, advance, parameters))(basis)
         return jnp.sum(moved * weights[:-1]) + advance(parameters, initial) @ weights[-1]
 
-    return jax.grad(paired)(parameters)
+    return jax.grad(paired, allow_int=True)(parameters)

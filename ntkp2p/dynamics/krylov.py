@@ -40,7 +40,7 @@ def checked_time(time: str, /, *, has_flow: bool = True) -> Time:
     if time not in TIMES:
         raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
     if time == "flow" and not has_flow:
-        raise ValueError('what is delayed has no gradient flow of its present state: take time="rounds"')
+        raise ValueError('its rounds discretise no gradient flow of the present state: take time="rounds"')
     return time
 
 

@@ -58,7 +58,9 @@ def steady_state(
     """
     time = checked_time(time, has_flow=system.has_flow)
     if system.varying:
-        raise NoSteadyStateError("where the mixing changes over time nothing rests: predict a long run instead")
+        raise NoSteadyStateError(
+            "where rounds differ for ever nothing rests, as over mixing that changes over time: predict a long run"
+        )
     ends = spectrum(system)
     if time == "rounds" and ends.radius > 1 + edge(system, ends):
         raise NoSteadyStateError(

@@ -206,8 +206,8 @@ def _timetable(
             True,
         )
     begin, length, exogenous = repetition(algorithm, mixing.matrices, mixing.order, mixing.periodic, most=most)
-    if begin + length == 1:
-        return mixing.matrices[0], CONSTANT, [leaf[0] for leaf in exogenous]
+    if (begin, length) == (0, 1):
+        return mixing.at(0), CONSTANT, [leaf[0] for leaf in exogenous]
     rounds = np.arange(len(exogenous[0]) if exogenous else mixing.period)
     # Of mixing that ends, the last row is of the state after all rounds.
     order = mixing.order[rounds % mixing.period if mixing.periodic else np.minimum(rounds, mixing.period - 1)]
@@ -494,10 +494,11 @@ def _agent_blocks(rows: np.ndarray, data: AgentData):
 
 def _must_be_affine(algorithm, advance, parameters, size) -> None:
     probe = jnp.asarray(np.random.default_rng(0).normal(size=size))
-    expected = advanced(advance, parameters, jnp.zeros(size)) + product(advance, parameters, probe)
-    found = advanced(advance, parameters, probe)
-    affine = bool(np.isfinite(found).all() and np.isfinite(expected).all())
-    affine = affine and np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(jnp.abs(expected).max()))
+    expected = np.asarray(advanced(advance, parameters, jnp.zeros(size)) + product(advance, parameters, probe))
+    found = np.asarray(advanced(advance, parameters, probe))
+    affine = np.isfinite([found, expected]).all() and np.allclose(
+        found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max())
+    )
     moved, still = (_exogenous_after(advance, parameters, s) for s in (probe, jnp.zeros(size)))
     if not (affine and all(map(np.array_equal, moved, still))):
         raise ValueError(

@@ -574,7 +574,7 @@ def _round_by_round(system: LinearSystem, rounds: np.ndarray, places: np.ndarray
             reached = int(k)
             states.append(state[0] - system.initial)
         rows = np.array(states)
-        finite = np.isfinite(rows).all(axis=1)
+        finite = np.asarray(np.isfinite(rows).all(axis=1))
         rows = rows[finite]
         scale = np.abs(rows).max(axis=1, initial=0.0)  # their squares may overflow
         scale = np.where(scale > 0, scale, 1.0)[:, None]

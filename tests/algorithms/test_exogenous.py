@@ -72,6 +72,26 @@ def test_repetition_is_found(algorithm, matrices, order, begin, length):
     assert all(len(leaf) == begin + length for leaf in found.states)
 
 
+@pytest.mark.parametrize("n", [12, 20])
+def test_small_weights_settle_as_exactly_as_large_ones(n):
+    """On i → i + 1, i → 0 the Perron vector falls like 3^−i: models are quotients, so shares of each entry count."""
+    matrix = push_weights(nx.DiGraph([(i, i + 1) for i in range(n - 1)] + [(i, 0) for i in range(1, n)]))
+    found = repetition(PushSum(0.1), matrix[None], np.zeros(1, int), True)
+    assert found.length == 1
+    # W w = w entry by entry, from the last agent back: w_{i+1} (1 − P_{i+1,i+1}) = P_{i+1,i} w_i.
+    w = np.ones(n)
+    for i in range(n - 1):
+        w[i + 1] = matrix[i + 1, i] * w[i] / (1 - matrix[i + 1, i + 1])
+    np.testing.assert_allclose(found.states[0][-1, :, 0], n * w / w.sum(), rtol=2e-13)
+
+
+def test_a_period_longer_than_the_limit_is_followed_once():
+    order = np.zeros(70_000, int)
+    order[-1] = 1
+    found = repetition(PushSum(0.1), np.stack([P, OTHER]), order, True, most=50)
+    assert (found.length, len(found.states[0])) == (0, 51)
+
+
 def test_a_schedule_repeats_its_weights_in_turn():
     matrices, order = np.stack([P, OTHER]), np.array([0, 1, 1])
     found = repetition(PushSum(0.1), matrices, order, True)

@@ -151,7 +151,7 @@ def test_a_delayed_run_has_rounds_only(run):
         lambda: solve(system, [0, 3], times=("rounds", "flow")),
         lambda: transition(system, 1.0),
     ):
-        with pytest.raises(ValueError, match='has no gradient flow of its present state: take time="rounds"'):
+        with pytest.raises(ValueError, match='discretise no gradient flow of the present state: take time="rounds"'):
             refused()
 
 

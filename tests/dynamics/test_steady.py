@@ -123,7 +123,7 @@ def test_the_flow_rests_where_the_rounds_oscillate():
 
 def test_resting_from_the_start_and_refusals(digits):
     assert rest(raw(np.eye(2) / 2, [1, 1], [2, 2]))[1] == 0
-    with pytest.raises(NoSteadyStateError, match="mixing changes over time"):
+    with pytest.raises(NoSteadyStateError, match="mixing that changes over time"):
         steady_state(run(digits, mixing=schedules.one_peer_exponential(4)))
     with pytest.raises(NoSteadyStateError, match="smaller step size"):
         steady_state(run(digits, step_size=500.0))
