@@ -251,6 +251,10 @@ def _missing_edge(W: Matrix, parts: list[list[int]]) -> tuple[str, str]:
     cut_off = np.flatnonzero(~(sends & receives))
     if not len(cut_off):
         return "", f"{first}–{second}, both ways"
+    mute, deaf = np.flatnonzero(~sends & receives), np.flatnonzero(sends & ~receives)
+    if len(mute) and len(deaf):
+        reason = f", as agent {mute[0]} sends to nobody and agent {deaf[0]} receives from nobody"
+        return reason, f"{mute[0]} → {deaf[0]}"
     agent = cut_off[0]
     other = second if agent == first else first
     if receives[agent]:

@@ -154,7 +154,11 @@ def test_the_door_makes_sparse_matrices_dense():
         (np.eye(9), "row", r"9 components, \{0\} \{1\} \{2\} \{3\} …,.*0–1, both ways, and so on"),
         (np.kron(np.eye(2), np.full((6, 6), 1 / 6)), "row", r"\{0, 1, 2, 3, …\} \{6, 7, 8, 9, …\}"),
         ([[1, 0], [0.5, 0.5]], "row", r"\{0\} \{1\}, so .* agent 0 receives from nobody: add an edge 1 → 0$"),
-        ([[1, 0.5], [0, 0.5]], "column", r"\{0\} \{1\}, so .* agent 0 sends to nobody: add an edge 0 → 1$"),
+        (
+            [[1, 0.5], [0, 0.5]],
+            "column",
+            r"\{0\} \{1\}, so .* agent 0 sends to nobody and agent 1 receives from nobody: add an edge 0 → 1$",
+        ),
         (
             np.kron([[1, 0.5], [0, 0.5]], np.full((2, 2), 0.5)),
             "column",
@@ -171,6 +175,11 @@ def test_refuses_bad_sums_and_connections(W, stochastic, message):
 @pytest.mark.parametrize(
     ("edges", "fault", "remedy"),
     [
+        (
+            [(0, 1), (1, 2), (2, 3), (0, 2)],
+            "agent 3 sends to nobody and agent 0 receives from nobody",
+            "3 → 0, and so on",
+        ),
         ([(0, 1), (1, 2), (2, 0), (0, 3)], "agent 3 sends to nobody", "3 → 0"),
         ([(0, 1), (1, 2), (2, 0), (3, 0)], "agent 3 receives from nobody", "0 → 3"),
         ([(1, 2), (2, 3), (3, 1), (1, 0)], "agent 0 sends to nobody", "0 → 1"),
