@@ -51,7 +51,7 @@ def figures(
     Parameters
     ----------
     quick
-        The same figures in small, in under a minute.
+        The same figures in small, in two minutes or three.
     only
         One figure: figure1, figure2, algorithms, width, parameters, ten_classes, design, stability, or the three of
         sparse-push.

@@ -61,6 +61,7 @@ class Setting:
     stability_rounds: int
     stability_steps: int
     stability_rows: int
+    push_every: int
     push_agents: Sequence[int]
     push_graphs: int
     push_seeds: int
@@ -84,6 +85,7 @@ FULL = Setting(
     stability_rounds=4000,
     stability_steps=48,
     stability_rows=2,
+    push_every=1,
     push_agents=(8, 16),
     push_graphs=3,
     push_seeds=3,
@@ -106,6 +108,7 @@ QUICK = Setting(
     stability_rounds=1000,
     stability_steps=12,
     stability_rows=4,
+    push_every=2,
     push_agents=(8,),
     push_graphs=1,
     push_seeds=1,

@@ -73,7 +73,7 @@ def accuracy(study: Study, /) -> Drawn:
         "split": list(SPLITS),
         "graph": list(GRAPHS)[: setting.push_graphs],
         "agents": list(setting.push_agents),
-        "algorithm": list(ALGORITHMS),
+        "algorithm": list(ALGORITHMS)[:: setting.push_every],
         "seed": list(range(setting.push_seeds)),
     }
     shape = [len(values) for values in axes.values()]
@@ -207,7 +207,7 @@ def predicted(study: Study, /) -> Drawn:
     start = replace(start, mixing=push_weights(graphs.directed_ring(agents)), rounds=rounds)
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")
     results = {}
-    for name, build in ALGORITHMS.items():
+    for name, build in list(ALGORITHMS.items())[:: setting.push_every]:
         result = study.compared(
             f"directed ring, {name}", replace(start, algorithm=build(0.4, None, agents, rounds)), lambda: features
         )
