@@ -205,7 +205,7 @@ def predicted(study: Study, /) -> Drawn:
     settings: dict[str, Any] = {"width": setting.width, "depth": 1, "agents": agents, "samples": setting.samples}
     start, features = study.experiment(**settings), study.features(**settings)
     start = replace(start, mixing=push_weights(graphs.directed_ring(agents)), rounds=rounds)
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
     results = {}
     for name, build in list(ALGORITHMS.items())[:: setting.push_every]:
         result = study.compared(
@@ -223,7 +223,7 @@ def predicted(study: Study, /) -> Drawn:
         ax.set_ylabel(label)
     axes[0].set_yscale("log")
     axes[1].plot([], [], "k--", linewidth=1, label="predicted")
-    axes[1].legend(fontsize=7, loc="center right")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(
         f"Directed ring of {agents}, width {setting.width}; trained: broad, predicted (mean field of top-k): dashed"
     )
