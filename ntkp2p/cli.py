@@ -51,7 +51,7 @@ def figures(
     Parameters
     ----------
     quick
-        The same figures in small, in two minutes or three.
+        The same figures in small.
     only
         One figure: figure1, figure2, algorithms, width, parameters, ten_classes, design, stability, or the three of
         sparse-push.
