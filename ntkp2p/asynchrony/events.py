@@ -1,0 +1,130 @@
+"""What unsynchronised users do, one event after another, and what a round of learning makes of each.
+
+One event is one round. Beside the users there are *relays*: rows that hold a message on its way. To send is to copy the
+sender's model into one, and to arrive is to average with it, so that a late message is mixing like any other.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+class Kind(IntEnum):
+    """What happens in an event."""
+
+    #: `user` ends a computation, applies its update and begins the next one.
+    UPDATE = 0
+    #: `user` averages with the model of `peer`, which is sent and arrives at once.
+    MESSAGE = 1
+    #: `user` and `peer` average with one another at once.
+    EXCHANGE = 2
+    #: `peer` sends its model to `user`: it is in `relay` from now on.
+    SEND = 3
+    #: The model in `relay`, which `peer` has sent, arrives, and `user` averages with it.
+    ARRIVE = 4
+    #: What `peer` has sent is not taken by `user`: it is away, or has heard enough.
+    LOST = 5
+    #: `user` ends a computation, drops its result and begins the next one.
+    DROP = 6
+    #: `user` is back and begins a computation.
+    RETURN = 7
+
+
+class Steps(NamedTuple):
+    """What each of some events does with the rows that it touches, at most two.
+
+    Attributes
+    ----------
+    rows
+        Which rows, shape (K, 2): users 0, …, n − 1, relays from n on, and for nobody the number of rows.
+    weights
+        What they take of each other: row a becomes Σ_b weights[a, b] · row b, shape (K, 2, 2).
+    finished, begins
+        Whether the first row's user applies an update, and begins a computation, shape (K,).
+    """
+
+    rows: Any
+    weights: Any
+    finished: Any
+    begins: Any
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Events:
+    """Events in the order of time; `AsynchronousGossip.draw` makes them.
+
+    Attributes
+    ----------
+    users
+        n.
+    time
+        Wall-clock time of each event, ascending, shape (K,).
+    kind
+        A `Kind` of each, shape (K,).
+    user, peer, relay
+        Who takes part, −1 for nobody, shape (K,) each.
+    relays
+        How many messages are on their way at most.
+    weight
+        What a user takes of what it hears: one number, or W[user, peer] of a matrix of shape (n, n).
+    duration
+        Until when events were drawn.
+    silent
+        Opportunities to send that each user has let pass, shape (n,).
+    """
+
+    users: int
+    time: Float[np.ndarray, " K"]
+    kind: Int[np.ndarray, " K"]
+    user: Int[np.ndarray, " K"]
+    peer: Int[np.ndarray, " K"]
+    relay: Int[np.ndarray, " K"]
+    relays: int
+    weight: Any
+    duration: float
+    silent: Int[np.ndarray, " n"]
+
+    @property
+    def agents(self) -> int:
+        """n, as for other mixing."""
+        return self.users
+
+    @property
+    def rows(self) -> int:
+        """Users and relays."""
+        return self.users + self.relays
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def steps(self, first: int = 0, end: int | None = None, /) -> Steps:
+        """What the events first, …, end − 1 do, each as one round."""
+        part = slice(first, end)
+        kind, user, peer, relay = (getattr(self, name)[part] for name in ("kind", "user", "peer", "relay"))
+        sends, arrives = kind == Kind.SEND, kind == Kind.ARRIVE
+        heard = np.isin(kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE))
+        rows = np.stack([user, np.full(len(kind), self.rows)], axis=1).astype(np.int32)
+        rows[sends, 0] = self.users + relay[sends]
+        direct = heard & ~arrives | sends
+        rows[direct, 1] = peer[direct]
+        rows[arrives, 1] = self.users + relay[arrives]
+        weights = np.tile(np.eye(2), (len(kind), 1, 1))
+        weights[heard, 0] = _shares(self._taken(user[heard], peer[heard]))
+        back = kind == Kind.EXCHANGE
+        weights[back, 1] = _shares(self._taken(peer[back], user[back]))[:, ::-1]
+        weights[sends, 0] = 0, 1
+        finished: Bool[np.ndarray, " K"] = kind == Kind.UPDATE
+        return Steps(rows, weights, finished, np.isin(kind, (Kind.UPDATE, Kind.DROP, Kind.RETURN)))
+
+    def _taken(self, user: np.ndarray, peer: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(self.weight, (self.users, self.users))[user, peer]
+
+    def __repr__(self) -> str:
+        return f"Events({len(self)} of {self.users} users until {self.duration:.4g})"
+
+
+def _shares(taken: np.ndarray) -> Float[np.ndarray, "K 2"]:
+    return np.stack([1 - taken, taken], axis=1)
