@@ -1,0 +1,297 @@
+"""Clocks of unsynchronised users: when a thing that begins now ends, or an opportunity comes again.
+
+A clock describes; `Clock.ticks` starts one of its kind, with random numbers of its own, drawn in blocks. All times are
+wall-clock times in one unit, the user's choice; rates are per that unit.
+
+Examples
+--------
+>>> import numpy as np
+>>> tick = Deterministic(0.5).ticks(np.random.default_rng(0))
+>>> tick(0.0), tick(0.5)
+(0.5, 1.0)
+"""
+
+import csv
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, repeat
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import gamma
+
+#: Random numbers of one user's process that are drawn at a time: at most 4 KiB as Python's numbers.
+_BLOCK = 128
+
+
+class Clock(ABC):
+    """When a user's process ticks: `Exponential`, `Deterministic`, `Weibull` or `Trace`."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> float:
+        """The mean interval between ticks."""
+
+    @property
+    def memoryless(self) -> bool:
+        """Whether the ticks are those of a Poisson process."""
+        return False
+
+    @abstractmethod
+    def ticks(self, rng: np.random.Generator, /) -> Callable[[float], float]:
+        """Start a clock: a function that takes the time at which something begins, and returns that of the tick."""
+
+
+@dataclass(frozen=True)
+class Exponential(Clock):
+    """A fixed time and then an exponential one: shift + Exp(rate). Without a shift, the ticks are a Poisson process.
+
+    Attributes
+    ----------
+    rate
+        Of the exponential time, above 0: its mean is 1/rate.
+    shift
+        The least interval, 0 or more.
+    """
+
+    rate: float
+    shift: float = 0.0
+
+    def __post_init__(self):
+        _keep(self, "rate", positive=True)
+        _keep(self, "shift")
+
+    @property
+    def mean(self) -> float:
+        return self.shift + 1 / self.rate
+
+    @property
+    def memoryless(self) -> bool:
+        return self.shift == 0
+
+    def ticks(self, rng: np.random.Generator, /) -> Callable[[float], float]:
+        return _renewed(in_blocks(lambda size: self.shift + rng.exponential(1 / self.rate, size)))
+
+
+@dataclass(frozen=True)
+class Deterministic(Clock):
+    """The same interval every time.
+
+    Attributes
+    ----------
+    interval
+        Above 0.
+    random_phase
+        Whether the first tick comes uniformly at random within the interval, so that users are not in step.
+    """
+
+    interval: float
+    random_phase: bool = False
+
+    def __post_init__(self):
+        _keep(self, "interval", positive=True)
+
+    @property
+    def mean(self) -> float:
+        return self.interval
+
+    def ticks(self, rng: np.random.Generator, /) -> Callable[[float], float]:
+        first = [self.interval * rng.random()] if self.random_phase else []
+        return _renewed(chain(first, repeat(self.interval)))
+
+
+@dataclass(frozen=True)
+class Weibull(Clock):
+    """shift + scale · X, with P(X > x) = exp(−x^shape): a shape below 1 has heavy tails, and 1 is exponential.
+
+    Attributes
+    ----------
+    shape, scale
+        Above 0.
+    shift
+        The least interval, 0 or more.
+    """
+
+    shape: float
+    scale: float
+    shift: float = 0.0
+
+    def __post_init__(self):
+        _keep(self, "shape", positive=True)
+        _keep(self, "scale", positive=True)
+        _keep(self, "shift")
+
+    @property
+    def mean(self) -> float:
+        return self.shift + self.scale * float(gamma(1 + 1 / self.shape))
+
+    def ticks(self, rng: np.random.Generator, /) -> Callable[[float], float]:
+        return _renewed(in_blocks(lambda size: self.shift + self.scale * rng.weibull(self.shape, size)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace(Clock):
+    """Ticks at given times, and none after the last; what was measured, for instance.
+
+    A computation ends with the first tick since it began. Ticks during an absence are lost.
+
+    Attributes
+    ----------
+    times
+        Of the ticks, ascending, not negative, shape (T,).
+    receivers
+        For a gossip clock: whom the user turns to at each tick, shape (T,). Otherwise chosen at random.
+    """
+
+    times: Any
+    receivers: Any = None
+
+    def __post_init__(self):
+        times = np.array(self.times, np.float64)
+        if times.ndim != 1 or not times.size:
+            raise ValueError(f"a trace has one time or more, found shape {times.shape}: give it a list of times")
+        if not np.isfinite(times).all() or times[0] < 0:
+            wrong = times[~np.isfinite(times) | (times < 0)][0]
+            raise ValueError(f"a trace's times are finite and not negative, found {wrong}: drop it")
+        late = np.flatnonzero(np.diff(times) < 0)
+        if late.size:
+            raise ValueError(
+                f"times[{late[0] + 1}] = {times[late[0] + 1]} of a trace comes before times[{late[0]}] = "
+                f"{times[late[0]]}: sort them"
+            )
+        object.__setattr__(self, "times", _frozen(times))
+        if self.receivers is not None:
+            receivers = np.array(self.receivers)
+            if receivers.shape != times.shape or receivers.dtype.kind not in "iu":
+                raise ValueError(
+                    f"a trace of {len(times)} times has as many receivers, numbers of users, found shape "
+                    f"{receivers.shape} of {receivers.dtype}"
+                )
+            object.__setattr__(self, "receivers", _frozen(receivers.astype(np.int64)))
+
+    @property
+    def mean(self) -> float:
+        return float(self.times[-1]) / len(self.times)
+
+    def ticks(self, rng: np.random.Generator, /) -> Callable[[float], float]:
+        times, place = self.times.tolist(), -1
+
+        def tick(now: float) -> float:
+            nonlocal place
+            # The last tick may be still to come, if what it was to end has been given up.
+            if place < 0 or times[place] <= now:
+                place += 1
+            while place < len(times) and times[place] < now:
+                place += 1
+            if place == len(times):
+                times.append(math.inf)
+            return times[place]
+
+        return tick
+
+    def __repr__(self) -> str:
+        return f"Trace({len(self.times)} ticks until {self.times[-1]:.4g})"
+
+
+def load_trace(path: str | os.PathLike[str], users: int, /) -> tuple[Trace, ...]:
+    """Read when users tick from a CSV file.
+
+    Parameters
+    ----------
+    path
+        With the header ``user,time`` or ``user,time,receiver``, users numbered from 0. The lines of a user are in the
+        order of time, those of different users in any order.
+    users
+        n, how many there are.
+
+    Returns
+    -------
+    tuple of Trace
+        One for each user.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the header is another one, a line does not hold numbers, its user or receiver is none of the n, or its time
+        is before an earlier one of its user; lines are counted from 1, as an editor counts them. Or if a user has no
+        line.
+
+    Examples
+    --------
+    >>> from tempfile import NamedTemporaryFile
+    >>> with NamedTemporaryFile("w", suffix=".csv") as file:
+    ...     _ = file.write("user,time\\n0,0.5\\n1,0.7\\n0,1.5\\n")
+    ...     file.flush()
+    ...     load_trace(file.name, 2)
+    (Trace(2 ticks until 1.5), Trace(1 ticks until 0.7))
+    """
+    times: list[list[float]] = [[] for _ in range(users)]
+    receivers: list[list[int]] = [[] for _ in range(users)]
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file)
+        header = [name.strip() for name in next(lines, [])]
+        if header not in (["user", "time"], ["user", "time", "receiver"]):
+            found = ",".join(header) or "nothing"
+            raise ValueError(f"{path}: a trace's first line is user,time or user,time,receiver, found {found}")
+        for cells in filter(None, lines):
+            where = f"{path}, line {lines.line_num}"
+            user, time, *receiver = _tick(cells, len(header), users, where)
+            if times[user] and time < times[user][-1]:
+                raise ValueError(f"{where}: user {user} is at {times[user][-1]} already, found {time}: sort the lines")
+            times[user].append(time)
+            receivers[user] += receiver
+    silent = next((user for user in range(users) if not times[user]), None)
+    if silent is not None:
+        raise ValueError(f"{path}: user {silent} has no line, so that it never updates: add one, or leave the user out")
+    heard = len(header) == 3
+    return tuple(Trace(t, r if heard else None) for t, r in zip(times, receivers, strict=True))
+
+
+def in_blocks(draw: Callable[[int], np.ndarray], /) -> Iterator[Any]:
+    """Random numbers one by one, drawn many at a time."""
+    while True:
+        yield from draw(_BLOCK).tolist()
+
+
+def _renewed(intervals: Iterator[float]) -> Callable[[float], float]:
+    """Ticks that come one interval after what began."""
+    following = intervals.__next__
+    return lambda now: now + following()
+
+
+def _tick(cells: list[str], columns: int, users: int, where: str) -> list[Any]:
+    """A line as numbers: user, time, and if there is a column for it the receiver."""
+    try:
+        user, time, *receiver = (kind(cell) for kind, cell in zip((int, float, int), cells, strict=False))
+    except ValueError:
+        user, time, receiver = -1, math.nan, []
+    if len(cells) != columns or not 0 <= time < math.inf:
+        expected = "user,time,receiver"[: 9 if columns == 2 else None]
+        raise ValueError(f"{where} is {','.join(cells)!r}: expected {expected}, as numbers that are not negative")
+    for number in (user, *receiver):
+        if not 0 <= number < users:
+            raise ValueError(f"{where} names user {number}, and there are the users 0, …, {users - 1}")
+    return [user, time, *receiver]
+
+
+def _keep(clock: Clock, name: str, *, positive: bool = False) -> None:
+    """Keep a field as a float, or say why it is none."""
+    value = getattr(clock, name)
+    kind = f"{type(clock).__name__}'s {name}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{kind} is a number, got {value!r}")
+    if value < 0 or (positive and value == 0) or not math.isfinite(value):
+        raise ValueError(f"{kind} is finite and {'above 0' if positive else '0 or more'}, got {value}")
+    object.__setattr__(clock, name, float(value))
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,459 @@
+"""Gossip of users that are not synchronised: who computes when, who talks to whom when, and what becomes of messages.
+
+Examples
+--------
+>>> gossip = AsynchronousGossip(users=5, update=Exponential(1.0), gossip=Exponential(2.0))
+>>> gossip.draw(events=1000)
+Events(1000 of 5 users until 68.7)
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, TypeGuard
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ntkp2p._names import lookup
+from ntkp2p.asynchrony._drawing import Drawing, streams
+from ntkp2p.asynchrony.clocks import Clock, Deterministic, Trace
+from ntkp2p.asynchrony.events import Events, Kind
+from ntkp2p.topology._matrix import square_matrix
+from ntkp2p.topology.facts import TOLERANCE
+from ntkp2p.topology.weights import links_of
+
+SCHEMES = {name: name for name in ("push", "pull", "push-pull", "opportunistic")}
+BEYOND = {name: name for name in ("wait", "drop")}
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class AsynchronousGossip:
+    """Users that compute and talk on clocks of their own.
+
+    Each user has two processes that do not wait for one another [1]_. A computation begins with the model as it is
+    then, and ends one interval of the update clock later: the update is applied to the model as it is by then, and the
+    next computation begins. Opportunities to talk come whenever the gossip clock ticks.
+
+    Attributes
+    ----------
+    users
+        n ≥ 2.
+    update, gossip
+        A `Clock` for all users, or a sequence with one for each: stragglers, for instance.
+    graph
+        A networkx graph, users in its own node order: over an edge u → v, u sends to v. A user turns to one of its
+        neighbours, each as likely. None: to any of the others.
+    scheme
+        What a user does at an opportunity.
+
+        ``"push"``: it sends its model, and the receiver averages with it: randomised gossip [1]_.
+        ``"pull"``: it asks a user for its model, and averages with it. To ask takes no time.
+        ``"push-pull"``: both send, and both average. The graph's links go both ways.
+        ``"opportunistic"``: as push, but only a user whose model is among the freshest transmits: it reflects the most
+        recent update that anyone has made, itself included. The others stay silent. This is our reading of
+        opportunistic schemes such as ASUMAN [2]_.
+    weight
+        What a receiver takes of what it hears, above 0 and at most 1. Or a matrix of shape (n, n) with rows that sum to
+        one: user j takes W[j, i] of what user i sent.
+    transmission
+        How long a message takes: a number, or a `Clock`. It arrives as it was when it was sent.
+    absences
+        Triples (user, leaves, returns): in the meantime the user neither computes nor sends nor receives. A computation
+        on its way is lost and begins anew on return, messages to it are lost. One that does not come back returns at
+        infinity.
+    bound
+        The most updates that a user may be ahead of what any other one reflects of it, 1 or more: S[i, j] ≤ bound at
+        all times, for all users i and j that are present. Who has been away may come back staler than that; then the
+        others make no update until it has heard enough. None: no bound.
+    beyond
+        What becomes of a computation whose update would break the bound. ``"wait"``: the update is applied as soon as
+        the others have heard enough, and only then the next computation begins. ``"drop"``: its result is dropped.
+    cap
+        (messages, window): in each of the windows of wall-clock time 0 … window, window … 2 window, … a receiver takes
+        at most so many messages [3]_. The others are lost.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For whatever cannot be, by name.
+
+    References
+    ----------
+    .. [1] P. Mitra, S. Ulukus, "Scale-robust timely asynchronous decentralized learning", arXiv:2404.19749.
+    .. [2] P. Mitra, S. Ulukus, "ASUMAN: age sense updating multiple access in networks", Allerton Conference 2022.
+    .. [3] "DRACO: decentralized asynchronous federated learning over row-stochastic wireless networks",
+       arXiv:2406.13533.
+    """
+
+    users: int
+    update: Any
+    gossip: Any
+    graph: Any = None
+    scheme: str = "push"
+    weight: Any = 0.5
+    transmission: Any = 0.0
+    absences: Any = ()
+    bound: int | None = None
+    beyond: str = "wait"
+    cap: tuple[int, float] | None = None
+
+    def __post_init__(self):
+        _whole("users", self.users, least=2)
+        lookup(SCHEMES, self.scheme, "scheme")
+        lookup(BEYOND, self.beyond, "beyond")
+        if self.bound is not None:
+            _whole("bound", self.bound, least=1)
+        kept = {
+            "update": _clocks("update", self.update, self.users),
+            "gossip": _clocks("gossip", self.gossip, self.users),
+            "weight": _weight(self.weight, self.users),
+            "absences": _absences(self.absences, self.users),
+            "cap": _cap(self.cap),
+        }
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
+        _transmission(self.transmission)
+        self._check_links()
+
+    # --- what there is ---
+
+    @property
+    def update_clocks(self) -> tuple[Clock, ...]:
+        """One for each user."""
+        return (self.update,) * self.users if isinstance(self.update, Clock) else self.update
+
+    @property
+    def gossip_clocks(self) -> tuple[Clock, ...]:
+        """One for each user."""
+        return (self.gossip,) * self.users if isinstance(self.gossip, Clock) else self.gossip
+
+    @property
+    def transmission_clock(self) -> Clock | None:
+        """How long messages take; None if they arrive at once."""
+        return _transmission(self.transmission)
+
+    @property
+    def update_rates(self) -> Float[np.ndarray, " n"]:
+        """Computations of each user that end per unit of time, on average."""
+        return np.array([1 / clock.mean for clock in self.update_clocks])
+
+    @property
+    def gossip_rates(self) -> Float[np.ndarray, " n"]:
+        """Opportunities of each user per unit of time, on average."""
+        return np.array([1 / clock.mean for clock in self.gossip_clocks])
+
+    def neighbours(self) -> list[np.ndarray] | None:
+        """Whom each user may turn to; None for all others."""
+        if self.graph is None:
+            return None
+        links = links_of(self.graph, directed=True).tocsr()
+        links = links.T.tocsr() if self.scheme == "pull" else links
+        links.sort_indices()
+        return np.split(links.indices, links.indptr[1:-1])
+
+    # --- what happens ---
+
+    def draw(self, *, events: int | None = None, duration: float | None = None, seed: int = 0) -> Events:
+        """What happens, until so many events or for so long.
+
+        Takes 21 bytes for an event, 20 KiB for a user and, with a bound, 8 n² bytes; some 3 µs for an event.
+
+        Parameters
+        ----------
+        events
+            How many events, 1 or more; or
+        duration
+            until when, in the clocks' unit of time.
+        seed
+            Of all draws. Each user's clocks, choices and transmissions have streams of their own, so that they do not
+            depend on the other users.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If neither or both are given; if so many events do not happen, or none in this time; or if messages take
+            longer than the duration.
+        """
+        if (events is None) == (duration is None):
+            raise TypeError("draw takes either events=1000 or duration=100.0, and exactly one of them")
+        if events is not None:
+            _whole("events", events, least=1)
+        if duration is not None:
+            _positive("duration", duration)
+            self._check_time(duration)
+        drawing = Drawing(self, seed)
+        drawing.run(*(math.inf if end is None else end for end in (events, duration)))
+        found = len(drawing.time)
+        if not found:
+            raise ValueError(
+                f"nothing happens {'at all' if duration is None else f'until {duration:g}'}: users compute for "
+                f"{1 / self.update_rates.max():.4g} on average, or longer; draw for longer, or give faster clocks"
+            )
+        if events is not None and found < events:
+            raise ValueError(f"there are {found} events and no more, so that {events} are not: ask for events={found}")
+        return drawing.events(events, None if duration is None else float(duration), self.weight)
+
+    def synchronous_times(self, rounds: int, seed: int = 0) -> Float[np.ndarray, " times"]:
+        """When synchronous rounds with the same clocks would end.
+
+        A round waits for the slowest user's computation, and then for the slowest of n messages, one of each user.
+        Absences do not enter, nor do gossip clocks.
+
+        Parameters
+        ----------
+        rounds
+            R ≥ 0.
+        seed
+            As for `draw`: the users' computations take as long as there.
+
+        Returns
+        -------
+        ndarray, shape (R + 1,)
+            Wall-clock time of the rounds' ends, from 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the rounds are no such number, or a trace ends before.
+        """
+        _whole("rounds", rounds, least=0)
+        computing, _, _, sending = zip(*streams(seed, self.users), strict=True)
+        stages = [[clock.ticks(rng) for clock, rng in zip(self.update_clocks, computing, strict=True)]]
+        if self.transmission_clock is not None:
+            stages.append([self.transmission_clock.ticks(rng) for rng in sending])
+        times = np.zeros(rounds + 1)
+        for k in range(rounds):
+            now = float(times[k])
+            for stage in stages:
+                now = max(tick(now) for tick in stage)
+            if now == math.inf:
+                raise ValueError(f"a user's trace ends in round {k}: ask for synchronous_times(rounds={k})")
+            times[k + 1] = now
+        return times
+
+    # --- what can be said without a draw ---
+
+    @property
+    def why_drawn(self) -> str:
+        """What stands in the way of a closed form of the expectation over the clocks; empty if nothing does."""
+        reasons = {
+            "its update clocks are not memoryless": not all(clock.memoryless for clock in self.update_clocks),
+            "its gossip clocks are not memoryless": not all(clock.memoryless for clock in self.gossip_clocks),
+            "only users with the freshest model transmit": self.scheme == "opportunistic",
+            "messages take time": self.transmission_clock is not None,
+            "users are absent": bool(self.absences),
+            "staleness is bounded": self.bound is not None,
+            "messages beyond a cap are lost": self.cap is not None,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
+
+    def kinds_of_events(self) -> tuple[Events, Float[np.ndarray, " K"]]:
+        """Every event that can happen, once, and its rate, where all clocks are memoryless.
+
+        An expectation then follows ds/dt = Σ_e rate_e (M_e − I) s, with M_e what event e does.
+
+        Returns
+        -------
+        events, rates
+            One update of each user; one message for each ordered pair in which one talks to the other, and for
+            ``"push-pull"`` one exchange for each pair, at the sum of their rates. The times are 0. Rates have shape
+            (K,), in events per unit of time.
+
+        Raises
+        ------
+        ValueError
+            If the clocks are not memoryless, or something else stands in the way: see `why_drawn`.
+        """
+        if self.why_drawn:
+            raise ValueError(f"the expectation is not closed, since {self.why_drawn}: average over draw(...) instead")
+        n = self.users
+        turns = self._turns()
+        rates = (turns * (self.gossip_rates / np.maximum(turns.sum(axis=1), 1))[:, None]).astype(np.float64)
+        kind = Kind.MESSAGE
+        if self.scheme == "push-pull":
+            rates, kind = np.triu(rates + rates.T), Kind.EXCHANGE
+        active, other = np.nonzero(rates)
+        user, peer = (active, other) if self.scheme == "pull" else (other, active)
+        everybody, nobody = np.arange(n), np.full(n, -1)
+        events = Events(
+            users=n,
+            time=np.zeros(n + len(user)),
+            kind=np.repeat(np.array([Kind.UPDATE, kind], np.int8), [n, len(user)]),
+            user=np.concatenate([everybody, user]).astype(np.int32),
+            peer=np.concatenate([nobody, peer]).astype(np.int32),
+            relay=np.full(n + len(user), -1, np.int32),
+            relays=0,
+            weight=self.weight,
+            duration=0.0,
+            silent=np.zeros(n, np.int64),
+        )
+        return events, np.concatenate([self.update_rates, rates[active, other]])
+
+    # --- checks ---
+
+    def _turns(self) -> np.ndarray:
+        """Ones at [u, v] where user u may turn to v."""
+        if self.graph is None:
+            return 1 - np.eye(self.users, dtype=np.int8)
+        links = links_of(self.graph, directed=True).toarray().astype(np.int8)
+        return links.T if self.scheme == "pull" else links
+
+    def _check_links(self) -> None:
+        if self.graph is not None:
+            self._check_graph(links_of(self.graph, directed=True))
+        given = [clock.receivers if isinstance(clock, Trace) else None for clock in self.gossip_clocks]
+        if np.ndim(self.weight) == 0 and all(receivers is None for receivers in given):
+            return
+        turns = self._turns()
+        for user, receivers in enumerate(given):
+            for peer in () if receivers is None else np.unique(receivers).tolist():
+                if not (0 <= peer < self.users and turns[user, peer]):
+                    raise ValueError(
+                        f"the trace of user {user} turns to {peer}, which is none of its neighbours: "
+                        "drop these ticks, or add the link to the graph"
+                    )
+        sends = turns.T if self.scheme == "pull" else turns
+        weightless = [] if np.ndim(self.weight) == 0 else np.argwhere(sends.T * (self.weight == 0))
+        if len(weightless):
+            user, peer = weightless[0]
+            raise ValueError(
+                f"weight[{user}, {peer}] is 0 and user {peer} sends to user {user}: give it a weight, or a graph "
+                "without this link"
+            )
+
+    def _check_graph(self, links: coo_array) -> None:
+        if links.shape[0] != self.users:
+            raise ValueError(
+                f"the graph has {links.shape[0]} nodes and there are {self.users} users: give it one node for each"
+            )
+        names = list(self.graph)
+        deaf = np.flatnonzero(links.sum(axis=0) == 0)
+        if deaf.size:
+            raise ValueError(f"user {deaf[0]} (node {names[deaf[0]]!r}) is never reached: add a link to it")
+        if self.scheme == "push-pull" and (links != links.T).nnz:
+            i, j = ((links - links.T).tocoo() > 0).nonzero()
+            raise ValueError(
+                f"the graph has the link {names[i[0]]} → {names[j[0]]} and none back: push-pull needs links that go "
+                "both ways; use graph.to_undirected(), or push"
+            )
+        if self.bound is not None and connected_components(links, connection="strong", return_labels=False) > 1:
+            raise ValueError(
+                "the graph is not strongly connected, so that under a bound users would wait for ever for those that "
+                "do not hear of them: add links, or bound=None"
+            )
+
+    def _check_time(self, duration: float) -> None:
+        fixed = self.transmission_clock
+        if isinstance(fixed, Deterministic) and fixed.interval > duration:
+            raise ValueError(
+                f"a message takes {fixed.interval:g}, longer than the duration {duration:g}: nobody would hear anything"
+            )
+
+    def __repr__(self) -> str:
+        rates = f"{self.update_rates.mean():.4g} updates and {self.gossip_rates.mean():.4g} opportunities each per time"
+        options = [
+            f"transmission {self.transmission}" if self.transmission_clock else "",
+            f"{len(self.absences)} absences" if self.absences else "",
+            f"staleness at most {self.bound}, else {self.beyond}" if self.bound else "",
+            "at most {} messages in {:g}".format(*self.cap) if self.cap else "",
+        ]
+        return f"AsynchronousGossip({', '.join([f'{self.users} users', self.scheme, rates, *filter(None, options)])})"
+
+
+def _clocks(name: str, clocks: object, users: int) -> Clock | tuple[Clock, ...]:
+    """One clock for all, or one for each."""
+    given = tuple(clocks) if isinstance(clocks, Sequence) else (clocks,)
+    for clock in given:
+        if not isinstance(clock, Clock):
+            raise TypeError(f"{name} is a clock, or one for each user, got {clock!r}: for instance Exponential(1.0)")
+        if name == "update" and isinstance(clock, Trace) and clock.receivers is not None:
+            raise ValueError("a trace of updates has no receivers: give it as a gossip clock, or without them")
+    if isinstance(clocks, Clock):
+        return clocks
+    if len(given) != users:
+        raise ValueError(f"{name} has {len(given)} clocks for {users} users: give one for each, or one for all")
+    return given
+
+
+def _transmission(transmission: object) -> Clock | None:
+    if isinstance(transmission, Trace):
+        raise TypeError("transmission is a number or a clock that goes on, got a trace: give its mean, or Exponential")
+    if isinstance(transmission, Clock):
+        return transmission
+    if not _is_number(transmission) or not 0 <= transmission < math.inf:
+        raise ValueError(f"transmission is a time of 0 or more, or a clock, got {transmission!r}: for instance 0.1")
+    return Deterministic(transmission) if transmission else None
+
+
+def _weight(weight: object, users: int) -> float | np.ndarray:
+    if np.ndim(weight) == 0 and not scipy.sparse.issparse(weight):  # pyright: ignore[reportArgumentType]
+        if not _is_number(weight) or not 0 < weight <= 1:
+            raise ValueError(f"weight is above 0 and at most 1, or a matrix, got {weight!r}: 0.5 takes the mean")
+        return float(weight)
+    matrix = np.array(square_matrix(weight, name="weight"))
+    if len(matrix) != users:
+        raise ValueError(f"weight is {len(matrix)} × {len(matrix)} and there are {users} users: give a row for each")
+    if matrix.min() < 0:
+        row, column = np.argwhere(matrix < 0)[0]
+        raise ValueError(f"weight[{row}, {column}] is {matrix[row, column]:g}: no weight is negative")
+    wrong = np.flatnonzero(abs(matrix.sum(axis=1) - 1) > TOLERANCE)
+    if wrong.size:
+        raise ValueError(f"weight row {wrong[0]} sums to {matrix[wrong[0]].sum():g}, not 1: divide it by its sum")
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _absences(absences: object, users: int) -> tuple[tuple[int, float, float], ...]:
+    """In the order of time for each user."""
+    if not isinstance(absences, Iterable):
+        raise TypeError(f"absences are triples (user, leaves, returns), got {absences!r}")
+    found: dict[int, float] = {}
+    kept = sorted((_absence(absence, users) for absence in absences), key=lambda absence: absence[1])
+    for user, leaves, returns in kept:
+        if leaves < found.get(user, 0):
+            raise ValueError(f"user {user} leaves at {leaves:g}, and is away until {found[user]:g} already: join them")
+        found[user] = returns
+    return tuple(kept)
+
+
+def _absence(absence: Any, users: int) -> tuple[int, float, float]:
+    if np.shape(absence) != (3,) or not all(map(_is_number, absence)):
+        raise ValueError(f"an absence is (user, leaves, returns), got {absence!r}: for instance (2, 10.0, 25.0)")
+    user, leaves, returns = absence
+    if user not in range(users):
+        raise ValueError(f"there is no user {user} to be absent: there are 0, …, {users - 1}")
+    if not 0 <= leaves < returns:
+        raise ValueError(
+            f"an absence needs 0 <= leaves < returns, got leaves = {leaves:g} and returns = {returns:g}: "
+            "returns = math.inf is for ever"
+        )
+    return int(user), float(leaves), float(returns)
+
+
+def _cap(cap: Any) -> tuple[int, float] | None:
+    if cap is None:
+        return None
+    if np.shape(cap) != (2,):
+        raise ValueError(f"cap is (messages, window), got {cap!r}: for instance (3, 1.0)")
+    _whole("cap's messages", cap[0], least=1)
+    _positive("cap's window", cap[1])
+    return int(cap[0]), float(cap[1])
+
+
+def _is_number(value: object) -> TypeGuard[Real]:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _positive(name: str, value: object) -> None:
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{name} is a time above 0, got {value!r}")
+
+
+def _whole(name: str, value: object, *, least: int) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is a whole number of {least} or more, got {value!r}")
