@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
+import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 
@@ -50,6 +51,24 @@ class Steps(NamedTuple):
     weights: Any
     finished: Any
     begins: Any
+
+
+class Ages(NamedTuple):
+    """How old the gradients were that updates applied, in the order of the updates; shape (U,) each.
+
+    Attributes
+    ----------
+    user
+        Whose update.
+    time
+        Wall-clock time from the computation's begin to the update, a wait for others included.
+    averagings
+        How often the user averaged with others meanwhile.
+    """
+
+    user: Int[np.ndarray, " U"]
+    time: Float[np.ndarray, " U"]
+    averagings: Int[np.ndarray, " U"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,6 +119,70 @@ class Events:
     def __len__(self) -> int:
         return len(self.time)
 
+    @property
+    def updates(self) -> Int[np.ndarray, " n"]:
+        """How many updates each user applied."""
+        return self._count(self.user, self.kind == Kind.UPDATE)
+
+    @property
+    def messages(self) -> Int[np.ndarray, " n"]:
+        """How many messages each user sent, lost ones and those still on their way included; two in an exchange."""
+        sent = np.isin(self.kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.SEND))
+        # What was lost on arrival has been counted when it was sent.
+        sent |= (self.kind == Kind.LOST) & (self.relay < 0)
+        return self._count(self.peer, sent) + self._count(self.user, self.kind == Kind.EXCHANGE)
+
+    def ages(self) -> Ages:
+        """How old the gradients were that the updates applied."""
+        exchanges = np.flatnonzero(self.kind == Kind.EXCHANGE)
+        # Everything that concerns a user's own model, user by user; before all else, each begins a computation.
+        place = np.concatenate([np.full(self.users, -1), np.arange(len(self)), exchanges])
+        user = np.concatenate([np.arange(self.users), self.user, self.peer[exchanges]])
+        place = place[np.lexsort((place, user))]
+        user = np.sort(user)
+        start = place < 0
+        kind = np.where(start, Kind.RETURN, self.kind[place])
+        time = np.where(start, 0.0, self.time[place])
+        averaged = np.cumsum(np.isin(kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE)))
+        begins = np.flatnonzero(np.isin(kind, (Kind.UPDATE, Kind.DROP, Kind.RETURN)))
+        ends = np.flatnonzero(kind[begins] == Kind.UPDATE)
+        last, first = begins[ends], begins[ends - 1]
+        order = np.argsort(place[last])
+        return Ages(*(a[order] for a in (user[last], time[last] - time[first], averaged[last] - averaged[first])))
+
+    def must_be_lively(self, rounds: int, /) -> None:
+        """Refuse a run of so many rounds in which a user makes no update, or no message reaches it.
+
+        Raises
+        ------
+        ValueError
+            That names the user.
+        """
+        kind, user, peer = self.kind[:rounds], self.user[:rounds], self.peer[:rounds]
+        heard = self._count(user, np.isin(kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE)))
+        heard += self._count(peer, kind == Kind.EXCHANGE)
+        for verdict, times, clock in (
+            ("never updates", self._count(user, kind == Kind.UPDATE), "a faster update clock"),
+            ("is never reached", heard, "it neighbours that talk more often"),
+        ):
+            if not times.all():
+                raise ValueError(
+                    f"user {np.argmin(times)} {verdict} in the first {rounds} events: run more rounds, or give {clock}"
+                )
+
+    def to_dataset(self) -> xr.Dataset:
+        """The events with labels: `time`, `kind`, `user`, `peer` and `relay` along `event`, and `silent` by `agent`."""
+        columns = {name: ("event", getattr(self, name)) for name in ("time", "kind", "user", "peer", "relay")}
+        kinds = {"flag_values": [int(kind) for kind in Kind], "flag_meanings": " ".join(Kind.__members__).lower()}
+        weight = self.weight if np.ndim(self.weight) == 0 else (("agent", "neighbour"), self.weight)
+        dataset = xr.Dataset(
+            columns | {"weight": weight, "silent": ("agent", self.silent)},
+            coords={"agent": np.arange(self.users)},
+            attrs={"duration": self.duration, "relays": self.relays},
+        )
+        dataset["kind"].attrs.update(kinds)
+        return dataset
+
     def steps(self, first: int = 0, end: int | None = None, /) -> Steps:
         """What the events first, …, end − 1 do, each as one round."""
         part = slice(first, end)
@@ -118,6 +201,10 @@ class Events:
         weights[sends, 0] = 0, 1
         finished: Bool[np.ndarray, " K"] = kind == Kind.UPDATE
         return Steps(rows, weights, finished, np.isin(kind, (Kind.UPDATE, Kind.DROP, Kind.RETURN)))
+
+    def _count(self, who: np.ndarray, which: np.ndarray) -> Int[np.ndarray, " n"]:
+        """How often each user is one of those."""
+        return np.bincount(who[which], minlength=self.users)
 
     def _taken(self, user: np.ndarray, peer: np.ndarray) -> np.ndarray:
         return np.broadcast_to(self.weight, (self.users, self.users))[user, peer]

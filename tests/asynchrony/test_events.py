@@ -1,0 +1,112 @@
+"""What events do to rows, how old gradients are, and what is counted."""
+
+import numpy as np
+import pytest
+
+from ntkp2p.asynchrony import AsynchronousGossip, Deterministic, Exponential, Kind
+
+MATRIX = np.array([[0.4, 0.1, 0.2, 0.3], [0.5, 0.25, 0.15, 0.1], [0.7, 0.1, 0.1, 0.1], [0.2, 0.2, 0.2, 0.4]])
+PLANS = {
+    "push": {"weight": 0.3},
+    "push-pull": {"scheme": "push-pull", "weight": MATRIX},
+    "late": {"transmission": Exponential(1.0), "weight": MATRIX, "absences": [(2, 4.0, 9.0)], "cap": (2, 1.0)},
+    "late push-pull": {"transmission": 0.5, "scheme": "push-pull"},
+    "dropped": {"bound": 2, "beyond": "drop", "absences": [(1, 3.0, 6.0)]},
+}
+
+
+def draw(name, **options):
+    options = {"update": Exponential(2.0), "gossip": Exponential(1.5), "users": 4} | PLANS[name] | options
+    return AsynchronousGossip(**options).draw(duration=25.0, seed=5)
+
+
+def columns(events):
+    return zip(events.time, events.kind, events.user, events.peer, events.relay, strict=True)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_steps_average_what_meets(name):
+    events = draw(name)
+    share = np.broadcast_to(events.weight, (4, 4))
+    rows, weights, finished, begins = events.steps()
+    assert rows.min() >= 0
+    assert rows.max() == events.rows
+    np.testing.assert_allclose(weights.sum(axis=2), 1, rtol=1e-15)
+    found = np.random.default_rng(0).normal(size=events.rows + 1)
+    models, way = found[:4].copy(), {}
+    for k, (_, kind, user, peer, relay) in enumerate(columns(events)):
+        before = models.copy()
+        if kind in (Kind.MESSAGE, Kind.EXCHANGE):
+            models[user] += share[user, peer] * (before[peer] - before[user])
+        if kind == Kind.EXCHANGE:
+            models[peer] += share[peer, user] * (before[user] - before[peer])
+        if kind == Kind.SEND:
+            way[relay] = before[peer]
+        if kind == Kind.ARRIVE:
+            models[user] += share[user, peer] * (way[relay] - before[user])
+        found[rows[k]] = weights[k] @ found[rows[k]]
+        np.testing.assert_allclose(found[:4], models, rtol=1e-12)
+        assert finished[k] == (kind == Kind.UPDATE)
+        assert begins[k] == (kind in (Kind.UPDATE, Kind.DROP, Kind.RETURN))
+        assert not begins[k] or rows[k, 0] == user
+    later = events.steps(7, 20)
+    for part, whole in zip(later, (rows, weights, finished, begins), strict=True):
+        np.testing.assert_array_equal(part, whole[7:20])
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_ages_and_counts_one_by_one(name):
+    events = draw(name)
+    begun, averagings = dict.fromkeys(range(4), (0.0, 0)), [0] * 4
+    ages, updates, messages = [], [0] * 4, [0] * 4
+    for time, kind, user, peer, relay in columns(events):
+        if kind in (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE):
+            averagings[user] += 1
+        if kind == Kind.EXCHANGE:
+            averagings[peer] += 1
+            messages[user] += 1
+        if kind in (Kind.MESSAGE, Kind.EXCHANGE, Kind.SEND) or (kind == Kind.LOST and relay < 0):
+            messages[peer] += 1
+        if kind == Kind.UPDATE:
+            updates[user] += 1
+            ages.append((user, time - begun[user][0], averagings[user] - begun[user][1]))
+        if kind in (Kind.UPDATE, Kind.DROP, Kind.RETURN):
+            begun[user] = time, averagings[user]
+    found = events.ages()
+    assert len(ages) > 50
+    np.testing.assert_array_equal(np.stack(found, axis=1), ages)
+    np.testing.assert_array_equal(events.updates, updates)
+    np.testing.assert_array_equal(events.messages, messages)
+
+
+def test_a_deterministic_computation_is_as_old_as_it_takes():
+    ages = draw("push", update=Deterministic(0.75)).ages()
+    np.testing.assert_allclose(ages.time, 0.75, rtol=1e-12)
+
+
+def test_a_run_names_who_is_not_in_it():
+    events = draw("push")
+    events.must_be_lively(len(events))
+    first = [int(np.flatnonzero((events.kind == kind) & (events.user == 1))[0]) for kind in (Kind.UPDATE, Kind.MESSAGE)]
+    with pytest.raises(ValueError, match="user . never updates in the first 1 events: run more rounds, or give a fast"):
+        events.must_be_lively(1)
+    slow = draw("push", update=[Exponential(2.0), Deterministic(24.0), Exponential(2.0), Exponential(2.0)])
+    with pytest.raises(ValueError, match="user 1 never updates in the first 100 events"):
+        slow.must_be_lively(100)
+    slow.must_be_lively(len(slow))
+    graph_like = draw("push", gossip=[Exponential(1.0), *[Exponential(1e-6)] * 3], update=Exponential(5.0))
+    with pytest.raises(ValueError, match="user 0 is never reached in the first .* neighbours that talk more often"):
+        graph_like.must_be_lively(len(graph_like))
+    assert first[0] != first[1]
+
+
+def test_events_with_labels():
+    events = draw("late")
+    found = events.to_dataset()
+    for name in ("time", "kind", "user", "peer", "relay"):
+        np.testing.assert_array_equal(found[name], getattr(events, name))
+    assert found["kind"].attrs["flag_meanings"].split()[Kind.LOST] == "lost"
+    assert dict(found.sizes) == {"event": len(events), "agent": 4, "neighbour": 4}
+    np.testing.assert_array_equal(found["weight"], MATRIX)
+    assert draw("push").to_dataset()["weight"] == 0.3
+    assert (found.attrs["relays"], found.attrs["duration"]) == (events.relays, 25.0)
