@@ -9,6 +9,7 @@ from ntkp2p.algorithms import (
     Algorithm,
     Compressor,
     Delayed,
+    LocalSGD,
     PushSum,
     RandomK,
     SkewCompensatedSparsePush,
@@ -16,6 +17,7 @@ from ntkp2p.algorithms import (
     TopK,
     World,
 )
+from ntkp2p.asynchrony import AsynchronousGossip, Events, clocks, expected_staleness, gossip_rate_for, staleness
 from ntkp2p.communication import Communication, communication
 from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import Objective, best_weights
@@ -25,6 +27,7 @@ from ntkp2p.mixings import MixingComparison, compare_mixings
 from ntkp2p.prediction import predict, predictions, steady_state
 from ntkp2p.stability import StabilityReport, stability, stability_map
 from ntkp2p.target import rounds_to_loss
+from ntkp2p.timeliness import Timeliness, timeliness
 from ntkp2p.topology import (
     best_constant,
     check_mixing,
@@ -48,12 +51,15 @@ __all__ = [
     "CTA",
     "DGD",
     "Algorithm",
+    "AsynchronousGossip",
     "Communication",
     "Comparison",
     "Compressor",
     "Delayed",
     "DivergedError",
+    "Events",
     "Experiment",
+    "LocalSGD",
     "MixingComparison",
     "NoSteadyStateError",
     "Objective",
@@ -62,18 +68,22 @@ __all__ = [
     "SkewCompensatedSparsePush",
     "SparsePush",
     "StabilityReport",
+    "Timeliness",
     "TopK",
     "Trajectory",
     "World",
     "best_constant",
     "best_weights",
     "check_mixing",
+    "clocks",
     "communication",
     "compare",
     "compare_mixings",
     "data",
     "devices",
+    "expected_staleness",
     "fastest_mixing",
+    "gossip_rate_for",
     "graphs",
     "lazy",
     "linear_system",
@@ -89,7 +99,9 @@ __all__ = [
     "solve",
     "stability",
     "stability_map",
+    "staleness",
     "steady_state",
+    "timeliness",
     "train",
     "transition",
 ]

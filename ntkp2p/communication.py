@@ -4,7 +4,8 @@ Nothing is measured on a network. An algorithm's round is followed without its m
 bytes for a number of a dense message, push-sum's weight among them, and 6 for an entry that a compressor keeps, 4 for
 its value and 2 for its place. A message goes to every agent r that hears q, W[r, q] ≠ 0; what a round sends to one
 neighbour travels together. An average of all agents is counted as a ring does it: 2 (Q − 1) messages of an agent, each
-with one of Q parts of its model.
+with one of Q parts of its model. Where agents have clocks of their own, whatever is sent is counted, whether it is
+taken or not.
 """
 
 from collections.abc import Mapping
@@ -19,8 +20,10 @@ from jaxtyping import Float
 
 from ntkp2p.algorithms.algorithm import is_number
 from ntkp2p.algorithms.exogenous import DENSE_ENTRY, Traffic, course
+from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
+from ntkp2p.measures import COUNTERS
 from ntkp2p.precision import in_float64
 from ntkp2p.reports import Report, Rows, Verdict
 from ntkp2p.topology import Schedule, schedules
@@ -40,14 +43,14 @@ class Communication(Report):
     dense
         The bytes of the same messages to neighbours, were each the model in float32 and nothing else, shape (K, Q).
     gradients
-        That every agent takes in every round, shape (K,).
+        That every agent takes in every round, shape (K, Q).
     """
 
     experiment: Experiment
     messages: Float[np.ndarray, "K Q"]
     bytes: Float[np.ndarray, "K Q"]
     dense: Float[np.ndarray, "K Q"]
-    gradients: Float[np.ndarray, " K"]
+    gradients: Float[np.ndarray, "K Q"]
 
     @property
     def reduction(self) -> float:
@@ -83,16 +86,16 @@ class Communication(Report):
         for name, value in constants.items():
             if not (is_number(value) and value >= 0):
                 raise ValueError(f"{name} must be a finite number ≥ 0, found {value!r}")
-        flops = self.gradients.sum() * self.gradient_flops
-        agents = self.bytes.shape[1]
         return {
             "communication": 8 * self.bytes.sum(axis=0) * picojoules_per_bit * 1e-12,
-            "computation": np.full(agents, flops * picojoules_per_flop * 1e-12),
+            "computation": self.gradients.sum(axis=0) * self.gradient_flops * picojoules_per_flop * 1e-12,
         }
 
     def to_dataset(self) -> xr.Dataset:
-        """Messages and bytes by round and agent."""
-        return xr.Dataset({name: (("round", "agent"), getattr(self, name)) for name in ("messages", "bytes", "dense")})
+        """Messages, bytes and gradients by round and agent."""
+        return xr.Dataset(
+            {name: (("round", "agent"), getattr(self, name)) for name in ("messages", "bytes", "dense", "gradients")}
+        )
 
     @property
     def title(self) -> str:
@@ -112,7 +115,7 @@ class Communication(Report):
                 ("a round", f"{self.bytes.mean():,.0f} bytes of an agent, on average"),
                 ("dense float32 exchange", f"{self.dense.sum() / agents:,.0f} bytes of an agent, on average"),
                 ("reduction", f"{self.reduction:.4g}×"),
-                ("gradients of an agent", f"{self.gradients.sum():,.0f}"),
+                ("gradients of an agent", f"{self.gradients.sum() / agents:,.0f} in all, on average"),
             ]
         }
 
@@ -142,7 +145,7 @@ def communication(experiment: Experiment, /) -> Communication:
     Parameters
     ----------
     experiment
-        The run; it is not trained.
+        The run; it is not trained. Of agents' clocks it is those events that its training draws.
 
     Returns
     -------
@@ -154,20 +157,39 @@ def communication(experiment: Experiment, /) -> Communication:
     ValueError
         If the network has infinite width, and hence no parameters to send.
     """
+    experiment = experiment.drawn()
+    size = experiment.initialise().size
+    if experiment.asynchronous:
+        every = sent_until(experiment, np.arange(int(experiment.rounds) + 1))
+        messages, sent_bytes, gradients = (np.diff(every[name], axis=0) for name in COUNTERS)
+        return Communication(experiment, messages, sent_bytes, DENSE_ENTRY * size * messages, gradients)
     sent, hearers, order = _followed(experiment, int(experiment.rounds))
     hearers = hearers[order]
     return Communication(
         experiment,
         messages=sent.messages[:, None] * hearers + sent.merges[:, None],
         bytes=sent.bytes[:, None] * hearers + sent.merged[:, None],
-        dense=DENSE_ENTRY * experiment.initialise().size * sent.messages[:, None] * hearers,
-        gradients=sent.gradients,
+        dense=DENSE_ENTRY * size * sent.messages[:, None] * hearers,
+        gradients=np.tile(sent.gradients[:, None], experiment.agents),
     )
 
 
 @in_float64
 def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.ndarray]:
-    """`measures.COUNTERS` before some ascending rounds, shape (times, Q): all that has been sent until then."""
+    """`measures.COUNTERS` before some ascending rounds, shape (times, Q): all that has been sent and computed by then.
+
+    Of agents' clocks that no events are drawn of, the mean.
+    """
+    if experiment.asynchronous:
+        messages, updates = _events_until(experiment.mixing, rounds)
+        # All rounds are alike: a message is one of any of them, and an update takes the gradients of one.
+        alike = np.eye(experiment.agents)[None], np.zeros(1, int)
+        one = course(experiment.algorithm, *alike, layers=experiment.initialise().layers).traffic
+        return {
+            "messages": messages,
+            "bytes_sent": float(one.bytes[0]) * messages,
+            "gradients": float(one.gradients[0]) * updates,
+        }
     sent, hearers, order = _followed(experiment, int(rounds[-1]))
     totals = {"messages": (sent.messages, sent.merges), "bytes_sent": (sent.bytes, sent.merged)}
     found = {}
@@ -179,7 +201,19 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
             until = k
             counted.append(total)
         found[name] = np.array(counted)
-    return found
+    gradients = np.append(0.0, np.cumsum(sent.gradients))[rounds]
+    return found | {"gradients": np.tile(gradients[:, None], experiment.agents)}
+
+
+def _events_until(mixing: Events | AsynchronousGossip, rounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The messages that every agent has sent, and the updates it has computed, before some ascending rounds."""
+    if isinstance(mixing, Events):
+        return mixing.sent_until(rounds), mixing.computed_until(rounds)
+    events, rates = mixing.kinds_of_events()
+    every = np.arange(len(events) + 1)
+    one = (np.diff(until, axis=0) for until in (events.sent_until(every), events.computed_until(every)))
+    messages, updates = (rounds[:, None] * (rates / rates.sum() @ each) for each in one)
+    return messages, updates
 
 
 def _followed(experiment: Experiment, rounds: int) -> tuple[Traffic, np.ndarray, np.ndarray]:

@@ -75,9 +75,15 @@ class Comparison:
         estimates = [t.dataset.attrs.get("error_estimate", np.nan) for t in self.trajectories.values()]
         return {
             self._between_trained_and_rounds: self._difference(variable, "trained", "rounds"),
-            "time discretisation": self._difference(variable, "rounds", "flow"),
+            self._between_rounds_and_flow: self._difference(variable, "rounds", "flow"),
             "solver": float(np.nanmax(estimates)) if np.isfinite(estimates).any() else np.nan,
         }
+
+    @property
+    def _between_rounds_and_flow(self) -> str:
+        """Of clocks both are exact: after so many events, and after as much time as these take on average."""
+        wall = any(t.dataset.attrs.get("clock") == "wall" for t in self.trajectories.values())
+        return "events against time" if wall else "time discretisation"
 
     @property
     def _between_trained_and_rounds(self) -> str:

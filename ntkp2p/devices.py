@@ -23,6 +23,11 @@ def all_devices() -> Mesh:
     return Mesh(np.asarray(jax.devices()), (AXIS,))
 
 
+def one_device() -> Mesh:
+    """The mesh of the first of this process' devices alone."""
+    return Mesh(np.asarray(jax.local_devices()[:1]), (AXIS,))
+
+
 def place(array: np.ndarray, mesh: Mesh, *axes: str | None) -> jax.Array:
     """A host's array on the mesh: its leading axes divided along those named, copied everywhere without any."""
     sharding = NamedSharding(mesh, PartitionSpec(*axes))

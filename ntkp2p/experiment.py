@@ -7,7 +7,7 @@ import os
 import tomllib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +17,12 @@ from jax.sharding import Mesh
 
 from ntkp2p import data as datasets
 from ntkp2p._names import lookup
-from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS, Algorithm, Delayed
+from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS, Algorithm, Delayed, LocalSGD
+from ntkp2p.algorithms.awake import must_be_asynchronous
+from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.data import AgentData
 from ntkp2p.data.datasets import whole
+from ntkp2p.dynamics.system import flow_time_of_a_round, has_flow
 from ntkp2p.losses import LOSSES, name_classes
 from ntkp2p.models import NETWORKS, Features, Model, Network, infinite_features, prepare
 from ntkp2p.topology import Schedule, load_mixing, schedules, validate_mixing
@@ -38,7 +41,9 @@ class Experiment:
     data
         The agents' data, `dataset.split(...)`.
     mixing
-        W, shape (Q, Q): row q receives. Or one of `ntkp2p.schedules`: round k mixes with its matrix W_k.
+        W, shape (Q, Q): row q receives. Or one of `ntkp2p.schedules`: round k mixes with its matrix W_k. Or agents with
+        clocks of their own, one event being one round: `AsynchronousGossip(...)`, of which every training draws events
+        of its own and a prediction is the mean over them, or the `Events` of one draw.
     algorithm
         For instance `DGD(step_size=0.1)`.
     rounds
@@ -108,9 +113,13 @@ class Experiment:
         if not (self.kernel_rtol is None or (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1)):
             raise ValueError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
         lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
-        mixing = validate_mixing(
-            self.mixing, agents=self.agents, rounds=int(self.rounds), stochastic=self.algorithm.stochastic
-        )
+        mixing = self.mixing
+        if isinstance(mixing, Events | AsynchronousGossip):
+            _must_be_for(mixing, self.agents, int(self.rounds), self.algorithm)
+        else:
+            mixing = validate_mixing(
+                mixing, agents=self.agents, rounds=int(self.rounds), stochastic=self.algorithm.stochastic
+            )
         if isinstance(mixing, Schedule) and self.algorithm.static:
             raise ValueError(f"{self.algorithm.name} takes no mixing that changes over time: {self.algorithm.static}")
         object.__setattr__(self, "mixing", mixing)
@@ -120,6 +129,29 @@ class Experiment:
     def agents(self) -> int:
         """Q."""
         return self.data.agents
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether it can be predicted in flow time, too: a gradient flow, or wall-clock time of memoryless clocks."""
+        return has_flow(self.algorithm, self.mixing)
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether agents have clocks of their own."""
+        return isinstance(self.mixing, Events | AsynchronousGossip)
+
+    def drawn(self, draw: int = 0, /) -> Experiment:
+        """The run with the events that a training draws of the agents' clocks; others as they are."""
+        if not isinstance(self.mixing, AsynchronousGossip):
+            return self
+        seed = int(np.random.SeedSequence([int(self.seed), draw]).generate_state(1)[0])
+        return replace(self, mixing=self.mixing.draw(events=int(self.rounds), seed=seed), record=self.recorded)
+
+    def time(self, rounds: np.ndarray, /) -> np.ndarray:
+        """When these rounds are over: flow time η k, or with events wall-clock time; its mean where none are drawn."""
+        if isinstance(self.mixing, Events):
+            return np.append(0.0, self.mixing.time)[rounds]
+        return flow_time_of_a_round(self.algorithm, self.mixing) * np.asarray(rounds)
 
     def initialise(self) -> Model:
         """The network at the agents' common θ₀.
@@ -181,6 +213,7 @@ class Experiment:
             "constants": repr(self.algorithm),
             "step_size": float(self.algorithm.step_size),
             "loss": self.loss,
+            **({"clock": "wall"} if self.asynchronous else {}),
             **({} if self.batch_size is None else {"batch_size": int(self.batch_size)}),
             "seed": int(self.seed),
             "kernel": self.kernel,
@@ -242,6 +275,29 @@ class Experiment:
         )
 
 
+def _must_be_for(mixing: Events | AsynchronousGossip, agents: int, rounds: int, algorithm: Algorithm) -> None:
+    """Refuse events, or clocks, that do not fit the run."""
+    if mixing.users != agents:
+        raise ValueError(
+            f"mixing has {mixing.users} users but the data are split over {agents} agents: make them agree"
+        )
+    must_be_asynchronous(algorithm)
+    if isinstance(mixing, Events):
+        if rounds > len(mixing):
+            raise ValueError(
+                f"mixing has {len(mixing)} events for a run of {rounds}: one event is one round, draw more of them or "
+                f"set rounds = {len(mixing)}"
+            )
+        mixing.must_be_lively(rounds)
+        if isinstance(algorithm, LocalSGD):
+            made = mixing.computed_until(np.array([rounds]))[0]
+            if made.min() <= algorithm.delay:
+                raise ValueError(
+                    f"user {made.argmin()} computes {made.min():g} updates in {rounds} events, and each is applied "
+                    f"{algorithm.delay} of its updates later: take more events, or a delay below {made.min():g}"
+                )
+
+
 def _must_be_batch(size: Any, data: AgentData) -> None:
     least = int(data.sizes.argmin())
     whole(size, "batch_size", least=1)
@@ -267,7 +323,11 @@ def _checksum(*arrays: np.ndarray) -> str:
     return f"crc32 {zlib.crc32(b''.join(np.ascontiguousarray(a).tobytes() for a in arrays)):08x}"
 
 
-def _mixing_in_words(mixing: np.ndarray | Schedule) -> str:
+def _mixing_in_words(mixing: np.ndarray | Schedule | Events | AsynchronousGossip) -> str:
+    if isinstance(mixing, AsynchronousGossip):
+        return repr(mixing)
+    if isinstance(mixing, Events):
+        return f"{mixing!r}, {_checksum(mixing.time, mixing.kind, mixing.user, mixing.peer)}"
     if isinstance(mixing, Schedule):
         return f"{mixing!r}, {_checksum(mixing.matrices, mixing.order)}"
     return f"{len(mixing)} agents, {_checksum(mixing)}"

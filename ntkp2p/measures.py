@@ -31,8 +31,8 @@ VARIABLES = {
     "consensus_distance": "consensus distance $\\|\\theta_q - \\bar\\theta\\|$",
     "parameter_distance": "parameter distance $\\|\\theta_q - \\theta_0\\|$",
 }
-#: What has been sent until then, where the network has parameters to send: name → label.
-COUNTERS = {"messages": "messages sent", "bytes_sent": "bytes sent"}
+#: What has been sent and computed until then, where the network has parameters to send: name → label.
+COUNTERS = {"messages": "messages sent", "bytes_sent": "bytes sent", "gradients": "gradients computed"}
 #: The same of a steady state.
 STEADY_VARIABLES = VARIABLES | {"bias": "distance from the minimiser $\\|\\theta_q - \\theta^*\\|$"}
 

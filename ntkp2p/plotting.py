@@ -100,7 +100,7 @@ def agent_curves(
         ax.set_ylabel(label)
         ax.margins(x=0.01)
         if not np.isinf(trajectories[0].dataset["round"][-1]):
-            _flow_time_above(ax, trajectories[0])
+            _time_above(ax, trajectories[0])
         _mark_unstable(ax, trajectories)
         if legend:
             band = [Patch(color="0.3", alpha=BAND, linewidth=0, label="± one standard deviation")] if averaged else []
@@ -261,12 +261,29 @@ def _draw_band(ax: Axes, trajectory: Trajectory, variable: str, ceiling: float) 
         ax.fill_between(dataset["round"].values, low, high, color="0.3", alpha=alpha, linewidth=0, zorder=0)
 
 
-def _flow_time_above(ax: Axes, trajectory: Trajectory) -> None:
-    step_size = trajectory.dataset.attrs["step_size"]
-    if not ax.child_axes:
-        above = ax.secondary_xaxis("top", functions=(lambda k: k * step_size, lambda t: t / step_size))
-        above.set_xlabel("flow time $t = \\eta k$", fontsize=8)
-        above.tick_params(labelsize=7)
+def _time_above(ax: Axes, trajectory: Trajectory) -> None:
+    if ax.child_axes:
+        return
+    rounds, times = (trajectory.dataset[name].values for name in ("round", "time"))
+    if trajectory.dataset.attrs.get("clock") == "wall":
+        scales, label = (
+            (lambda k: _between(k, rounds, times), lambda t: _between(t, times, rounds)),
+            "wall-clock time $t$",
+        )
+        ax.set_xlabel("event $k$")
+    else:
+        step_size = trajectory.dataset.attrs["step_size"]
+        scales, label = (lambda k: k * step_size, lambda t: t / step_size), "flow time $t = \\eta k$"
+    above = ax.secondary_xaxis("top", functions=scales)
+    above.set_xlabel(label, fontsize=8)
+    above.tick_params(labelsize=7)
+
+
+def _between(x: Any, known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Piecewise linear, and beyond the ends at the mean slope, for an axis has margins."""
+    slope = (values[-1] - values[0]) / (known[-1] - known[0])
+    beyond = slope * (np.minimum(x - known[0], 0) + np.maximum(x - known[-1], 0))
+    return np.interp(x, known, values) + beyond
 
 
 def _mark_unstable(ax: Axes, trajectories: Sequence[Trajectory]) -> None:

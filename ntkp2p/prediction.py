@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from ntkp2p import measures
 from ntkp2p.algorithms import Algorithm, RandomK
+from ntkp2p.asynchrony import AsynchronousGossip
 from ntkp2p.communication import sent_until
 from ntkp2p.compression import compressors_of, with_measured_shares
 from ntkp2p.dynamics.integrate import Integration, integrate
@@ -45,7 +46,8 @@ def predict(
     experiment
         What to predict.
     time
-        "rounds": the algorithm's own discrete rounds. "flow": its gradient flow at t = η k; what is `Delayed` has none.
+        "rounds": the algorithm's own discrete rounds. "flow": its gradient flow at t = η k; what is `Delayed` has none,
+        nor have `Events`.
     features
         Those of an experiment that differs in algorithm or mixing only, or computed with options of one's own
         (`experiment.features(cache=..., memory=...)`); by default computed here, which is most of the work.
@@ -67,10 +69,11 @@ def predict(
         for a network of any width, or an affine model, with
         `features=models.infinite_features(experiment.model, experiment.data.inputs, experiment.data.outputs)`.
 
-        With mini-batches, or entries of messages that are drawn, it is the mean of the models over these draws, and
-        what is measured of the mean models: attribute `mean_over` (under cross-entropy, where this is a mean-field
-        approximation, `mean_field_over`). The largest entries enter as a mean-field approximation, C(v) ≈ δ v with δ
-        their share of ‖v‖² in the agents' gradients at the start: attribute `mean_field_share`.
+        With mini-batches, clocks of the agents' own, or entries of messages that are drawn, it is the mean of the
+        models over these draws, and what is measured of the mean models: attribute `mean_over` (under cross-entropy,
+        where this is a mean-field approximation, `mean_field_over`). With `AsynchronousGossip` "rounds" are events, and
+        "flow" is wall-clock time: both means are exact. The largest entries enter as a mean-field approximation,
+        C(v) ≈ δ v with δ their share of ‖v‖² in the agents' gradients at the start: attribute `mean_field_share`.
 
         For cross-entropy `closed_form` is 0: there is no spectrum, `stable` tells whether the states grow beyond bounds
         in these rounds, and `failure`, where there is one, why the flow was not followed to the end.
@@ -98,7 +101,7 @@ def predictions(
     rtol: float = 1e-8,
 ) -> Mapping[Any, Trajectory]:
     """`predict` for several notions of time, by default those that the algorithm has, all from one basis."""
-    has_flow = experiment.algorithm.has_flow
+    has_flow = experiment.has_flow
     times = times_of(has_flow) if times is None else times
     asked: list[Time] = [checked_time(time, has_flow=has_flow) for time in times]
     features = features_of(experiment, features)
@@ -276,7 +279,8 @@ def _counters(experiment: Experiment, features: Features, time: Time, rounds: np
 def _averaged(experiment: Experiment) -> tuple[Experiment, dict[str, Any]]:
     """The experiment with the measured shares of its compressors, and over what its prediction is a mean."""
     compressors = compressors_of(experiment.algorithm)
-    means = [] if experiment.batch_size is None else ["mini-batches"]
+    means = ["clocks"] if isinstance(experiment.mixing, AsynchronousGossip) else []
+    means += [] if experiment.batch_size is None else ["mini-batches"]
     means += sorted({type(c).__name__ for c in compressors if isinstance(c, RandomK)})
     # Where rounds are not affine, following the mean gradients and messages is no mean of the runs.
     label = "mean_over" if experiment.loss == "squared" else "mean_field_over"

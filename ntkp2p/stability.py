@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +12,16 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from ntkp2p.algorithms import DGD, Algorithm, Delayed
+from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.compression import with_measured_shares
 from ntkp2p.data.datasets import whole
 from ntkp2p.dynamics.certificate import Certificate, certificate, largest_transient
 from ntkp2p.dynamics.delay import (
-    LATE,
     CharacteristicRoots,
     characteristic_roots,
-    delay_margin,
-    delay_margin_in_rounds,
     delay_matrices,
-    sufficient_delay,
 )
-from ntkp2p.dynamics.gossip import Gossip, draws, gossip
+from ntkp2p.dynamics.gossip import MOMENTS, Gossip, draws, gossip, mean_square_radius
 from ntkp2p.dynamics.realisation import PBH_SIZE, Hidden, hidden_modes, realisation
 from ntkp2p.dynamics.stability import (
     DENSE_SIZE,
@@ -41,12 +37,14 @@ from ntkp2p.dynamics.stability import (
     with_step_size,
 )
 from ntkp2p.dynamics.system import LinearSystem, linear_system
+from ntkp2p.margins import Margin, margins
 from ntkp2p.models import Features
 from ntkp2p.models.ntk import jacobian
 from ntkp2p.precision import in_float64
 from ntkp2p.prediction import features_of
-from ntkp2p.reports import Report, Verdict, as_plain
+from ntkp2p.reports import Report, Rows, Verdict, as_plain
 from ntkp2p.target import rounds_to_loss
+from ntkp2p.timeliness import Timeliness, timeliness
 from ntkp2p.topology import MixingReport, Schedule, check_mixing
 
 if TYPE_CHECKING:
@@ -63,30 +61,6 @@ class Hypothesis:
     name: str
     holds: bool
     found: str
-
-
-@dataclass(frozen=True)
-class Margin:
-    """How late gradients, or messages, may be.
-
-    Attributes
-    ----------
-    rounds
-        The largest delay up to which the rounds are stable for all, −1 if they are unstable without; a lower bound of
-        it where it is not exact.
-    flow_time
-        The delay below which the flow is stable; inf if none makes it unstable, NaN where it was not computed.
-    sufficient
-        The textbook's bound of `flow_time`, π / (2 h): of DGD with symmetric W and late gradients, NaN for others.
-    exact
-        Whether the next delay is known to be unstable. It is not looked for beyond 20 rounds, nor in a system that is
-        large with so much on its way: then a sufficient bound is all there is.
-    """
-
-    rounds: int
-    flow_time: float
-    sufficient: float
-    exact: bool
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,6 +105,11 @@ class StabilityReport(Report):
         without what the algorithm asks for more than once a round.
     roots
         The rightmost characteristic roots of the flow of an algorithm that is late, on a small system; else None.
+    mean_square
+        Of memoryless clocks, by which factor an event takes the mean square of deviations further: runs settle below 1;
+        NaN for others, or a large system.
+    timeliness
+        Of agents with clocks of their own, how late their gradients and messages are; else None.
     target, rounds_to_target
         The loss that was asked for, and the first round with it as `rounds_to_loss` predicts; None if it is never met.
     """
@@ -152,6 +131,8 @@ class StabilityReport(Report):
     hypotheses: list[Hypothesis]
     margins: dict[str, Margin]
     roots: CharacteristicRoots | None
+    mean_square: float
+    timeliness: Timeliness | None
     target: float | None
     rounds_to_target: int | None
 
@@ -175,7 +156,7 @@ class StabilityReport(Report):
         return f"Stability of {self.experiment.algorithm!r}: {self.experiment.agents} agents, {self.states} states"
 
     @property
-    def sections(self) -> dict[str, list[tuple[str, str]]]:
+    def sections(self) -> dict[str, Rows]:
         """The facts and their values in words."""
         return {title: rows for title, rows in _sections(self) if rows}
 
@@ -185,7 +166,7 @@ class StabilityReport(Report):
         said = {"rounds": _verdict_of_rounds(self), "flow": _verdict_of_flow(self)}
         if self.hypotheses:
             said["Proposition 1"] = _verdict_of_proposition(self)
-        return said
+        return said | ({} if self.timeliness is None else dict(self.timeliness.verdicts))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain numbers, lists and words, for JSON; NaN is None."""
@@ -230,6 +211,13 @@ class StabilityReport(Report):
                     for mode in self.modes
                 ],
                 "gossip": self.gossip and self.gossip._asdict(),
+                "mean_square": self.mean_square,
+                "lateness": {}
+                if self.timeliness is None
+                else {
+                    late: vars(found) | {"margin": vars(found.margin)}
+                    for late, found in self.timeliness.lateness.items()
+                },
                 "margins": {late: vars(margin) for late, margin in self.margins.items()},
                 "characteristic_roots": self.roots and self.roots.values,
                 "hypotheses": {h.name: {"holds": h.holds, "found": h.found} for h in self.hypotheses},
@@ -289,9 +277,11 @@ def stability(
     experiment = with_measured_shares(experiment)
     system = linear_system(experiment.algorithm, mixing, features, experiment.data).lasting
     dense = DENSE[system.symmetric]
-    schedule, report = (mixing, None) if isinstance(mixing, Schedule) else (None, check_mixing(np.asarray(mixing)))
+    schedule = mixing if isinstance(mixing, Schedule) else None
+    report = check_mixing(np.asarray(mixing)) if isinstance(mixing, np.ndarray) else None
+    clocks = isinstance(mixing, AsynchronousGossip)
     removed, removal = _removed(experiment, features)
-    flows = experiment.algorithm.has_flow
+    flows = experiment.has_flow
     small = system.size <= PBH_SIZE and not system.varying and flows
     extremal = spectrum(system, dense=dense)
     hidden = hidden_modes(*realisation(system, experiment.data)) if small else None
@@ -315,8 +305,12 @@ def stability(
         if schedule is not None and drawn and experiment.algorithm.stochastic == "row"
         else None,
         hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, hidden),
-        margins={} if report is None or not flows else _margins(experiment, features, system, extremal),
+        margins={}
+        if report is None or not flows
+        else margins(experiment, features, system, extremal.radius <= 1 + edge(system, extremal)),
         roots=_roots(experiment, features, system),
+        mean_square=mean_square_radius(system) if clocks and system.size <= MOMENTS else float("nan"),
+        timeliness=timeliness(experiment, features=features) if experiment.asynchronous else None,
         target=target,
         rounds_to_target=met,
     )
@@ -325,37 +319,6 @@ def stability(
 def _must_be_linear(experiment: Experiment) -> None:
     if experiment.loss != "squared":
         raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for stability with squared error")
-
-
-def _margins(experiment: Experiment, features: Features, system: LinearSystem, found: Spectrum) -> dict[str, Margin]:
-    margins = {}
-    for late in LATE:
-        # What has been assembled without delay can only fail for a round that calls the late verb more than once.
-        with suppress(ValueError):
-            margins[late] = _margin(experiment, features, system, late, found.radius <= 1 + edge(system, found))
-    return margins
-
-
-def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: str, stable: bool) -> Margin:
-    algorithm, mixing, eta = experiment.algorithm, experiment.mixing, system.step_size
-    matrices, unknown = None, float("nan")
-    if system.size <= PBH_SIZE:
-        matrices = delay_matrices(algorithm, mixing, features, experiment.data, late=late)
-    if stable:
-        lates = (Delayed(algorithm, **{late: delay}) for delay in range(1, DELAYS + 1))
-        bounds = [delayed.stable_step_size(mixing, system.curvature) for delayed in lates]
-        rounds = next((delay for delay, bound in enumerate(bounds) if not eta < bound), DELAYS)
-        most = rounds
-        if matrices:
-            seen = max(1, int(np.linalg.matrix_rank(matrices[1])))
-            most = max(rounds, min(DELAYS, (AUGMENTED - system.size) // seen))
-            rounds = delay_margin_in_rounds(*matrices, eta, known=rounds, most=most)
-        exact = rounds < most
-    else:
-        rounds, exact = -1, True
-    flow_time = delay_margin(*matrices) if matrices and system.size <= SWEEP_SIZE else unknown
-    sufficient = sufficient_delay(*matrices) if matrices else unknown
-    return Margin(rounds, flow_time, sufficient, exact)
 
 
 def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> CharacteristicRoots | None:
@@ -371,12 +334,6 @@ def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> 
 
 #: Up to so many states all eigenvalues are computed: of a symmetric system, and of others.
 DENSE = {True: 1500, False: 600}
-#: The largest augmented system with delay whose eigenvalues are computed.
-AUGMENTED = 600
-#: Up to this many states the flow's margin is computed: it sweeps over many eigenvalue problems.
-SWEEP_SIZE = 64
-#: Rounds of delay beyond which a margin is not followed.
-DELAYS = 20
 
 
 def _removed(experiment: Experiment, features: Features) -> tuple[int | None, str]:
@@ -387,7 +344,7 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
         return None, "the kernel is an approximation"
     theta, apply = experiment.initialise().flat()
     removed = theta.size - features.rank * features.columns
-    if experiment.agents * theta.size > PBH_SIZE or isinstance(experiment.mixing, Schedule):
+    if experiment.agents * theta.size > PBH_SIZE or not isinstance(experiment.mixing, np.ndarray):
         return removed, "by construction"
     # The system in the parameters themselves: its features are the Jacobian, one column of every output's rows.
     J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
@@ -451,11 +408,18 @@ def _verdict_of_rounds(report: StabilityReport) -> Verdict:
         settles = "settles" if rates.mean_square < 1 - EDGE else "does not settle"
         factor = f"{rates.mean_square:.6g} a round"
         return Verdict("rounds", "not known", f"the mixing alone {settles} in the mean square, by {factor}")
+    if isinstance(report.experiment.mixing, Events):
+        return Verdict("rounds", "not known", "events do not repeat themselves", "AsynchronousGossip(...) itself")
+    if report.mean_square > 1 + report.edge:
+        reason = f"the mean square of deviations grows by {report.mean_square:.8g} an event"
+        return Verdict("rounds", "unstable", reason, "a smaller step_size")
     if report.stable["rounds"] is None:
         return Verdict("rounds", "not known", "the iteration has not found the spectral radius")
     if report.stable["rounds"]:
         radius = f"spectral radius {report.spectrum.radius:.8g}"
         share = "" if np.isnan(limit) else f"; step_size = {eta:g} is {eta / limit:.0%} of the limit"
+        if not np.isnan(report.mean_square):
+            share += f" in the mean, and the mean square falls by {report.mean_square:.8g} an event"
         return Verdict("rounds", "stable", radius + share)
     if limit == 0:
         reason = "the mixing itself does not settle, whatever the step size"
@@ -472,7 +436,7 @@ def _verdict_of_flow(report: StabilityReport) -> Verdict:
         return Verdict(
             "flow", answer, f"the rightmost characteristic root is {_number(report.roots.values[0])}", remedy
         )
-    if not report.experiment.algorithm.has_flow:
+    if not report.experiment.has_flow:
         reason = "its rounds discretise no gradient flow"
         if isinstance(report.experiment.algorithm, Delayed):
             reason = "a delay differential equation, whose roots are computed of small systems with one kind of delay"
@@ -510,7 +474,7 @@ def _radius(report: StabilityReport) -> str:
     return f"at least {radius:.8g} (residual {residual:.1g})" if residual else f"{radius:.8g}"
 
 
-def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _sections(report: StabilityReport) -> Iterator[tuple[str, Rows]]:
     removed = f"not counted: {report.removal}" if report.removed is None else f"{report.removed}, {report.removal}"
     yield (
         "Realisation",
@@ -521,12 +485,14 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
         ],
     )
     if not np.isnan(report.spectrum.abscissa):
-        yield "Flow, per unit of flow time", [("spectral abscissa", _abscissa(report)), *_flow(report)]
+        clock = "wall-clock" if report.experiment.asynchronous else "flow"
+        yield f"Flow, per unit of {clock} time", [("spectral abscissa", _abscissa(report)), *_flow(report)]
     textbook = report.textbook_limit
     yield (
         "Rounds",
         [
             *([] if report.gossip else [("spectral radius", _radius(report))]),
+            *([] if np.isnan(report.mean_square) else [("of the mean square", f"{report.mean_square:.8g}")]),
             ("step size", f"{report.step_size:g}"),
             *([] if report.gossip else [("largest stable step size", f"{report.step_size_limit:.6g}")]),
             ("textbook's sufficient bound", "none for this mixing" if np.isnan(textbook) else f"{textbook:.6g}"),
@@ -538,7 +504,7 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
             *([] if report.target is None else [(f"rounds to the mean global loss {report.target:g}", _met(report))]),
         ],
     )
-    yield "Delay that is stable", [(late, _margin_in_words(margin)) for late, margin in report.margins.items()]
+    yield "Delay that is stable", [(late, str(margin)) for late, margin in report.margins.items()]
     if report.roots is not None:
         listed = ", ".join(_number(value) for value in report.roots.values)
         yield "Delayed flow", [(f"characteristic roots ({report.roots.method})", listed)]
@@ -546,6 +512,8 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, list[tuple[str, st
     if isinstance(report.experiment.mixing, Schedule) and len(report.eigenvalues):
         listed = ", ".join(_number(value) for value in report.eigenvalues[:5])
         yield "Floquet multipliers", [(f"over {report.experiment.mixing.period} rounds", listed)]
+    if report.timeliness is not None:
+        yield from report.timeliness.sections.items()
     if report.gossip is not None:
         rates = report.gossip
         yield (
@@ -598,18 +566,6 @@ def _mode_in_words(mode: Mode) -> str:
     kind = f"agreement {mode.agreement:.0%}, one agent pattern × data direction {mode.separable:.0%}"
     residual = f", residual {mode.residual:.1g}" if mode.residual else ""
     return f"{lasts}; {kind}; most in agents {', '.join(map(str, strongest))}{residual}"
-
-
-def _margin_in_words(margin: Margin) -> str:
-    if margin.rounds < 0:
-        rounds = "none: the rounds are unstable without"
-    else:
-        rounds = f"{margin.rounds} rounds" + ("" if margin.exact else " at least")
-    flow = ""
-    if not np.isnan(margin.flow_time):
-        flow = "; flow: any" if np.isinf(margin.flow_time) else f"; flow: below {margin.flow_time:.6g}"
-    sufficient = "" if np.isnan(margin.sufficient) else f"; flow, by the bound π/(2h): below {margin.sufficient:.6g}"
-    return rounds + flow + sufficient
 
 
 def _number(value: complex) -> str:

@@ -20,9 +20,11 @@ from jax.tree_util import Partial
 from jaxtyping import PyTree
 
 from ntkp2p import measures
-from ntkp2p.algorithms import World
+from ntkp2p.algorithms import Algorithm, World
+from ntkp2p.algorithms.awake import awake_round
+from ntkp2p.asynchrony import Events, Steps
 from ntkp2p.communication import sent_until
-from ntkp2p.devices import AXIS, agree, all_devices, place
+from ntkp2p.devices import AXIS, agree, all_devices, one_device, place
 from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
 from ntkp2p.precision import in_float64
@@ -83,20 +85,23 @@ def train(
     DivergedError
         As soon as a recorded loss is no longer finite; what was recorded is on the exception.
     """
-    mesh = all_devices() if mesh is None else mesh
+    drawn = experiment.drawn(draw)
+    mesh = (one_device() if isinstance(drawn.mixing, Events) else all_devices()) if mesh is None else mesh
     if mesh.axis_names != (AXIS,):
         raise ValueError(f"the mesh must have the one axis {AXIS!r}, found {mesh.axis_names}: see ntkp2p.devices")
+    if isinstance(drawn.mixing, Events) and mesh.size > 1:
+        raise ValueError("of agents on their own clocks two act at a time: train them on one device, leave mesh out")
     if jax.process_count() > 1:
         _must_agree(experiment, draw, mesh)
     model = experiment.initialise().astype(experiment.precision)
     theta, apply = model.flat()
     theta = place(np.asarray(theta), mesh)
     key = jax.random.fold_in(jax.random.key(experiment.seed), draw)
-    world, state = _world(experiment, theta, apply, model.layers, key, mesh), _start(experiment, theta.size, mesh)
-    advance, evaluate, models = _compiled(experiment, apply, state, mesh)
+    turn, state = _turn(drawn, theta, apply, model.layers, key, mesh), _start(drawn, theta.size, mesh)
+    advance, evaluate, models = _compiled(drawn, apply, state, mesh)
     rounds, recorded = experiment.recorded, []
     for before, now in zip(np.append(0, rounds), rounds, strict=False):
-        state = advance(state, world, before, now)
+        state = advance(state, turn, before, now)
         measured = {name: np.asarray(value, float) for name, value in evaluate(state, theta).items()}
         recorded.append(measured)
         if progress is not None:
@@ -109,16 +114,17 @@ def train(
                 f"training diverges: at round {now} the local loss of agent {lost[0]} is no longer finite "
                 f"with {experiment.algorithm.name}(step_size={float(experiment.algorithm.step_size):g}): "
                 f"use a smaller step size, `predict` states a stable one",
-                _trajectory(experiment, recorded, stable=False, diverged_at=int(now)),
+                _trajectory(experiment, drawn, recorded, stable=False, diverged_at=int(now)),
             )
-    return _trajectory(experiment, recorded, stable=True)
+    return _trajectory(experiment, drawn, recorded, stable=True)
 
 
-def _trajectory(experiment: Experiment, recorded: list[dict], **attributes) -> Trajectory:
+def _trajectory(experiment: Experiment, drawn: Experiment, recorded: list[dict], **attributes) -> Trajectory:
     measured = {name: np.stack([m[name] for m in recorded]) for name in recorded[0]}
     rounds = experiment.recorded[: len(recorded)]
-    measured |= sent_until(experiment, rounds)
-    return Trajectory.of(experiment, "trained", rounds, measured, precision=experiment.precision, **attributes)
+    measured |= sent_until(drawn, rounds)
+    time, precision = drawn.time(rounds), experiment.precision
+    return Trajectory.of(experiment, "trained", rounds, measured, time=time, precision=precision, **attributes)
 
 
 def _must_agree(experiment: Experiment, draw: int, mesh: Mesh) -> None:
@@ -138,13 +144,13 @@ def _must_agree(experiment: Experiment, draw: int, mesh: Mesh) -> None:
         raise ValueError("the processes were given different experiments: give every process the same")
 
 
-def _world(
+def _turn(
     experiment: Experiment, theta: jax.Array, apply: Callable, layers: tuple[int, ...], key: jax.Array, mesh: Mesh
-) -> Callable[[Any], World]:
-    """Round → the verbs, each with what every device holds for its agents: rows of W, or data."""
+) -> Callable[[Any, PyTree], PyTree]:
+    """(round, state) ↦ the next state, with what every device holds for its agents: rows of W, or data."""
     data, agents, loss = experiment.data, experiment.agents, LOSSES[experiment.loss]
     # Idle agents fill the last devices: they mix with nobody, and hold somebody's data with weight 0.
-    idle = _seats(agents, mesh) - agents
+    idle = -agents % mesh.size
     holder = np.minimum(np.arange(agents + idle), agents - 1)
     samples = data.inputs, data.targets, 1 / data.sizes[data.owner]
     inputs, targets, weights = (data.per_agent(a)[holder] for a in samples)
@@ -162,14 +168,19 @@ def _world(
             weights = jnp.where(weights[batch] > 0, 1 / experiment.batch_size, 0).astype(inputs.dtype)
         return jax.grad(local_loss)(theta, inputs, targets, weights)
 
+    def held(array, *axes):
+        return place(array.astype(experiment.precision), mesh, *axes, AXIS)
+
+    own = tuple(map(held, (inputs, targets, weights)))
+    if isinstance(experiment.mixing, Events):
+        steps = jax.tree.map(partial(place, mesh=mesh), experiment.mixing.steps(0, int(experiment.rounds)))
+        return Partial(partial(_event, experiment.algorithm, gradient, key), steps, own, theta)
+
     together = _kept_on_the_way(experiment, local_loss, theta, [a[0] for a in (inputs, targets, weights)]) <= TOGETHER
 
     @partial(_on_devices, mesh=mesh)
     def gradients(*own):
         return jax.vmap(gradient)(*own) if together else jax.lax.map(lambda own: gradient(*own), own)
-
-    def held(array, *axes):
-        return place(array.astype(experiment.precision), mesh, *axes, AXIS)
 
     mixing = experiment.mixing
     schedule = mixing if isinstance(mixing, Schedule) else schedules.periodic([mixing])
@@ -183,8 +194,24 @@ def _world(
         )
     everyone = held(np.append(np.full(agents, 1 / agents), np.zeros(idle)))
     keys = Partial(partial(_keys, key), place(np.arange(agents + idle), mesh, AXIS))
-    gradients = Partial(gradients, *map(held, (inputs, targets, weights)))
-    return Partial(partial(_verbs, layers, mesh), mixing_at, gradients, keys, everyone, theta)
+    world = Partial(partial(_verbs, layers, mesh), mixing_at, Partial(gradients, *own), keys, everyone, theta)
+    return Partial(partial(_together, experiment.algorithm), world)
+
+
+def _together(algorithm: Algorithm, world: Callable[[Any], World], k: Any, state: PyTree) -> PyTree:
+    """A round of all agents."""
+    return algorithm.round(state, world(k))
+
+
+def _event(algorithm, gradient, key, steps: Steps, own: tuple, theta, k: Any, state: PyTree) -> PyTree:
+    """A round of those who are awake in it."""
+    draw = itertools.count()
+
+    def gradient_of(user, x):
+        key_of = _keys(key, user[None], k, next(draw))[0]
+        return gradient(*(array[user] for array in own), theta + x, key_of)
+
+    return awake_round(algorithm, state, jax.tree.map(lambda part: part[k], steps), gradient_of)
 
 
 def _kept_on_the_way(experiment: Experiment, local_loss: Callable, theta: jax.Array, held: list[np.ndarray]) -> int:
@@ -227,7 +254,8 @@ def _keys(key, agents, k, draw):
 
 def _start(experiment: Experiment, size: int, mesh: Mesh) -> PyTree:
     """The first state: leaves that have the agents first are divided, others are on every device."""
-    seats = _seats(experiment.agents, mesh)
+    mixing = experiment.mixing
+    seats = mixing.rows if isinstance(mixing, Events) else -(-experiment.agents // mesh.size) * mesh.size
 
     def start():
         state = experiment.algorithm.init(jnp.zeros((seats, size), experiment.precision))
@@ -250,8 +278,8 @@ def _compiled(experiment: Experiment, apply: Callable, state: PyTree, mesh: Mesh
         return _on_devices(partial(jax.lax.map, lambda theta: apply(theta, inputs)), mesh)(x)[:agents]
 
     @partial(jax.jit, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state))
-    def advance(state, world, first, end):
-        return jax.lax.fori_loop(first, end, lambda k, state: algorithm.round(state, world(k)), state)
+    def advance(state, turn, first, end):
+        return jax.lax.fori_loop(first, end, turn, state)
 
     @for_host
     def models(state, theta):
@@ -260,6 +288,8 @@ def _compiled(experiment: Experiment, apply: Callable, state: PyTree, mesh: Mesh
     @for_host
     def evaluate(state, theta):
         moved = algorithm.model(state)
+        if isinstance(experiment.mixing, Events):  # messages on their way are nobody's models
+            moved = moved[:agents]
         x = theta + moved
         measured = measures.losses(outputs(x, every), data, experiment.loss)
         if len(tests):
@@ -267,11 +297,6 @@ def _compiled(experiment: Experiment, apply: Callable, state: PyTree, mesh: Mesh
         return measured | measures.distances(moved[:agents], jnp.zeros_like(theta))
 
     return advance, evaluate, models
-
-
-def _seats(agents: int, mesh: Mesh) -> int:
-    """Agents, idle ones included, that fill every device alike."""
-    return -(-agents // mesh.size) * mesh.size
 
 
 def _on_devices(function: Callable, mesh: Mesh) -> Callable:

@@ -40,7 +40,8 @@ class Trajectory:
     ----------
     dataset
         An `xarray.Dataset` with dimensions `round` and `agent`. Every variable of `ntkp2p.measures.VARIABLES` that the
-        run has is (round, agent); the coordinate `time` = η · round is flow time. Its attributes describe the run:
+        run has is (round, agent); the coordinate `time` = η · round is flow time, or wall-clock time where one event is
+        one round. Its attributes describe the run:
         `source` ("trained", "rounds", "flow" or "steady"), algorithm, step size, and what the solver said of itself.
 
         A prediction of infinite width, whose attribute `width` is "infinite", is over initialisations: losses and
@@ -63,15 +64,15 @@ class Trajectory:
         /,
         *,
         models: Models | None = None,
+        time: np.ndarray | None = None,
         **attributes: Any,
     ) -> Trajectory:
         """Label what was measured, arrays of shape (rounds, agents), with the run that it belongs to."""
-        step_size = float(experiment.algorithm.step_size)
         dataset = xr.Dataset(
             {name: (("round", "agent"), np.asarray(v, float)) for name, v in measured.items()},
             coords={
                 "round": np.asarray(rounds),
-                "time": ("round", step_size * np.asarray(rounds)),
+                "time": ("round", experiment.time(np.asarray(rounds)) if time is None else time),
                 "agent": np.arange(experiment.agents),
             },
             attrs={"source": source, **experiment.describe()}

@@ -3,13 +3,14 @@
 from ntkp2p.algorithms.algorithm import Algorithm, Compressor, World
 from ntkp2p.algorithms.compression import COMPRESSORS, RandomK, TopK
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
+from ntkp2p.algorithms.local_sgd import LocalSGD
 from ntkp2p.algorithms.modifiers import Delayed, Modifier
 from ntkp2p.algorithms.push_sum import PushSum
 from ntkp2p.algorithms.sparse_push import CHOCO, SkewCompensatedSparsePush, SparsePush
 
 #: The algorithms that a name can ask for; the one place that knows the names.
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    build.__name__: build for build in (DGD, CTA, ATC, PushSum, SparsePush, SkewCompensatedSparsePush, CHOCO)
+    build.__name__: build for build in (DGD, CTA, ATC, LocalSGD, PushSum, SparsePush, SkewCompensatedSparsePush, CHOCO)
 }
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Algorithm",
     "Compressor",
     "Delayed",
+    "LocalSGD",
     "Modifier",
     "PushSum",
     "RandomK",

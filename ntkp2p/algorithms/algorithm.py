@@ -112,6 +112,9 @@ class World(NamedTuple):
         `everything=...` holds, and by default. Mix what it returns, as it is, and the message counts as compressed.
     average
         All agents' mean in every row, in rounds `when=...` holds, and x itself in others: an exchange among all.
+    finished, begins
+        Whether an agent ends a computation in this round, and begins one: True where all do so in every round, (Q, 1)
+        where agents have clocks of their own. There `grad` is 0 for those who have not finished.
     """
 
     mix: _Mixing
@@ -119,6 +122,8 @@ class World(NamedTuple):
     own: _Mixing
     compress: _Compression = _lossless
     average: _Average = _mean
+    finished: Any = True
+    begins: Any = True
 
 
 class Algorithm(eqx.Module):
@@ -146,6 +151,8 @@ class Algorithm(eqx.Module):
     stochastic: ClassVar[Literal["row", "column", "doubly"]] = "row"
     #: Why the mixing must not change over time, and what to take instead; empty where it may.
     static: ClassVar[str] = ""
+    #: Why agents must not have clocks of their own, and what to take instead; empty where they may.
+    synchronous: ClassVar[str] = ""
 
     def __check_init__(self):
         value = self.step_size
@@ -163,6 +170,11 @@ class Algorithm(eqx.Module):
     def name(self) -> str:
         """What results and messages call it."""
         return type(self).__name__
+
+    @property
+    def nonlinear(self) -> str:
+        """Why its rounds of linear models are not affine, so that it can be trained only; empty where they are."""
+        return ""
 
     @property
     def has_flow(self) -> bool:

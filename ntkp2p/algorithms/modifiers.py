@@ -71,6 +71,14 @@ class Modifier(Algorithm):
         return self._form.static
 
     @property
+    def synchronous(self):  # pyright: ignore
+        return self._form.synchronous
+
+    @property
+    def nonlinear(self):
+        return self.algorithm.nonlinear
+
+    @property
     def name(self):
         return f"{type(self).__name__} {self._form.name}"
 
@@ -108,6 +116,10 @@ class Delayed(Modifier):
 
     gradients: int = eqx.field(static=True)
     messages: int = eqx.field(static=True)
+    synchronous = (
+        "its delays count rounds, and events have their own: take LocalSGD(delay=...) and "
+        "AsynchronousGossip(transmission=...)"
+    )
 
     def __init__(self, algorithm: Any, /, *, gradients: Any = 0, messages: Any = 0):
         super().__init__(algorithm)

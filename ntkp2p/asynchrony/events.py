@@ -4,7 +4,7 @@ One event is one round. Beside the users there are *relays*: rows that hold a me
 sender's model into one, and to arrive is to average with it, so that a late message is mixing like any other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -201,6 +201,27 @@ class Events:
         weights[sends, 0] = 0, 1
         finished: Bool[np.ndarray, " K"] = kind == Kind.UPDATE
         return Steps(rows, weights, finished, np.isin(kind, (Kind.UPDATE, Kind.DROP, Kind.RETURN)))
+
+    def until(self, rounds: int, /) -> "Events":
+        """The first of them."""
+        arrays = {name: getattr(self, name)[:rounds] for name in ("time", "kind", "user", "peer", "relay")}
+        return replace(self, **arrays, duration=float(self.time[rounds - 1]))
+
+    def sent_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
+        """The messages that every user has sent before some ascending rounds, whether they were taken or not."""
+        at_once = np.isin(self.kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.LOST)) & (self.relay < 0)
+        sent, back = np.flatnonzero(at_once | (self.kind == Kind.SEND)), np.flatnonzero(self.kind == Kind.EXCHANGE)
+        return self._until(rounds, np.append(sent, back), np.append(self.peer[sent], self.user[back]))
+
+    def computed_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
+        """The updates that every user has computed before some ascending rounds, those that it drops among them."""
+        ended = np.flatnonzero(np.isin(self.kind, (Kind.UPDATE, Kind.DROP)))
+        return self._until(rounds, ended, self.user[ended])
+
+    def _until(self, rounds: np.ndarray, when: np.ndarray, who: np.ndarray) -> Float[np.ndarray, "times n"]:
+        counts = np.zeros((len(rounds) + 1, self.users))
+        np.add.at(counts, (np.searchsorted(rounds, when + 1), who), 1)
+        return np.cumsum(counts[:-1], axis=0)
 
     def _count(self, who: np.ndarray, which: np.ndarray) -> Int[np.ndarray, " n"]:
         """How often each user is one of those."""

@@ -6,7 +6,9 @@ d_{k+1} = Π W_k d_k with Π = I − 11ᵀ/Q. Hence
     E d_k    = (Π E[W])^k d_0                                    decays with the spectral radius of Π E[W],
     E d_kd_kᵀ = 𝓛^k(d_0 d_0ᵀ),  𝓛(X) = E[Π W X Wᵀ Π]             with that of 𝓛, the matrix E[ΠW ⊗ ΠW].
 
-Convergence in the mean is the weaker of the two: E‖d_k‖² falls by the second.
+Convergence in the mean is the weaker of the two: E‖d_k‖² falls by the second. Whole runs whose events are drawn are
+likewise: with M_e what event e does to the state, and p_e its probability, they settle in the mean square if the
+spectral radius of X ↦ Σ p_e M_e X M_eᵀ is below 1.
 
 References
 ----------
@@ -14,12 +16,17 @@ Boyd, Ghosh, Prabhakar and Shah, "Randomized gossip algorithms", IEEE Trans. Inf
 Costa, Fragoso and Marques, "Discrete-time Markov jump linear systems", 2005 (mean-square stability).
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from ntkp2p.dynamics.stability import DENSE_SIZE, extremes
+from ntkp2p.dynamics.system import LinearSystem, MeanStep, linear
+from ntkp2p.precision import in_float64
 from ntkp2p.topology import Schedule
 
 
@@ -74,6 +81,53 @@ def gossip(matrices: Float[np.ndarray, "D Q Q"], probabilities: Float[np.ndarray
         return Gossip(float(mean), float(np.abs(np.linalg.eigvals(square)).max()))
     pairs = extremes(second_moment, agents**2, "LM", rtol=1e-9)
     return Gossip(float(mean), float(np.abs(pairs.values[0])), float(pairs.residuals[0]))
+
+
+#: The largest system of whose second moments the eigenvalues are computed.
+MOMENTS = 40
+
+
+@in_float64
+def mean_square_radius(system: LinearSystem, /) -> float:
+    """By which factor an event takes the second moments of deviations further, where clocks are memoryless.
+
+    Parameters
+    ----------
+    system
+        Of such clocks, of up to `MOMENTS` states.
+
+    Returns
+    -------
+    radius
+        The spectral radius of X ↦ Σ p_e M_e X M_eᵀ on symmetric X: runs settle in the mean square below 1.
+
+    Raises
+    ------
+    ValueError
+        If the system is not of such clocks, or too large.
+    """
+    n = system.size
+    if not isinstance(system.parameters.get("mixing"), MeanStep):
+        raise ValueError("second moments are those of runs over memoryless clocks: see AsynchronousGossip")
+    if n > MOMENTS:
+        raise ValueError(f"second moments of {n} states are more than those of {MOMENTS}: take fewer samples or agents")
+    rows, columns = np.triu_indices(n)
+    basis = np.zeros((len(rows), n, n))
+    basis[np.arange(len(rows)), rows, columns] = basis[np.arange(len(rows)), columns, rows] = 1
+    images = np.asarray(_second_moments(system.advance, system.parameters, jnp.asarray(basis)))
+    return float(np.abs(np.linalg.eigvals(images[:, rows, columns])).max())
+
+
+@partial(jax.jit, static_argnums=0)
+def _second_moments(advance, parameters, X):
+    """Σ p_e M_e X M_eᵀ, for several X."""
+
+    def add(total, event):
+        step, share = event
+        rows = jax.vmap(jax.vmap(partial(linear, advance, parameters | {"mixing": step})))
+        return total + share * rows(jnp.swapaxes(rows(X), 1, 2)), None
+
+    return jax.lax.scan(add, jnp.zeros_like(X), parameters["mixing"])[0]
 
 
 def draws(schedule: Schedule, /) -> tuple[Float[np.ndarray, "D Q Q"], Float[np.ndarray, " D"]]:

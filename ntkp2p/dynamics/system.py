@@ -20,7 +20,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms import Algorithm, World
+from ntkp2p.algorithms.awake import awake_round, mean_round
 from ntkp2p.algorithms.exogenous import Form, repetition
+from ntkp2p.asynchrony import AsynchronousGossip, Events, Steps
 from ntkp2p.data import AgentData
 from ntkp2p.losses import LOSSES
 from ntkp2p.models import Features
@@ -43,11 +45,14 @@ class Round:
         (Q, rank, columns) of the agents' coordinates.
     loss
         A name of `ntkp2p.losses.LOSSES`.
+    relays
+        Rows of the state beside those of the agents, which hold messages on their way.
     """
 
     algorithm: Algorithm
     shape: tuple[int, int, int]
     loss: str = "squared"
+    relays: int = 0
 
     def __call__(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, " n"]:
         """The state after one round; `parameters` as `assemble` makes them, of that round."""
@@ -56,13 +61,26 @@ class Round:
     def both(self, parameters: PyTree, s: Float[Array, " n"], /) -> tuple[list, list]:
         """The leaves of the state after one round, those that move with the models and the exogenous ones."""
         algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
-        matrix, outputs, targets, weights = (parameters[name] for name in ("matrix", "outputs", "targets", "weights"))
-        slope = jax.grad(lambda f: jnp.sum(LOSSES[self.loss](f, targets)))
+        form, mixing = self.form(algorithm), parameters["mixing"]
+        state = self._state(algorithm, form, parameters, s)
+        held = tuple(parameters[name] for name in ("matrix", "outputs", "targets", "weights"))
+        slope = jax.grad(lambda f, y: jnp.sum(LOSSES[self.loss](f, y)))
+
+        def gradient(z, matrix, outputs, targets, weights):
+            f = outputs + (matrix @ z.reshape(self.shape[1:])).reshape(outputs.shape)
+            pull = (slope(f, targets) * weights[:, None]).reshape(len(matrix), -1)
+            return (matrix.T @ pull).reshape(-1)
+
+        def own(user, z):
+            return gradient(z, *(array[user] for array in held))
+
+        if isinstance(mixing, Steps):
+            return form.split(awake_round(algorithm, state, mixing, own))
+        if isinstance(mixing, MeanStep):
+            return form.split(mean_round(algorithm, state, *mixing, own))
 
         def grad(z, /, *, when=True):
-            f = outputs + (matrix @ z.reshape(self.shape)).reshape(outputs.shape)
-            pull = (slope(f) * weights[..., None]).reshape(*matrix.shape[:2], -1)
-            return jnp.where(when, (jnp.swapaxes(matrix, 1, 2) @ pull).reshape(z.shape), 0)
+            return jnp.where(when, jax.vmap(gradient)(z, *held), 0)
 
         def compress(z, by, /, *, everything=False):
             if by.share is None:
@@ -72,15 +90,13 @@ class Round:
                 )
             return jnp.where(everything, 1, by.share) * z
 
-        mixing = parameters["mixing"]
         world = World(
             mix=lambda z: mixing @ z,
             grad=grad,
             own=lambda z: jnp.diagonal(mixing)[:, None] * z,
             compress=compress,
         )
-        form = self.form(algorithm)
-        return form.split(algorithm.round(self._state(algorithm, form, parameters, s), world))
+        return form.split(algorithm.round(state, world))
 
     def start(self, algorithm: Algorithm, /) -> Float[Array, " n"]:
         """The first state: all agents at θ₀."""
@@ -89,11 +105,11 @@ class Round:
     def model(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, "Q d"]:
         """The agents' coordinates, each agent's as one row, in a state."""
         algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
-        return algorithm.model(self._state(algorithm, self.form(algorithm), parameters, s))
+        return algorithm.model(self._state(algorithm, self.form(algorithm), parameters, s))[: self.shape[0]]
 
     def form(self, algorithm: Algorithm, /) -> Form:
         """What of the algorithm's state is in the vector, and what is exogenous."""
-        return Form.of(algorithm, self.shape[0])
+        return Form.of(algorithm, self.shape[0] + self.relays)
 
     def _state(self, algorithm: Algorithm, form: Form, parameters: PyTree, s: Float[Array, " n"]) -> PyTree:
         moving = form.split(jax.eval_shape(self._first, algorithm))[0]
@@ -102,7 +118,7 @@ class Round:
 
     def _first(self, algorithm):
         agents, rank, columns = self.shape
-        return algorithm.init(jnp.zeros((agents, rank * columns)))
+        return algorithm.init(jnp.zeros((agents + self.relays, rank * columns)))
 
 
 @dataclass(frozen=True)
@@ -118,9 +134,20 @@ class Affine:
         return s[None]
 
 
+#: Who mixes with whom: one matrix, one for each round, what agents on their own clocks do, or these clocks themselves.
+Mixing = np.ndarray | Schedule | Events | AsynchronousGossip
+
+
+class MeanStep(NamedTuple):
+    """What the next event of memoryless clocks may be, and with which probabilities, shape (E,)."""
+
+    steps: Steps
+    shares: Any
+
+
 def assemble(
     algorithm: Algorithm,
-    mixing: np.ndarray | Schedule,
+    mixing: Mixing,
     features: Features,
     data: AgentData,
     /,
@@ -141,7 +168,8 @@ def assemble(
     round
         The function of parameters and state.
     parameters
-        "algorithm": its real constants. "mixing": W, or a schedule's distinct matrices (D, Q, Q). "exogenous": the
+        "algorithm": its real constants. "mixing": W, or a schedule's distinct matrices (D, Q, Q); `Steps` of the
+        events, or a `MeanStep` of clocks. "exogenous": the
         exogenous leaves of the state, or those before each round of the timetable. "matrix": S_q,
         (Q, rows, rank), padded with zero rows to the largest agent. "outputs", "targets": f₀ and y, (Q, samples, C).
         "weights": 1/N_q, and 0 for padding, (Q, samples).
@@ -155,7 +183,7 @@ def assemble(
     matrices, timetable, exogenous = _timetable(algorithm, mixing, rounds)
     parameters = {
         "algorithm": jax.tree.map(jnp.asarray, constants),
-        "mixing": jnp.asarray(matrices),
+        "mixing": jax.tree.map(jnp.asarray, matrices),
         "exogenous": [jnp.asarray(leaf) for leaf in exogenous],
         "matrix": _agent_blocks(features.matrix, data),
         "outputs": jnp.asarray(data.per_agent(outputs)),
@@ -163,7 +191,8 @@ def assemble(
         "weights": jnp.asarray(data.per_agent(1 / data.sizes[data.owner])),
     }
     width = features.columns if columns is None else columns.shape[1]
-    return Round(rest, (data.agents, features.rank, width), loss), parameters, timetable
+    relays = mixing.relays if isinstance(mixing, Events) else 0
+    return Round(rest, (data.agents, features.rank, width), loss, relays), parameters, timetable
 
 
 class Timetable(NamedTuple):
@@ -195,10 +224,17 @@ class Timetable(NamedTuple):
 CONSTANT = Timetable(np.zeros(0, int))
 
 
-def _timetable(
-    algorithm: Algorithm, mixing: np.ndarray | Schedule, most: int | None
-) -> tuple[Float[np.ndarray, "*D Q Q"], Timetable, list[np.ndarray]]:
-    """The distinct matrices, or the only one; which of them each round has; and the exogenous leaves before each."""
+def _timetable(algorithm: Algorithm, mixing: Mixing, most: int | None) -> tuple[Any, Timetable, list[np.ndarray]]:
+    """The distinct matrices, or the only one; which of them each round has; and the exogenous leaves before each.
+
+    Of events, what each of them does; of clocks, what the next event may be.
+    """
+    if isinstance(mixing, AsynchronousGossip):
+        events, rates = mixing.kinds_of_events()
+        return MeanStep(events.steps(), rates / rates.sum()), CONSTANT, []
+    if isinstance(mixing, Events):
+        steps = mixing.steps(0, most)
+        return steps, Timetable(np.arange(len(steps.rows)), len(steps.rows), False), []
     if isinstance(mixing, np.ndarray) or len(mixing.matrices) == 1:
         mixing = Schedule(
             mixing.reshape(1, *mixing.shape[-2:]) if isinstance(mixing, np.ndarray) else mixing.matrices,
@@ -302,10 +338,11 @@ class LinearSystem:
     @cached_property
     def rate(self) -> float:
         """About ‖M − I‖, the fastest rate of the flow, in units of rounds: at least 2."""
-        mixing = np.asarray(self.parameters.get("mixing", np.eye(1)))
-        return float(
-            (1 + np.linalg.norm(mixing, 2, axis=(-2, -1)).max()) * (1 + self.step_size * np.nan_to_num(self.curvature))
-        )
+        mixing = self.parameters.get("mixing", np.eye(1))
+        if isinstance(mixing, Steps | MeanStep):  # averages of two
+            mixing = np.eye(1)
+        longest = np.linalg.norm(np.asarray(mixing), 2, axis=(-2, -1)).max()
+        return float((1 + longest) * (1 + self.step_size * np.nan_to_num(self.curvature)))
 
     @property
     def varying(self) -> bool:
@@ -385,7 +422,7 @@ class LinearSystem:
 @in_float64
 def linear_system(
     algorithm: Algorithm,
-    mixing: np.ndarray | Schedule,
+    mixing: Mixing,
     features: Features,
     data: AgentData,
     /,
@@ -400,7 +437,9 @@ def linear_system(
     algorithm
         Any algorithm whose round is affine in the state when the gradients are.
     mixing
-        W, shape (Q, Q), or a schedule of such matrices.
+        W, shape (Q, Q), or a schedule of such matrices. Or events, of which each is a round; or memoryless clocks, of
+        which the system is that of the mean over all their events: then a round is one event, and the flow is over
+        wall-clock time.
     features
         S and f₀ on the data's inputs in agent order.
     data
@@ -421,25 +460,38 @@ def linear_system(
     blocks = np.asarray(parameters["matrix"])
     gram = blocks @ blocks.swapaxes(1, 2) / data.sizes[:, None, None]
     curvature = float(np.linalg.eigvalsh(gram).max())
-    matrices = np.asarray(parameters["mixing"]).reshape(-1, data.agents, data.agents)
-    growths = [algorithm.growth(W, curvature) for W in matrices]
     varying = len(timetable.order) > 0
-    if varying:
+    _must_be_affine(algorithm, advance, parameters, timetable, len(initial))
+    synchronous = isinstance(parameters["mixing"], jax.Array)
+    matrices = np.asarray(parameters["mixing"]).reshape(-1, data.agents, data.agents) if synchronous else []
+    growths = [algorithm.growth(W, curvature) for W in matrices]
+    if varying or not synchronous:
         # Rounds that are no longer powers of one M need one norm that each of them contracts.
-        growths = [max(growths) if all(growth == 1 for growth in growths) else float("nan")]
-    _must_be_affine(algorithm, advance, at_round(parameters, timetable, 0), len(initial))
+        growths = [max(growths) if growths and all(growth == 1 for growth in growths) else float("nan")]
     return LinearSystem(
         advance=advance,
         parameters=parameters,
         initial=initial,
-        step_size=float(algorithm.step_size),
-        symmetric=not varying and algorithm.is_symmetric(matrices[0]),
+        step_size=flow_time_of_a_round(algorithm, mixing),
+        symmetric=synchronous and not varying and algorithm.is_symmetric(matrices[0]),
         growth=growths[0],
         curvature=curvature,
-        stable_step_size=float(np.min([algorithm.stable_step_size(W, curvature) for W in matrices])),
-        has_flow=algorithm.has_flow,
+        stable_step_size=float(np.min([algorithm.stable_step_size(W, curvature) for W in matrices] or [np.nan])),
+        has_flow=has_flow(algorithm, mixing),
         timetable=timetable,
     )
+
+
+def has_flow(algorithm: Algorithm, mixing: Mixing, /) -> bool:
+    """Whether there is a flow: of an algorithm's gradients, or of the mean over memoryless clocks; events have none."""
+    return isinstance(mixing, AsynchronousGossip) or (algorithm.has_flow and not isinstance(mixing, Events))
+
+
+def flow_time_of_a_round(algorithm: Algorithm, mixing: Mixing, /) -> float:
+    """η, or of clocks the mean wall-clock time between two events."""
+    if isinstance(mixing, AsynchronousGossip):
+        return float(1 / mixing.kinds_of_events()[1].sum())
+    return float(algorithm.step_size)
 
 
 def at_round(parameters: PyTree, timetable: Timetable, k: Any) -> PyTree:
@@ -448,7 +500,7 @@ def at_round(parameters: PyTree, timetable: Timetable, k: Any) -> PyTree:
         return parameters
     at = timetable.place(k)
     return parameters | {
-        "mixing": parameters["mixing"][jnp.asarray(timetable.order)[at]],
+        "mixing": jax.tree.map(lambda part: part[jnp.asarray(timetable.order)[at]], parameters["mixing"]),
         "exogenous": [leaf[at] for leaf in parameters["exogenous"]],
     }
 
@@ -492,18 +544,27 @@ def _agent_blocks(rows: np.ndarray, data: AgentData):
     return jnp.asarray(blocks.reshape(data.agents, -1, rows.shape[-1]))
 
 
-def _must_be_affine(algorithm, advance, parameters, size) -> None:
+def _must_be_affine(algorithm: Algorithm, advance: Round, parameters: PyTree, timetable: Timetable, size: int) -> None:
+    if algorithm.nonlinear:
+        raise ValueError(f"{algorithm.name} has no closed form, for {algorithm.nonlinear}: train it")
     probe = jnp.asarray(np.random.default_rng(0).normal(size=size))
-    expected = np.asarray(advanced(advance, parameters, jnp.zeros(size)) + product(advance, parameters, probe))
-    found = np.asarray(advanced(advance, parameters, probe))
-    affine = np.isfinite([found, expected]).all() and np.allclose(
-        found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max())
-    )
-    moved, still = (_exogenous_after(advance, parameters, s) for s in (probe, jnp.zeros(size)))
-    if not (affine and all(map(np.array_equal, moved, still))):
-        raise ValueError(
-            f"one round of {algorithm.name} is not affine in the state, so it has no closed form: train it"
+    for k in _different_rounds(parameters["mixing"]):
+        now = at_round(parameters, timetable, k)
+        expected = np.asarray(advanced(advance, now, jnp.zeros(size)) + product(advance, now, probe))
+        found = np.asarray(advanced(advance, now, probe))
+        affine = np.isfinite([found, expected]).all() and np.allclose(
+            found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max())
         )
+        moved, still = (_exogenous_after(advance, now, s) for s in (probe, jnp.zeros(size)))
+        if not (affine and all(map(np.array_equal, moved, still))):
+            raise ValueError(
+                f"one round of {algorithm.name} is not affine in the state, so it has no closed form: train it"
+            )
+
+
+def _different_rounds(mixing: Any) -> list[int]:
+    """Rounds at which to look whether they are affine: the first, and of events also the first update."""
+    return [0, int(np.argmax(mixing.finished))] if isinstance(mixing, Steps) else [0]
 
 
 _exogenous_after = jax.jit(lambda advance, parameters, s: advance.both(parameters, s)[1], static_argnums=0)

@@ -97,7 +97,13 @@ def test_a_few_events_by_head():
 
 @pytest.mark.parametrize(
     ("users", "scheme", "events"),
-    [(5, "push", 120_000), (20, "push", 200_000), (60, "push", 200_000), (10, "pull", 120_000), (10, "push-pull", 120_000)],
+    [
+        (5, "push", 120_000),
+        (20, "push", 200_000),
+        (60, "push", 200_000),
+        (10, "pull", 120_000),
+        (10, "push-pull", 120_000),
+    ],
 )
 def test_the_mean_is_the_harmonic_number(users, scheme, events):
     drawn = plan(users, 1.0, 2.0, scheme=scheme).draw(events=events, seed=1)

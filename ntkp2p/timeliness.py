@@ -1,0 +1,197 @@
+"""Is what agents on their own clocks work with recent enough? Measured lateness beside the delays that a run bears.
+
+The delay margins of linear models are of synchronous rounds. An asynchronous run is set beside the rounds that are
+nearest to it: in each of them every agent makes one update, and mixes by what the events mix in one mean interval T
+between an agent's updates,
+
+    x⁺ = W x − η L g(x),    W = exp(T G),    G[q, r] = rate at which r reaches q × what q takes of it,
+
+L being the local steps of an update. Lateness is counted in such rounds: of gradients, from when a computation began
+until its update was applied, over T; of messages, in updates of their source that are not yet reflected, its staleness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float
+
+from ntkp2p.algorithms import DGD, Algorithm, LocalSGD
+from ntkp2p.asynchrony import Events, Kind, staleness
+from ntkp2p.dynamics.stability import edge, spectrum
+from ntkp2p.dynamics.system import linear_system
+from ntkp2p.margins import Margin, margins
+from ntkp2p.models import Features
+from ntkp2p.precision import in_float64
+from ntkp2p.prediction import features_of
+from ntkp2p.reports import Report, Rows, Verdict
+
+if TYPE_CHECKING:
+    from ntkp2p.experiment import Experiment
+
+#: The share of all lateness that is called usual.
+USUAL = 0.95
+#: What lateness is counted in.
+LATENESS = "Lateness, in rounds of one update of every agent"
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """How late something is in a run, in rounds, and how late it may be.
+
+    Attributes
+    ----------
+    mean, usual, largest
+        As measured: on average, in 95 % of all cases at most, and at most.
+    margin
+        Of the synchronous rounds.
+    """
+
+    mean: float
+    usual: float
+    largest: float
+    margin: Margin
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether all of it stays inside of the margin; None if only the mean does."""
+        if self.largest <= self.margin.rounds:
+            return True
+        return None if self.mean <= self.margin.rounds else False
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Timeliness(Report):
+    """What `timeliness` found out about a run; print it for a table and the verdicts.
+
+    Attributes
+    ----------
+    experiment
+        The run, with its events.
+    interval
+        T, the mean wall-clock time between two updates of an agent.
+    mixing
+        W of the synchronous rounds beside it, shape (Q, Q).
+    lateness
+        Of "gradients" and of "messages".
+    """
+
+    experiment: Experiment
+    interval: float
+    mixing: Float[np.ndarray, "Q Q"]
+    lateness: Mapping[str, Lateness]
+
+    @property
+    def title(self) -> str:
+        run = self.experiment
+        return f"Timeliness of {run.algorithm!r}: {run.agents} agents, {run.rounds} events"
+
+    @property
+    def sections(self) -> Mapping[str, Rows]:
+        rows = [("mean interval between an agent's updates", f"{self.interval:.4g} of wall-clock time")]
+        for late, found in self.lateness.items():
+            measured = f"mean {found.mean:.3g}, 95 % at most {found.usual:.3g}, largest {found.largest:.3g} updates"
+            rows += [(f"{late}, measured", measured), (f"{late}, delay that is stable", str(found.margin))]
+        return {LATENESS: rows}
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        return {late: _verdict(late, found) for late, found in self.lateness.items()}
+
+
+def _verdict(late: str, found: Lateness) -> Verdict:
+    rounds = found.margin.rounds
+    margin = f"{'' if found.margin.exact else 'at least '}{rounds} rounds"
+    remedy = "a smaller step_size"
+    if rounds < 0:
+        return Verdict(late, "unstable", "synchronous rounds with this step size are, without any delay", remedy)
+    if found.inside:
+        return Verdict(late, "stable", f"always inside the margin of {margin}")
+    if found.inside is None or not found.margin.exact:
+        reason = f"on average {found.mean:.3g}, at times {found.largest:.3g}, and the margin is {margin}"
+        return Verdict(late, "not known", reason, "" if found.inside is None else remedy)
+    more = remedy if late == "gradients" else "a faster gossip clock"
+    return Verdict(late, "unstable", f"on average {found.mean:.3g}, beyond the margin of {margin}", more)
+
+
+@in_float64
+def timeliness(experiment: Experiment, /, *, features: Features | None = None) -> Timeliness:
+    """Whether what agents on their own clocks work with is recent enough.
+
+    Parameters
+    ----------
+    experiment
+        A run over `AsynchronousGossip`, of which the events that its training draws are taken, or over `Events`.
+    features
+        As for `ntkp2p.predict`.
+
+    Returns
+    -------
+    report
+        With measured lateness beside the delay margins. The margins are of a constant delay of all, in rounds of all:
+        lateness that stays inside is evidence, and not a proof; `stability` of memoryless clocks is exact.
+
+    Raises
+    ------
+    ValueError
+        If agents have no clocks of their own, the loss is not squared error, or nobody has made an update.
+    """
+    if not experiment.asynchronous:
+        raise ValueError("timeliness is of agents with clocks of their own: see stability(experiment).margins")
+    if experiment.loss != "squared":
+        raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for timeliness with squared error")
+    run = experiment.drawn()
+    events = run.mixing.until(int(run.rounds))
+    updates = int((events.kind == Kind.UPDATE).sum())
+    if not updates:
+        raise ValueError(f"nobody makes an update in {run.rounds} events: take more rounds")
+    features = features_of(run, features)
+    interval = float(events.time[-1] * events.users / updates)
+    W = scipy.linalg.expm(interval * mixing_rates(events))
+    beside = replace(run, algorithm=_beside(run.algorithm), mixing=W, record=[0])
+    system = linear_system(beside.algorithm, W, features, run.data)
+    extremal = spectrum(system)
+    bears = margins(beside, features, system, extremal.radius <= 1 + edge(system, extremal))
+    ages = _ages(events, getattr(run.algorithm, "delay", 0)) / interval
+    counted = staleness(events)
+    measured = {
+        "gradients": (float(ages.mean()), float(np.quantile(ages, USUAL)), float(ages.max())),
+        "messages": (counted.mean, float(counted.quantile(USUAL)), float(counted.largest)),
+    }
+    lateness = {late: Lateness(*measured[late], margin) for late, margin in bears.items()}
+    return Timeliness(run, interval, W, lateness)
+
+
+def mixing_rates(events: Events, /) -> Float[np.ndarray, "n n"]:
+    """G, with which mixing by itself is dx/dt = G x on average: what users hear of each other per wall-clock time."""
+    heard = np.isin(events.kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE))
+    user, peer = events.user[heard], events.peer[heard]
+    back = events.kind[heard] == Kind.EXCHANGE
+    rates = np.zeros((events.users, events.users))
+    np.add.at(rates, (user, peer), 1.0)
+    np.add.at(rates, (peer[back], user[back]), 1.0)
+    rates *= np.broadcast_to(events.weight, rates.shape) / events.time[-1]
+    return rates - np.diag(rates.sum(axis=1))
+
+
+def _beside(algorithm: Algorithm) -> Algorithm:
+    """DGD with as long a step as an update of local SGD has, and in the end the heavy ball makes of it."""
+    if not isinstance(algorithm, LocalSGD):
+        return DGD(float(algorithm.step_size))
+    return DGD(float(algorithm.step_size) * algorithm.steps / (1 - float(algorithm.momentum or 0)))
+
+
+def _ages(events: Events, delay: int) -> Float[np.ndarray, " updates"]:
+    """The wall-clock age of the gradients of every update when it is applied, so many updates of its user later."""
+    at = events.time[events.kind == Kind.UPDATE]
+    user, ages, _ = events.ages()
+    late = []
+    for q in range(events.users):
+        own = np.flatnonzero(user == q)
+        applied, made = own[delay:], own[: len(own) - delay]
+        late.append(ages[made] + at[applied] - at[made])
+    return np.concatenate(late)
