@@ -317,8 +317,6 @@ def _save_figure(figure, path: Path) -> None:
 def _flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
     import numpy as np
 
-    from ntkp2p.topology import Schedule
-
     for verdict in (t.dataset.attrs for t in predicted.values()):
         if "failure" in verdict:
             _say(verdict["failure"])
@@ -332,7 +330,7 @@ def _flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
         return
     bound = facts.get("stable_step_size", np.nan)
     # Of the matrices of a schedule none is at fault alone: one that grows may be undone by the next.
-    mixing = 0.0 if isinstance(run.mixing, Schedule) else max(abs(np.linalg.eigvals(run.mixing)))
+    mixing = max(abs(np.linalg.eigvals(run.mixing))) if isinstance(run.mixing, np.ndarray) else 0.0
     if mixing > 1 + 1e-9:
         remedy = f"the mixing matrix alone has {mixing:.4g}, which no step size mends: try lazy(W) or metropolis(graph)"
     else:

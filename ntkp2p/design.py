@@ -24,7 +24,6 @@ from ntkp2p.experiment import Experiment
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
 from ntkp2p.prediction import features_of
-from ntkp2p.topology import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +77,7 @@ class Objective:
             raise ValueError("test_loss needs test samples: load data with test_samples=...")
         if experiment.loss != "squared":
             raise ValueError(f"an objective is of squared error, which has a closed form, and not of {experiment.loss}")
-        if isinstance(experiment.mixing, Schedule):
+        if not isinstance(experiment.mixing, np.ndarray):
             raise ValueError("where the mixing changes over time there is no derivative yet: use one mixing matrix")
         features = features_of(experiment, self.features)
         if features.spread is not None:

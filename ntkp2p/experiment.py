@@ -19,7 +19,7 @@ from ntkp2p import data as datasets
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS, Algorithm, Delayed, LocalSGD
 from ntkp2p.algorithms.awake import must_be_asynchronous
-from ntkp2p.asynchrony import AsynchronousGossip, Events
+from ntkp2p.asynchrony import CLOCKS, AsynchronousGossip, Events, load_trace
 from ntkp2p.data import AgentData
 from ntkp2p.data.datasets import whole
 from ntkp2p.dynamics.system import flow_time_of_a_round, has_flow
@@ -401,6 +401,9 @@ def _with_paths(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
             raise ValueError(f'files must be a list of paths in quotes, ["W0.csv", "W1.csv"], found {names!r}')
         paths["files"] = [str(folder / name) for name in names]
+    for key, value in entries.items():  # of clocks
+        if isinstance(value, Mapping) and isinstance(value.get("trace"), str):
+            paths[key] = {**value, "trace": str(folder / value["trace"])}
     return {**entries, **paths}
 
 
@@ -412,7 +415,13 @@ _ASKED = {
 }
 
 
-def _mixing(entries: dict[str, Any], agents: int, rounds: Any) -> np.ndarray | Schedule:
+#: What agents with clocks of their own are described by, beside the graph and its weights.
+_CLOCKED = [name for name in inspect.signature(AsynchronousGossip).parameters if name not in ("users", "weight")]
+
+
+def _mixing(entries: dict[str, Any], agents: int, rounds: Any) -> np.ndarray | Schedule | Events | AsynchronousGossip:
+    if "scheme" in entries:
+        return _asynchronous(entries, agents, rounds)
     for key in entries:
         lookup(dict.fromkeys((*_SOURCES, "schedule", *_ASKED)), key, "key in [mixing]")
     if "schedule" in entries:
@@ -428,14 +437,55 @@ def _unscheduled(entries: Mapping[str, Any], agents: int) -> np.ndarray | Schedu
     sources = [key for key in ("file", "files", "graph") if key in entries]
     if len(sources) != 1:
         raise ValueError(
-            '[mixing] needs either graph = "cycle", file = "W.csv", files = ["W0.csv", "W1.csv"] '
-            f'or schedule = "one_peer_exponential", found {" and ".join(sources) or "none of them"}'
+            '[mixing] needs either graph = "cycle", file = "W.csv", files = ["W0.csv", "W1.csv"], '
+            f'schedule = "one_peer_exponential" or scheme = "push", found {" and ".join(sources) or "none of them"}'
         )
     if "graph" in entries:
         return from_graph(_graph(entries["graph"], agents), entries.get("weights"))
     if "weights" in entries:
         raise ValueError(f"[mixing] with {sources[0]} takes no weights: what is in a file are the weights")
     return load_mixing(entries["file"]) if "file" in entries else schedules.periodic(map(load_mixing, entries["files"]))
+
+
+def _asynchronous(entries: dict[str, Any], agents: int, rounds: Any) -> Events | AsynchronousGossip:
+    """Clocks, or with a seed the events of one draw, in training as in prediction."""
+    for key in entries:
+        lookup(dict.fromkeys((*_CLOCKED, "weight", "weights", "seed")), key, "key in [mixing] with a scheme")
+    given = {key: value for key, value in entries.items() if key in _CLOCKED}
+    for name in ("update", "gossip"):
+        if name not in given:
+            raise ValueError(f'[mixing] with a scheme needs {name} = {{clock = "exponential", rate = 1.0}}')
+        given[name] = _clocks(given[name], name, agents)
+    if isinstance(given.get("transmission"), Mapping):
+        given["transmission"] = _clocks(given["transmission"], "transmission", agents)
+    if "graph" in given:
+        given["graph"] = _graph(given["graph"], agents)
+    if "cap" in given:
+        given["cap"] = tuple(given["cap"]) if isinstance(given["cap"], list) else given["cap"]
+    if "weight" in entries:
+        given["weight"] = _number(entries["weight"], "weight in [mixing]", float)
+    if "weights" in entries:
+        if "graph" not in given or "weight" in entries:
+            raise ValueError("[mixing] takes weights with a graph, and then no weight: name one of both")
+        given["weight"] = from_graph(given["graph"], entries["weights"])
+    clocks = AsynchronousGossip(users=agents, **given)
+    if "seed" not in entries:
+        return clocks
+    seed = whole(entries["seed"], "seed in [mixing]", least=0)
+    return clocks.draw(events=whole(rounds, "rounds", least=1), seed=seed)
+
+
+def _clocks(entries: Any, name: str, agents: int) -> Any:
+    """One clock, or one for each agent: of a list of tables, or of a trace."""
+    if isinstance(entries, list):
+        return [_clocks(each, name, agents) for each in entries]
+    if not isinstance(entries, Mapping):
+        raise ValueError(f'{name} in [mixing] must be {{clock = "exponential", rate = 1.0}}, found {entries!r}')
+    if set(entries) == {"trace"}:
+        return load_trace(entries["trace"], agents)
+    entries = dict(entries)
+    build = lookup(CLOCKS, _take(entries, f"mixing.{name}", "clock"), "clock")
+    return build(**_checked(build, entries, f"mixing.{name}"))
 
 
 def _schedule(entries: dict[str, Any], agents: int, rounds: Any) -> Schedule:

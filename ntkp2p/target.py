@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ntkp2p.asynchrony import Events
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import Features
 from ntkp2p.prediction import features_of, predict
@@ -32,7 +33,7 @@ def rounds_to_loss(
     features
         As for `ntkp2p.predict`.
     most
-        The longest run that is considered; over a schedule that ends, its length if that is less.
+        The longest run that is considered; over a schedule or events that end, their number if that is less.
 
     Returns
     -------
@@ -52,6 +53,8 @@ def rounds_to_loss(
         raise ValueError(f"most must be a whole number of rounds ≥ 1, found {most!r}")
     if isinstance(experiment.mixing, Schedule) and not experiment.mixing.periodic:
         most = min(most, experiment.mixing.period)
+    if isinstance(experiment.mixing, Events):
+        most = min(most, len(experiment.mixing))
     features = features_of(experiment, features)
     last = 0
     for horizon in _horizons(int(most)):

@@ -296,3 +296,79 @@ def test_what_has_no_closed_form_says_why(run):
     assert (
         float(plain.global_loss[-1].mean()) < float(scaled.global_loss[-1].mean()) < float(scaled.global_loss[0].mean())
     )
+
+
+TOML = """
+rounds = 120
+record = 5
+model = {name = "affine"}
+data = {name = "digits", classes = [0, 1], samples = 20, test_samples = 5}
+split = {agents = 4, by = "iid"}
+algorithm = {name = "LocalSGD", step_size = 0.2, steps = 2}
+
+[mixing]
+%s
+"""
+
+
+TRACED = 'update = {trace = "ticks.csv"}\ngossip = {trace = "ticks.csv"}'
+
+
+def from_toml(folder, mixing):
+    (folder / "ticks.csv").write_text("user,time\n" + "".join(f"{k % 4},{k + 1}\n" for k in range(200)))
+    (folder / "run.toml").write_text(TOML % mixing)
+    return Experiment.from_toml(folder / "run.toml")
+
+
+@pytest.mark.parametrize(
+    ("mixing", "same"),
+    [
+        (
+            'scheme = "push"\nupdate = {clock = "exponential", rate = 1.0}\ngossip = {clock = "exponential", rate = 3}',
+            {"update": clocks.Exponential(1.0)},
+        ),
+        (
+            'scheme = "pull"\ngraph = "cycle"\nweights = "metropolis"\ntransmission = {clock = "deterministic", '
+            'interval = 0.1}\nupdate = {trace = "ticks.csv"}\ngossip = {clock = "exponential", rate = 3.0}\n'
+            'absences = [[1, 3.0, 5.0]]\ncap = [3, 1.0]\nbound = 4\nbeyond = "drop"',
+            {
+                "update": [clocks.Trace(np.arange(q + 1.0, 200, 4)) for q in range(4)],
+                "scheme": "pull",
+                "graph": nx.cycle_graph(4),
+                "weight": metropolis(nx.cycle_graph(4)),
+                "transmission": clocks.Deterministic(0.1),
+                "absences": [(1, 3.0, 5.0)],
+                "cap": (3, 1.0),
+                "bound": 4,
+                "beyond": "drop",
+            },
+        ),
+    ],
+)
+def test_clocks_are_read_from_a_file(tmp_path, mixing, same):
+    expected = gossip(users=4, **same)
+    assert repr(from_toml(tmp_path, mixing).mixing) == repr(expected)
+    drawn = from_toml(tmp_path, mixing + "\nseed = 7").mixing
+    events = expected.draw(events=120, seed=7)
+    for name in ("time", "kind", "user", "peer"):
+        np.testing.assert_array_equal(getattr(drawn, name), getattr(events, name))
+
+
+@pytest.mark.parametrize(
+    ("mixing", "message"),
+    [
+        ('scheme = "push"\ngossip = {clock = "exponential", rate = 1.0}', "needs update = {clock"),
+        ('scheme = "push"\nupdate = 3\ngossip = {clock = "exponential", rate = 1.0}', "update in .mixing. must be"),
+        ('scheme = "shout"\nupdate = {clock = "exponential", rate = 1.0}\ngossip = {trace = "ticks.csv"}', "scheme"),
+        ('scheme = "push"\nupdate = {clock = "sun", rate = 1.0}\ngossip = {trace = "ticks.csv"}', "clock"),
+        ('scheme = "push"\nupdate = {clock = "exponential", rate = 0.0}\ngossip = {trace = "ticks.csv"}', "rate"),
+        (
+            'scheme = "push"\nweights = "metropolis"\nupdate = {trace = "ticks.csv"}\ngossip = {trace = "ticks.csv"}',
+            "graph",
+        ),
+        ('scheme = "push"\nfile = "W.csv"', "file"),
+    ],
+)
+def test_clocks_that_cannot_be_read_are_named(tmp_path, mixing, message):
+    with pytest.raises(ValueError, match=message):
+        from_toml(tmp_path, mixing)

@@ -5,7 +5,11 @@ from ntkp2p.asynchrony.events import Events, Kind, Steps
 from ntkp2p.asynchrony.gossip import AsynchronousGossip
 from ntkp2p.asynchrony.staleness import ByUser, Staleness, expected_staleness, gossip_rate_for, staleness
 
+#: The clocks that a name can ask for; the one place that knows the names.
+CLOCKS: dict[str, type[Clock]] = {"exponential": Exponential, "deterministic": Deterministic, "weibull": Weibull}
+
 __all__ = [
+    "CLOCKS",
     "AsynchronousGossip",
     "ByUser",
     "Clock",
