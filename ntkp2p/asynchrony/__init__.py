@@ -1,11 +1,12 @@
 """Users on clocks of their own: what they do when, decided before anything is learnt."""
 
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Exponential, Trace, Weibull, load_trace
-from ntkp2p.asynchrony.events import Events, Kind, Steps
+from ntkp2p.asynchrony.events import Ages, Events, Kind, Steps
 from ntkp2p.asynchrony.gossip import AsynchronousGossip
 from ntkp2p.asynchrony.staleness import ByUser, Staleness, expected_staleness, gossip_rate_for, staleness
 
 __all__ = [
+    "Ages",
     "AsynchronousGossip",
     "ByUser",
     "Clock",

@@ -11,8 +11,7 @@ from ntkp2p.asynchrony import AsynchronousGossip, Deterministic, Exponential, Ki
 from ntkp2p.topology import graphs, metropolis, push_weights
 
 HEARD = (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE)
-DIRECTED = nx.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2), (3, 0), (1, 3)])
-DIRECTED = nx.DiGraph([(u, v) for u in range(4) for v in range(4) if DIRECTED.has_edge(u, v)])
+DIRECTED = nx.DiGraph([(0, 1), (0, 2), (1, 2), (1, 3), (2, 0), (3, 0)])
 COLUMNS = ("time", "kind", "user", "peer", "relay")
 
 
@@ -216,11 +215,9 @@ def test_who_is_away_does_nothing(options):
     assert all(any(user == u and a <= time < b for u, a, b in away) for time, _, user, *_ in lost)
     # A computation begins anew on return, and takes the intervals that the user's clock would have had next.
     ages = events.ages()
-    undisturbed = plan(**options).draw(duration=60.0, seed=1).ages().time
+    undisturbed = plan(**options).draw(duration=60.0, seed=1).ages()
     own = ages.time[ages.user == 1]
-    others = plan(**options).draw(duration=60.0, seed=1).ages()
-    np.testing.assert_allclose(own, others.time[others.user == 1][1 : len(own) + 1], rtol=1e-9)
-    assert len(undisturbed) > len(ages.time)
+    np.testing.assert_allclose(own, undisturbed.time[undisturbed.user == 1][1 : len(own) + 1], rtol=1e-9)
 
 
 def test_messages_on_their_way_to_who_has_left_are_lost():
@@ -324,7 +321,7 @@ STAR = graphs.star(4)
         ({"gossip": [Trace([1.0], [1])] * 4}, "the trace of user 1 turns to 1"),
         ({"graph": STAR, "gossip": [*[Exponential(1.0)] * 3, Trace([1.0], [2])]}, "the trace of user 3 turns to 2"),
         ({"graph": graphs.cycle(5)}, "the graph has 5 nodes and there are 4 users"),
-        ({"graph": nx.Graph([("a", "b"), ("b", "c")] + [])}, "the graph has 3 nodes"),
+        ({"graph": nx.Graph([("a", "b"), ("b", "c")])}, "the graph has 3 nodes"),
         ({"graph": nx.DiGraph([("a", "b"), ("b", "c"), ("c", "b"), ("b", "d")])}, "user 0 .node 'a'. is never reached"),
         ({"graph": DIRECTED, "scheme": "push-pull"}, "the link 0 → 1 and none back: push-pull needs"),
         ({"graph": nx.Graph([(0, 1), (2, 3)]), "bound": 2}, "not strongly connected, so that under a bound"),
@@ -381,10 +378,15 @@ def test_what_is_of_no_use_in_a_plan(options, message):
         ({}, {"duration": 1e-9}, ValueError, "nothing happens until 1e-09: users compute for 0.5 on average"),
         ({"absences": [(i, 0.0, math.inf) for i in range(4)]}, {"events": 1}, ValueError, "nothing happens at all"),
         (
-            {"scheme": "opportunistic", "update": Trace([1.0]), "absences": [(3, 1.0, math.inf)]},
-            {"events": 99_999},
+            {
+                "scheme": "opportunistic",
+                "update": [*[Trace([1.0])] * 3, Trace([2.0])],
+                "gossip": [*[Exponential(1.0)] * 3, Trace([9.0])],
+                "absences": [(3, 3.0, math.inf)],
+            },
+            {"events": 1000},
             ValueError,
-            "there are .* events and no more|nothing happens any more",
+            "nothing happens any more after .* events, .*: who is away has the newest model",
         ),
     ],
 )
@@ -398,7 +400,7 @@ def test_rows_that_sum_to_one_are_taken_as_they_are():
     gossip = plan(graph=graphs.cycle(4), weight=W)
     assert gossip.draw(events=10).weight is gossip.weight
     assert not gossip.weight.flags.writeable
-    with pytest.raises(ValueError, match="row 1 sums to"):
+    with pytest.raises(ValueError, match="row 0 sums to 1"):
         plan(graph=DIRECTED, weight=push_weights(DIRECTED))
     assert repr(plan(bound=3, cap=(2, 1.0))) == (
         "AsynchronousGossip(4 users, push, 2 updates and 1 opportunities each per time, "
