@@ -10,7 +10,7 @@ References
 
 Examples
 --------
->>> expected_staleness(users=10, update_rate=1.0, gossip_rate=2.0).round(3)
+>>> round(expected_staleness(users=10, update_rate=1.0, gossip_rate=2.0), 3)
 1.414
 """
 
@@ -160,9 +160,16 @@ def expected_staleness(
     update_rate, gossip_rate
         μ and λ, the rates of the clocks' exponential times.
     update_shift, gossip_shift
-        The clocks' shifts, c and d. The rates are then 1/(c + 1/μ), which is exact, and 1/(d + 1/λ), which is not.
+        The clocks' shifts, c and d. The rates are then 1/(c + 1/μ), which is exact, and 1/(d + 1/λ), which
+        over-estimates the staleness: where half of the mean gossip interval is shift, by 22 % for 5 users, 12 % for 20
+        and 8 % for 100; where three quarters are, by 15 % for 20 (as simulated).
     scheme
         ``"push"``, ``"pull"``, or ``"push-pull"``, which is twice as fast.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two users, a rate is not above 0 or a shift below, or the scheme is another one.
     """
     for name, value in {"update_rate": update_rate, "gossip_rate": gossip_rate}.items():
         _must_be_rate(name, value)
@@ -181,6 +188,11 @@ def gossip_rate_for(staleness: int | float, users: int, update_rate: int | float
         S > 0.
     users, update_rate
         n and μ, as for `expected_staleness`.
+
+    Raises
+    ------
+    ValueError
+        As `expected_staleness`; or if the staleness is not above 0.
     """
     _must_be_rate("staleness", staleness)
     return expected_staleness(users, update_rate, staleness)
