@@ -1,7 +1,7 @@
 """Users on clocks of their own: what they do when, decided before anything is learnt."""
 
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Exponential, Trace, Weibull, load_trace
-from ntkp2p.asynchrony.events import Events, Kind, Steps
+from ntkp2p.asynchrony.events import Ages, Events, Kind, Steps
 from ntkp2p.asynchrony.gossip import AsynchronousGossip
 from ntkp2p.asynchrony.staleness import ByUser, Staleness, expected_staleness, gossip_rate_for, staleness
 
@@ -10,6 +10,7 @@ CLOCKS: dict[str, type[Clock]] = {"exponential": Exponential, "deterministic": D
 
 __all__ = [
     "CLOCKS",
+    "Ages",
     "AsynchronousGossip",
     "ByUser",
     "Clock",

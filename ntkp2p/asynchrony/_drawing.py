@@ -83,7 +83,7 @@ class Drawing:
                 self.heap.append((self.meet[user](0.0), _OPPORTUNITIES + user))
         heapify(self.heap)
 
-    def run(self, events: float, duration: float) -> None:
+    def run(self, events: int | float, duration: int | float) -> None:
         """Until so many events, or so much time; or until nothing is due any more."""
         heap, time = self.heap, self.time
         end = min(duration, sys.float_info.max)
@@ -334,7 +334,7 @@ class _Versions:
         self.missing += self.rows[user] < self.need
 
     def _needed(self, user: int) -> int:
-        return self.made[user, user] + 1 - self.bound
+        return int(self.made[user, user]) + 1 - self.bound
 
     def _enough(self, met: np.ndarray) -> list[int]:
         """For the users in `met` one other user less is missing."""

@@ -59,8 +59,8 @@ class Exponential(Clock):
         The least interval, 0 or more.
     """
 
-    rate: float
-    shift: float = 0.0
+    rate: Any
+    shift: Any = 0.0
 
     def __post_init__(self):
         _keep(self, "rate", positive=True)
@@ -90,7 +90,7 @@ class Deterministic(Clock):
         Whether the first tick comes uniformly at random within the interval, so that users are not in step.
     """
 
-    interval: float
+    interval: Any
     random_phase: bool = False
 
     def __post_init__(self):
@@ -117,9 +117,9 @@ class Weibull(Clock):
         The least interval, 0 or more.
     """
 
-    shape: float
-    scale: float
-    shift: float = 0.0
+    shape: Any
+    scale: Any
+    shift: Any = 0.0
 
     def __post_init__(self):
         _keep(self, "shape", positive=True)

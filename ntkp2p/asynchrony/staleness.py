@@ -10,7 +10,7 @@ References
 
 Examples
 --------
->>> expected_staleness(users=10, update_rate=1.0, gossip_rate=2.0).round(3)
+>>> round(expected_staleness(users=10, update_rate=1.0, gossip_rate=2.0), 3)
 1.414
 """
 
@@ -22,17 +22,11 @@ from jaxtyping import Float
 from scipy.special import digamma
 
 from ntkp2p._names import lookup
-from ntkp2p.asynchrony.events import Events, Kind
-
-#: Times at which `Staleness.history` has a mean.
-POINTS = 400
+from ntkp2p.asynchrony._counting import Count
+from ntkp2p.asynchrony.events import Events
 
 # How often a pair of users speaks where each turns to others at rate 1, in each direction, relative to push.
 _DIRECTIONS = {"push": 1, "pull": 1, "push-pull": 2}
-
-_UPDATE, _MESSAGE, _EXCHANGE, _SEND, _ARRIVE = (
-    int(kind) for kind in (Kind.UPDATE, Kind.MESSAGE, Kind.EXCHANGE, Kind.SEND, Kind.ARRIVE)
-)
 
 
 class ByUser(NamedTuple):
@@ -61,7 +55,7 @@ class Staleness:
     distribution
         Share of time and of the pairs i ≠ j in which S = 0, 1, 2, …, exactly; None if it was not asked for.
     times, history
-        Points in time, and the mean over the pairs at each; shape (`POINTS` + 1,) each.
+        Points in time, evenly spaced, and the mean over the pairs at each; shape (T,) each.
     """
 
     mean_by_pair: Float[np.ndarray, "n n"]
@@ -89,7 +83,7 @@ class Staleness:
         """The most that any pair had; ValueError without the distribution."""
         return int(np.flatnonzero(self._shares())[-1])
 
-    def quantile(self, share: float, /) -> int:
+    def quantile(self, share: int | float, /) -> int:
         """The least S that is not exceeded in this share of time and pairs; ValueError without the distribution."""
         if not 0 <= share <= 1:
             raise ValueError(f"a quantile is of a share between 0 and 1, got {share}: 0.95 for 95 %")
@@ -110,7 +104,7 @@ class Staleness:
 
 
 def staleness(
-    events: Events, *, since: float = 0.0, until: float | None = None, distribution: bool = True
+    events: Events, *, since: int | float = 0.0, until: int | float | None = None, distribution: bool = True
 ) -> Staleness:
     """Count how stale users were about one another over a time.
 
@@ -138,17 +132,18 @@ def staleness(
             f"staleness needs 0 <= since < until <= {events.duration:g}, got since = {since:g} and until = {end:g}: "
             "draw for longer"
         )
-    count = _Count(events, float(since), end, distribution)
-    return count.result()
+    count = Count(events, float(since), end, distribution)
+    history = count.run()
+    return Staleness(count.means(), count.shares(), count.times, history)
 
 
 def expected_staleness(
     users: int,
-    update_rate: float,
-    gossip_rate: float,
+    update_rate: int | float,
+    gossip_rate: int | float,
     *,
-    update_shift: float = 0.0,
-    gossip_shift: float = 0.0,
+    update_shift: int | float = 0.0,
+    gossip_shift: int | float = 0.0,
     scheme: str = "push",
 ) -> float:
     """The mean staleness of users that turn to one another uniformly at random: (μ/λ) H_{n−1}.
@@ -165,19 +160,26 @@ def expected_staleness(
     update_rate, gossip_rate
         μ and λ, the rates of the clocks' exponential times.
     update_shift, gossip_shift
-        The clocks' shifts, c and d. The rates are then 1/(c + 1/μ), which is exact, and 1/(d + 1/λ), which is not.
+        The clocks' shifts, c and d. The rates are then 1/(c + 1/μ), which is exact, and 1/(d + 1/λ), which
+        over-estimates the staleness: where half of the mean gossip interval is shift, by 22 % for 5 users, 12 % for 20
+        and 8 % for 100; where three quarters are, by 15 % for 20 (as simulated).
     scheme
         ``"push"``, ``"pull"``, or ``"push-pull"``, which is twice as fast.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two users, a rate is not above 0 or a shift below, or the scheme is another one.
     """
     for name, value in {"update_rate": update_rate, "gossip_rate": gossip_rate}.items():
-        _must_be(name, value, value > 0, "above 0")
+        _must_be_rate(name, value)
     for name, value in {"update_shift": update_shift, "gossip_shift": gossip_shift}.items():
-        _must_be(name, value, value >= 0, "0 or more")
+        _must_be_rate(name, value, least="0 or more")
     directions = lookup(_DIRECTIONS, scheme, "scheme")
     return _harmonic(users) * (gossip_shift + 1 / gossip_rate) / (update_shift + 1 / update_rate) / directions
 
 
-def gossip_rate_for(staleness: float, users: int, update_rate: float) -> float:
+def gossip_rate_for(staleness: int | float, users: int, update_rate: int | float) -> float:
     """The gossip rate λ = μ H_{n−1} / S of each user that holds the mean staleness at S, for Poisson clocks and push.
 
     Parameters
@@ -186,132 +188,23 @@ def gossip_rate_for(staleness: float, users: int, update_rate: float) -> float:
         S > 0.
     users, update_rate
         n and μ, as for `expected_staleness`.
+
+    Raises
+    ------
+    ValueError
+        As `expected_staleness`; or if the staleness is not above 0.
     """
-    _must_be("staleness", staleness, staleness > 0, "above 0")
+    _must_be_rate("staleness", staleness)
     return expected_staleness(users, update_rate, staleness)
-
-
-class _Count:
-    """Version vectors, event by event, and the sums from which the averages follow.
-
-    ∫ V[j] dt is summed when row j changes, with what it was since its last change. Own versions V[j, j] = N_j change
-    with every update; their integrals come from the updates' times.
-    """
-
-    def __init__(self, events: Events, since: float, until: float, distribution: bool):
-        n = self.users = events.users
-        self.events, self.since, self.until = events, since, until
-        self.made = np.zeros((events.rows, n))
-        self.rows = list(self.made)
-        self.integrals = np.zeros((n, n))
-        self.sums = list(self.integrals)
-        self.changed = [since] * n
-        self.levels = _Levels(self.made[:n], since) if distribution else None
-        self.part = np.empty(n)
-
-    def result(self) -> Staleness:
-        n, times = self.users, np.linspace(self.since, self.until, POINTS + 1)
-        ends = np.searchsorted(self.events.time, times, side="right")
-        history = np.empty(len(times))
-        first = 0
-        for point, end in enumerate(ends.tolist()):
-            self._advance(first, end)
-            first = end
-            history[point] = n * np.trace(self.made) - self.made[:n].sum()
-        for user in range(n):
-            self._settle(self.until, user)
-        if self.levels is not None:
-            self.levels.settle(self.until)
-        own = self._own_integrals()
-        means = (own[:, None] - self.integrals.T) / (self.until - self.since)
-        np.fill_diagonal(means, 0)
-        shares = None if self.levels is None else self.levels.shares()
-        return Staleness(means, shares, times, history / (n * (n - 1)))
-
-    def _advance(self, first: int, end: int) -> None:
-        part, since, rows = slice(first, end), self.since, self.rows
-        columns = (getattr(self.events, name)[part].tolist() for name in ("time", "kind", "user", "peer", "relay"))
-        for now, kind, user, peer, relay in zip(*columns, strict=True):
-            if kind == _UPDATE:
-                rows[user][user] += 1
-                if self.levels is not None:
-                    self.levels.update(now, user)
-            elif kind == _MESSAGE:
-                self._merge(max(now, since), user, rows[peer])
-            elif kind == _ARRIVE:
-                self._merge(max(now, since), user, rows[self.users + relay])
-            elif kind == _SEND:
-                rows[self.users + relay][:] = rows[peer]
-            elif kind == _EXCHANGE:
-                self._merge(max(now, since), user, rows[peer])
-                self._merge(max(now, since), peer, rows[user])
-
-    def _merge(self, now: float, user: int, heard: np.ndarray) -> None:
-        self._settle(now, user)
-        if self.levels is not None:
-            self.levels.merge(now, user, heard)
-        row = self.rows[user]
-        np.maximum(row, heard, out=row)
-
-    def _settle(self, now: float, user: int) -> None:
-        """Sum what row `user` was until now."""
-        np.multiply(self.rows[user], now - self.changed[user], out=self.part)
-        self.sums[user] += self.part
-        self.changed[user] = now
-
-    def _own_integrals(self) -> Float[np.ndarray, " n"]:
-        """∫ N_i dt of each user."""
-        mine = (self.events.kind == _UPDATE) & (self.events.time <= self.until)
-        lasts = self.until - np.maximum(self.events.time[mine], self.since)
-        return np.bincount(self.events.user[mine], weights=lasts, minlength=self.users)
-
-
-class _Levels:
-    """How many pairs are at S = 0, 1, 2, …, and for how long."""
-
-    def __init__(self, made: np.ndarray, since: float):
-        self.made, self.own = made, np.diagonal(made)
-        self.last = since
-        self.pairs, self.times = np.zeros(64, np.int64), np.zeros(64)
-        self.pairs[0] = len(made) * (len(made) - 1)
-
-    def update(self, now: float, user: int) -> None:
-        """After the user's update: the others are one more behind."""
-        self.settle(now)
-        levels = np.bincount((self.own[user] - self.made[:, user]).astype(np.intp))
-        levels[0] = 0  # its own version, which is no pair
-        if len(levels) > len(self.pairs):
-            self.pairs, self.times = (np.concatenate([a, np.zeros_like(a)]) for a in (self.pairs, self.times))
-        self.pairs[: len(levels)] += levels
-        self.pairs[: len(levels) - 1] -= levels[1:]
-
-    def merge(self, now: float, user: int, heard: np.ndarray) -> None:
-        """Before the user's row becomes the larger of what it was and what it hears."""
-        self.settle(now)
-        row = self.made[user]
-        news = np.flatnonzero(heard > row)
-        for sign, version in ((-1, row), (1, heard)):
-            levels = np.bincount((self.own[news] - version[news]).astype(np.intp))
-            self.pairs[: len(levels)] += sign * levels
-
-    def settle(self, now: float) -> None:
-        """Count the time since the last change."""
-        if now > self.last:
-            self.times += (now - self.last) * self.pairs
-            self.last = now
-
-    def shares(self) -> Float[np.ndarray, " S"]:
-        """Of all time and pairs."""
-        most = np.flatnonzero(self.times)[-1]
-        return self.times[: most + 1] / self.times.sum()
 
 
 def _harmonic(users: int) -> float:
     """H_{n−1}."""
-    _must_be("users", users, users >= 2, "2 or more")
+    if users < 2:
+        raise ValueError(f"users is 2 or more, got {users}: nobody is stale about itself")
     return float(digamma(users) + np.euler_gamma)
 
 
-def _must_be(name: str, value: float, holds: bool, what: str) -> None:
-    if not (holds and np.isfinite(value)):
-        raise ValueError(f"{name} is {what}, got {value}")
+def _must_be_rate(name: str, value: int | float, *, least: str = "above 0") -> None:
+    if not (value > 0 or (value == 0 and least != "above 0")) or not np.isfinite(value):
+        raise ValueError(f"{name} is {least}, and finite, got {value}")

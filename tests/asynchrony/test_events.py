@@ -87,17 +87,17 @@ def test_a_deterministic_computation_is_as_old_as_it_takes():
 def test_a_run_names_who_is_not_in_it():
     events = draw("push")
     events.must_be_lively(len(events))
-    first = [int(np.flatnonzero((events.kind == kind) & (events.user == 1))[0]) for kind in (Kind.UPDATE, Kind.MESSAGE)]
-    with pytest.raises(ValueError, match="user . never updates in the first 1 events: run more rounds, or give a fast"):
+    with pytest.raises(
+        ValueError, match=r"user . never updates in the first 1 events: run more rounds, or give a fast"
+    ):
         events.must_be_lively(1)
     slow = draw("push", update=[Exponential(2.0), Deterministic(24.0), Exponential(2.0), Exponential(2.0)])
     with pytest.raises(ValueError, match="user 1 never updates in the first 100 events"):
         slow.must_be_lively(100)
     slow.must_be_lively(len(slow))
-    graph_like = draw("push", gossip=[Exponential(1.0), *[Exponential(1e-6)] * 3], update=Exponential(5.0))
-    with pytest.raises(ValueError, match="user 0 is never reached in the first .* neighbours that talk more often"):
-        graph_like.must_be_lively(len(graph_like))
-    assert first[0] != first[1]
+    quiet = draw("push", gossip=[Exponential(1.0), *[Exponential(1e-6)] * 3], update=Exponential(5.0))
+    with pytest.raises(ValueError, match=r"user 0 is never reached in the first .* neighbours that talk more often"):
+        quiet.must_be_lively(len(quiet))
 
 
 def test_events_with_labels():

@@ -146,11 +146,11 @@ def test_the_rate_that_holds_a_staleness():
         (lambda events: staleness(events, distribution=False).largest, r"use staleness\(events\)"),
         (lambda events: staleness(events).quantile(95), "between 0 and 1, got 95: 0.95"),
         (lambda _: expected_staleness(1, 1.0, 1.0), "users is 2 or more, got 1"),
-        (lambda _: expected_staleness(5, 0.0, 1.0), "update_rate is above 0, got 0"),
-        (lambda _: expected_staleness(5, 1.0, math.nan), "gossip_rate is above 0, got nan"),
-        (lambda _: expected_staleness(5, 1.0, 1.0, update_shift=-1.0), "update_shift is 0 or more, got -1"),
+        (lambda _: expected_staleness(5, 0.0, 1.0), "update_rate is above 0, and finite, got 0"),
+        (lambda _: expected_staleness(5, 1.0, math.nan), "gossip_rate is above 0, and finite, got nan"),
+        (lambda _: expected_staleness(5, 1.0, 1.0, update_shift=-1.0), "update_shift is 0 or more, and finite, got -1"),
         (lambda _: expected_staleness(5, 1.0, 1.0, scheme="opportunistic"), "unknown scheme 'opportunistic'"),
-        (lambda _: gossip_rate_for(0.0, 5, 1.0), "staleness is above 0, got 0"),
+        (lambda _: gossip_rate_for(0.0, 5, 1.0), "staleness is above 0, and finite, got 0"),
     ],
 )
 def test_what_has_no_staleness(ask, message):
