@@ -116,15 +116,18 @@ class Delayed(Modifier):
 
     gradients: int = eqx.field(static=True)
     messages: int = eqx.field(static=True)
-    synchronous = (
-        "its delays count rounds, and events have their own: take LocalSGD(delay=...) and "
-        "AsynchronousGossip(transmission=...)"
-    )
 
     def __init__(self, algorithm: Any, /, *, gradients: Any = 0, messages: Any = 0):
         super().__init__(algorithm)
         self.gradients = whole_rounds("gradients", gradients)
         self.messages = whole_rounds("messages", messages)
+
+    @property
+    def synchronous(self):
+        return (
+            "its delays count rounds, and events have their own: take LocalSGD(delay=...) and "
+            "AsynchronousGossip(transmission=...)"
+        )
 
     def init(self, x, /):
         past = (jnp.broadcast_to(x[:, None], (len(x), delay, x.shape[1])) for delay in (self.gradients, self.messages))
