@@ -195,6 +195,7 @@ def gossip_rate_for(staleness: int | float, users: int, update_rate: int | float
         As `expected_staleness`; or if the staleness is not above 0.
     """
     _must_be_rate("staleness", staleness)
+    # S = (μ/λ) H is λ = (μ/S) H.
     return expected_staleness(users, update_rate, staleness)
 
 
