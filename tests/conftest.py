@@ -12,6 +12,10 @@ threadpoolctl.threadpool_limits(1, user_api="blas")
 # The experiment's fields say what they should be; it is its own messages that are tested there.
 ROOMS = (
     "algorithms",
+    "asynchrony.clocks",
+    "asynchrony.events",
+    "asynchrony.gossip",
+    "asynchrony.staleness",
     "data",
     "dynamics",
     "initialisations",
@@ -21,6 +25,7 @@ ROOMS = (
     "measures",
     "prediction",
     "stability",
+    "timeliness",
     "training",
     "trajectory",
 )
