@@ -58,10 +58,11 @@ def agent_curves(
     /,
     *,
     ax: Axes | None = None,
+    against: str = "round",
     log: bool | None = None,
     legend: bool = True,
 ) -> Axes:
-    """Every agent's curve of one variable against rounds.
+    """Every agent's curve of one variable against rounds, or what they took.
 
     Parameters
     ----------
@@ -71,6 +72,8 @@ def agent_curves(
         A name of `ntkp2p.measures.VARIABLES`, or a steady state's bias.
     ax
         Where to draw; by default new axes.
+    against
+        "round", "time", or a name of `ntkp2p.measures.COUNTERS`: all agents' together.
     log
         Whether the vertical axis is logarithmic; by default for losses.
     legend
@@ -83,23 +86,25 @@ def agent_curves(
     """
     label = lookup(STEADY_VARIABLES | COUNTERS, variable, "variable")
     for trajectory in trajectories:
-        lookup(dict.fromkeys(map(str, trajectory.dataset.data_vars)), variable, "variable of this run")
+        known = dict.fromkeys(map(str, trajectory.dataset.data_vars))
+        lookup(known, variable, "variable of this run")
+        lookup({"round": None, "time": None} | {name: None for name in COUNTERS if name in known}, against, "abscissa")
     with plt.rc_context(STYLE):
         if ax is None:
             ax = plt.subplots(figsize=(5, 3.4), layout="constrained")[1]
         # A diverging run leaves the picture, and not the floating-point numbers of the plotting library.
         ceiling = OFF_THE_CHART * max(_first_size(t.dataset[variable].values) for t in trajectories)
         for trajectory in trajectories:
-            _draw(ax, trajectory, variable, ceiling)
+            _draw(ax, trajectory, variable, against, ceiling)
         averaged = [t for t in trajectories if f"{variable}_std" in t.dataset][:1]  # one is enough: those of both agree
         for trajectory in averaged:
-            _draw_band(ax, trajectory, variable, ceiling)
+            _draw_band(ax, trajectory, variable, against, ceiling)
         if variable.endswith("loss") if log is None else log:
             ax.set_yscale("log")
-        ax.set_xlabel("round $k$")
+        ax.set_xlabel(_abscissa_label(trajectories[0], against))
         ax.set_ylabel(label)
         ax.margins(x=0.01)
-        if not np.isinf(trajectories[0].dataset["round"][-1]):
+        if against == "round" and not np.isinf(trajectories[0].dataset["round"][-1]):
             _time_above(ax, trajectories[0])
         _mark_unstable(ax, trajectories)
         if legend:
@@ -236,8 +241,22 @@ def _first_size(values: np.ndarray) -> float:
     return float(sizes[np.argmax(sizes > 0)]) or 1.0
 
 
-def _draw(ax: Axes, trajectory: Trajectory, variable: str, ceiling: float) -> None:
-    values, rounds = trajectory.dataset[variable].values, trajectory.dataset["round"].values
+def _abscissae(trajectory: Trajectory, against: str) -> np.ndarray:
+    values = trajectory.dataset[against]
+    return (values.sum("agent") if "agent" in values.dims else values).values
+
+
+def _abscissa_label(trajectory: Trajectory, against: str) -> str:
+    wall = trajectory.dataset.attrs.get("clock") == "wall"
+    times = {
+        "round": "event $k$" if wall else "round $k$",
+        "time": "wall-clock time $t$" if wall else "flow time $t = \\eta k$",
+    }
+    return times[against] if against in times else f"{COUNTERS[against]}, by all agents"
+
+
+def _draw(ax: Axes, trajectory: Trajectory, variable: str, against: str, ceiling: float) -> None:
+    values, rounds = trajectory.dataset[variable].values, _abscissae(trajectory, against)
     colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, values.shape[1]))
     style = LINES[trajectory.source]
     if values.shape[1] > 20:
@@ -250,7 +269,7 @@ def _draw(ax: Axes, trajectory: Trajectory, variable: str, ceiling: float) -> No
         ax.plot(rounds, curve, **({"color": colours[agent]} | style))
 
 
-def _draw_band(ax: Axes, trajectory: Trajectory, variable: str, ceiling: float) -> None:
+def _draw_band(ax: Axes, trajectory: Trajectory, variable: str, against: str, ceiling: float) -> None:
     """Every agent's mean ± one standard deviation."""
     dataset = trajectory.dataset
     mean, std = np.minimum(dataset[variable].values, ceiling), np.minimum(dataset[f"{variable}_std"].values, ceiling)
@@ -258,7 +277,7 @@ def _draw_band(ax: Axes, trajectory: Trajectory, variable: str, ceiling: float) 
     lower, upper = np.maximum(mean - std, mean / 10), mean + std
     alpha = 1 - (1 - BAND) ** (1 / mean.shape[1])
     for low, high in zip(lower.T, upper.T, strict=True):
-        ax.fill_between(dataset["round"].values, low, high, color="0.3", alpha=alpha, linewidth=0, zorder=0)
+        ax.fill_between(_abscissae(trajectory, against), low, high, color="0.3", alpha=alpha, linewidth=0, zorder=0)
 
 
 def _time_above(ax: Axes, trajectory: Trajectory) -> None:
@@ -266,16 +285,12 @@ def _time_above(ax: Axes, trajectory: Trajectory) -> None:
         return
     rounds, times = (trajectory.dataset[name].values for name in ("round", "time"))
     if trajectory.dataset.attrs.get("clock") == "wall":
-        scales, label = (
-            (lambda k: _between(k, rounds, times), lambda t: _between(t, times, rounds)),
-            "wall-clock time $t$",
-        )
-        ax.set_xlabel("event $k$")
+        scales = (lambda k: _between(k, rounds, times), lambda t: _between(t, times, rounds))
     else:
         step_size = trajectory.dataset.attrs["step_size"]
-        scales, label = (lambda k: k * step_size, lambda t: t / step_size), "flow time $t = \\eta k$"
+        scales = (lambda k: k * step_size, lambda t: t / step_size)
     above = ax.secondary_xaxis("top", functions=scales)
-    above.set_xlabel(label, fontsize=8)
+    above.set_xlabel(_abscissa_label(trajectory, "time"), fontsize=8)
     above.tick_params(labelsize=7)
 
 

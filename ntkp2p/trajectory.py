@@ -177,14 +177,17 @@ class Trajectory:
             raise ValueError(f"round {at:g} was not recorded, the nearest is {near:g}: record=[{at:g}] adds it")
         return self.models, at
 
-    def plot(self, variable: str = "local_loss", /, *, ax: Axes | None = None) -> Axes:
-        """Every agent's curve of one variable against rounds, flow time on top; returns the axes.
+    def plot(self, variable: str = "local_loss", /, *, against: str = "round", ax: Axes | None = None) -> Axes:
+        """Every agent's curve of one variable against rounds, their time on top; returns the axes.
+
+        `against` puts "time" across, or what all agents have sent or computed by then: "messages", "bytes_sent" or
+        "gradients".
 
         A mean over initialisations has a band of one standard deviation about it, where that is known.
         """
         from ntkp2p import plotting
 
-        return plotting.agent_curves([self], variable, ax=ax)
+        return plotting.agent_curves([self], variable, ax=ax, against=against)
 
     def __repr__(self) -> str:
         d = self.dataset

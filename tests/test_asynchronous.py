@@ -263,6 +263,11 @@ def test_a_trajectory_is_saved_and_drawn_against_events_and_wall_clock_time(run,
     ax = loaded.plot()
     assert ax.get_xlabel() == "event $k$"
     assert ax.child_axes[0].get_xlabel() == "wall-clock time $t$"
+    for against, across in (("time", loaded.time), ("gradients", loaded.gradients.sum("agent"))):
+        curve = loaded.plot("global_loss", against=against).lines[0]
+        np.testing.assert_array_equal(curve.get_xdata(), across)
+    with pytest.raises(ValueError, match="abscissa"):
+        loaded.plot(against="hope")
 
 
 @pytest.mark.parametrize(

@@ -299,13 +299,22 @@ class _Versions:
         # Of a user that waits: what the others are to know of it, and how many present ones do not.
         self.need = np.zeros(users, np.int64)
         self.missing = np.zeros(users, np.int64)
+        self.waiting = 0
+        # What all those present are known to reflect of each user, at least: versions only grow.
+        self.least = np.zeros(users, np.int64)
 
     def behind(self, user: int) -> int:
         """How many of those present would be too far behind, were this update applied."""
-        return int(np.count_nonzero(self.present & (self.made[:, user] < self._needed(user))))
+        needed = self._needed(user)
+        if self.least[user] >= needed:
+            return 0
+        known = self.made[self.present, user]
+        self.least[user] = known.min(initial=self.made[user, user])
+        return int(np.count_nonzero(known < needed))
 
     def hold_back(self, user: int, behind: int) -> None:
         self.need[user], self.missing[user] = self._needed(user), behind
+        self.waiting += 1
 
     def update(self, user: int) -> None:
         self.made[user, user] += 1
@@ -319,6 +328,9 @@ class _Versions:
     def hear(self, user: int, source: int) -> list[int]:
         """Merge versions, by maximum; who need not wait any longer."""
         known = self.rows[user]
+        if not self.waiting:
+            np.maximum(known, self.rows[source], out=known)
+            return []
         lacked = known < self.need
         np.maximum(known, self.rows[source], out=known)
         return self._enough(lacked & (known >= self.need))
@@ -326,11 +338,13 @@ class _Versions:
     def leave(self, user: int) -> list[int]:
         """Nobody waits for who is away; who need not wait any longer."""
         self.present[user] = False
+        self.waiting -= int(self.need[user] > 0)
         self.need[user] = 0
         return self._enough(self.rows[user] < self.need)
 
     def come_back(self, user: int) -> None:
         self.present[user] = True
+        np.minimum(self.least, self.rows[user], out=self.least)
         self.missing += self.rows[user] < self.need
 
     def _needed(self, user: int) -> int:
@@ -341,6 +355,7 @@ class _Versions:
         self.missing -= met
         free = np.flatnonzero(met & (self.missing == 0))
         self.need[free] = 0
+        self.waiting -= len(free)
         return free.tolist()
 
 

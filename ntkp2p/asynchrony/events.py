@@ -202,6 +202,14 @@ class Events:
         finished: Bool[np.ndarray, " K"] = kind == Kind.UPDATE
         return Steps(rows, weights, finished, np.isin(kind, (Kind.UPDATE, Kind.DROP, Kind.RETURN)))
 
+    def at(self, k: int, /) -> Float[np.ndarray, "rows rows"]:
+        """W_k, with which event k mixes users and relays; row q receives."""
+        (rows,), (weights,), *_ = self.steps(k, k + 1)
+        own = np.flatnonzero(rows < self.rows)
+        W = np.eye(self.rows)
+        W[np.ix_(rows[own], rows[own])] = weights[np.ix_(own, own)]
+        return W
+
     def until(self, rounds: int, /) -> "Events":
         """The first of them."""
         arrays = {name: getattr(self, name)[:rounds] for name in ("time", "kind", "user", "peer", "relay")}

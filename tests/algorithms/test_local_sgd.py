@@ -200,6 +200,13 @@ def test_steps_are_of_at_most_two_rows_and_average():
     steps = drawn.steps()
     np.testing.assert_allclose(steps.weights.sum(axis=2), 1, rtol=1e-15)
     assert (steps.rows[:, 0] != steps.rows[:, 1]).all()
+    for k in range(len(drawn)):
+        expected = np.eye(drawn.rows)
+        a, b = steps.rows[k]
+        expected[a, a] = steps.weights[k, 0, 0]
+        if b < drawn.rows:
+            expected[a, b], expected[b, a], expected[b, b] = steps.weights[k].ravel()[1:]
+        np.testing.assert_array_equal(drawn.at(k), expected)
     part = drawn.steps(10, 20)
     for name, whole in steps._asdict().items():
         np.testing.assert_array_equal(getattr(part, name), whole[10:20])
