@@ -123,8 +123,8 @@ def _trajectory(experiment: Experiment, drawn: Experiment, recorded: list[dict],
     measured = {name: np.stack([m[name] for m in recorded]) for name in recorded[0]}
     rounds = experiment.recorded[: len(recorded)]
     measured |= sent_until(drawn, rounds)
-    time, precision = drawn.time(rounds), experiment.precision
-    return Trajectory.of(experiment, "trained", rounds, measured, time=time, precision=precision, **attributes)
+    times, precision = drawn.time(rounds), experiment.precision
+    return Trajectory.of(experiment, "trained", rounds, measured, times=times, precision=precision, **attributes)
 
 
 def _must_agree(experiment: Experiment, draw: int, mesh: Mesh) -> None:

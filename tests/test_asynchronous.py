@@ -25,6 +25,7 @@ from ntkp2p import (
     predict,
     predictions,
     stability,
+    steady_state,
     timeliness,
     train,
 )
@@ -216,6 +217,14 @@ def test_runs_that_are_called_unstable_diverge():
     assert stability(beyond).verdicts["rounds"].answer == "unstable"
     with pytest.raises(DivergedError):
         train(beyond)
+
+
+def test_the_mean_comes_to_rest_where_a_solve_says():
+    algorithm, mixing, features, split = few(LocalSGD(0.2, steps=2, momentum=0.5))
+    one = Experiment(model=models.affine(), data=split, mixing=mixing, algorithm=algorithm, rounds=20_000, record=[0])
+    rest, late = steady_state(one, features=features), predict(one, features=features)
+    for variable in ("local_loss", "consensus_distance", "parameter_distance"):
+        np.testing.assert_allclose(rest.dataset[variable][-1], late.dataset[variable][-1], rtol=1e-8, atol=1e-10)
 
 
 def test_lateness_is_measured_and_set_beside_the_margin(run):
