@@ -50,8 +50,10 @@ class Comparison:
     def dataset(self) -> xr.Dataset:
         """All of them, with a leading dimension `source`; rounds that a source has not reached are NaN."""
         parts = [t.dataset.drop_attrs(deep=False) for t in self.trajectories.values()]
+        # The events of a training have their own times.
+        apart = "minimal" if all(parts[0]["time"].equals(part["time"]) for part in parts) else ["time"]
         joined = xr.concat(
-            parts, dim="source", join="outer", coords="minimal", compat="override", combine_attrs="drop"
+            parts, dim="source", join="outer", coords=apart, compat="override", combine_attrs="drop"
         ).assign_coords(source=list(self.trajectories))
         for source, trajectory in self.trajectories.items():
             for name, value in trajectory.dataset.attrs.items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import tomllib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,7 +146,10 @@ class Experiment:
         if not isinstance(self.mixing, AsynchronousGossip):
             return self
         seed = int(np.random.SeedSequence([int(self.seed), draw]).generate_state(1)[0])
-        return replace(self, mixing=self.mixing.draw(events=int(self.rounds), seed=seed), record=self.recorded)
+        # It is the same run, and was checked: whether everybody takes part in so few events is left to chance.
+        drawn = copy.copy(self)
+        object.__setattr__(drawn, "mixing", self.mixing.draw(events=int(self.rounds), seed=seed))
+        return drawn
 
     def time(self, rounds: np.ndarray, /) -> np.ndarray:
         """When these rounds are over: flow time η k, or with events wall-clock time; its mean where none are drawn."""
@@ -288,14 +292,12 @@ def _must_be_for(mixing: Events | AsynchronousGossip, agents: int, rounds: int, 
                 f"mixing has {len(mixing)} events for a run of {rounds}: one event is one round, draw more of them or "
                 f"set rounds = {len(mixing)}"
             )
-        mixing.must_be_lively(rounds)
-        if isinstance(algorithm, LocalSGD):
-            made = mixing.computed_until(np.array([rounds]))[0]
-            if made.min() <= algorithm.delay:
-                raise ValueError(
-                    f"user {made.argmin()} computes {made.min():g} updates in {rounds} events, and each is applied "
-                    f"{algorithm.delay} of its updates later: take more events, or a delay below {made.min():g}"
-                )
+        mixing.must_be_lively()
+        if isinstance(algorithm, LocalSGD) and (made := mixing.updates).min() <= algorithm.delay:
+            raise ValueError(
+                f"user {made.argmin()} makes {made.min()} updates in {len(mixing)} events, and each is applied "
+                f"{algorithm.delay} of its updates later: draw more events, or take a delay below {made.min()}"
+            )
 
 
 def _must_be_batch(size: Any, data: AgentData) -> None:
@@ -324,10 +326,8 @@ def _checksum(*arrays: np.ndarray) -> str:
 
 
 def _mixing_in_words(mixing: np.ndarray | Schedule | Events | AsynchronousGossip) -> str:
-    if isinstance(mixing, AsynchronousGossip):
-        return repr(mixing)
-    if isinstance(mixing, Events):
-        return f"{mixing!r}, {_checksum(mixing.time, mixing.kind, mixing.user, mixing.peer)}"
+    if isinstance(mixing, AsynchronousGossip | Events):
+        return f"{mixing!r}, {_checksum(*mixing.facts())}"
     if isinstance(mixing, Schedule):
         return f"{mixing!r}, {_checksum(mixing.matrices, mixing.order)}"
     return f"{len(mixing)} agents, {_checksum(mixing)}"

@@ -14,11 +14,12 @@ from ntkp2p.algorithms import Algorithm, RandomK
 from ntkp2p.asynchrony import AsynchronousGossip
 from ntkp2p.communication import sent_until
 from ntkp2p.compression import compressors_of, with_measured_shares
+from ntkp2p.dynamics.gossip import MOMENTS, mean_square_radius
 from ntkp2p.dynamics.integrate import Integration, integrate
 from ntkp2p.dynamics.krylov import Time, checked_time, times_of
 from ntkp2p.dynamics.stability import Spectrum, edge, spectrum
 from ntkp2p.dynamics.steady import steady_state as solve_steady
-from ntkp2p.dynamics.system import assemble, linear_system
+from ntkp2p.dynamics.system import MeanStep, assemble, linear_system
 from ntkp2p.dynamics.transition import Method, Solution, lasting, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.initialisations import over_initialisations
@@ -72,8 +73,10 @@ def predict(
         With mini-batches, clocks of the agents' own, or entries of messages that are drawn, it is the mean of the
         models over these draws, and what is measured of the mean models: attribute `mean_over` (under cross-entropy,
         where this is a mean-field approximation, `mean_field_over`). With `AsynchronousGossip` "rounds" are events, and
-        "flow" is wall-clock time: both means are exact. The largest entries enter as a mean-field approximation,
-        C(v) ≈ δ v with δ their share of ‖v‖² in the agents' gradients at the start: attribute `mean_field_share`.
+        "flow" is wall-clock time: both means are exact. For few states `mean_square_radius` is the factor by which an
+        event takes the mean square of single runs' deviations further, and `stable` says whether it is below 1. The
+        largest entries enter as a mean-field approximation, C(v) ≈ δ v with δ their share of ‖v‖² in the agents'
+        gradients at the start: attribute `mean_field_share`.
 
         For cross-entropy `closed_form` is 0: there is no spectrum, `stable` tells whether the states grow beyond bounds
         in these rounds, and `failure`, where there is one, why the flow was not followed to the end.
@@ -356,6 +359,10 @@ def _measure_models(experiment: Experiment, features: Features, models: np.ndarr
 def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: Time) -> dict:
     eta, tolerance = solution.system.step_size, edge(solution.system, extremes)
     unstable = extremes.radius > 1 + tolerance if time == "rounds" else extremes.abscissa * eta > tolerance
+    of_runs = {}
+    if isinstance(solution.system.parameters["mixing"], MeanStep) and solution.system.size <= MOMENTS:
+        of_runs["mean_square_radius"] = mean_square_radius(solution.system)
+        unstable = unstable or of_runs["mean_square_radius"] > 1 + tolerance
     of_the_mean = {} if features.spread is None else {"width": "infinite", "spread_error": features.spread.error}
     return {
         "closed_form": True,
@@ -363,6 +370,7 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: T
         "spectral_radius": extremes.radius,
         **({"spectral_abscissa": extremes.abscissa} if solution.system.has_flow else {}),
         "stable_step_size": solution.system.stable_step_size,
+        **of_runs,
         "method": solution.method,
         "states": solution.system.size,
         "basis": solution.size,

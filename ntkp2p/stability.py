@@ -21,7 +21,14 @@ from ntkp2p.dynamics.delay import (
     characteristic_roots,
     delay_matrices,
 )
-from ntkp2p.dynamics.gossip import MOMENTS, Gossip, draws, gossip, mean_square_radius
+from ntkp2p.dynamics.gossip import (
+    MOMENTS,
+    Gossip,
+    draws,
+    gossip,
+    largest_mean_square_step_size,
+    mean_square_radius,
+)
 from ntkp2p.dynamics.realisation import PBH_SIZE, Hidden, hidden_modes, realisation
 from ntkp2p.dynamics.stability import (
     DENSE_SIZE,
@@ -36,7 +43,7 @@ from ntkp2p.dynamics.stability import (
     spectrum,
     with_step_size,
 )
-from ntkp2p.dynamics.system import LinearSystem, linear_system
+from ntkp2p.dynamics.system import LinearSystem, flow_time_of_a_round, linear_system
 from ntkp2p.margins import Margin, margins
 from ntkp2p.models import Features
 from ntkp2p.models.ntk import jacobian
@@ -89,7 +96,8 @@ class StabilityReport(Report):
     eigenvalues
         All of M's, or of a period's map; the extreme ones of a large system.
     step_size_limit, textbook_limit
-        The exact and the textbook's sufficient bound of stable step sizes; NaN where there is none.
+        The exact and the textbook's sufficient bound of stable step sizes; NaN where there is none. Of memoryless
+        clocks the exact one is in the mean square, or of the mean alone where `mean_square` is NaN.
     certificates
         By "uniform" and, where W is row- but not doubly stochastic, "Perron" weights.
     transient
@@ -140,7 +148,9 @@ class StabilityReport(Report):
     def stable(self) -> dict[str, bool | None]:
         """By notion of time; None where it is not known: mixing that changes without repeating itself."""
         abscissa = self.spectrum.abscissa if self.roots is None else float(self.roots.values[0].real)
-        beyond = {"rounds": self.spectrum.radius - 1, "flow": abscissa * self.step_size}
+        beyond = {"rounds": self.spectrum.radius - 1, "flow": abscissa * self.round_length}
+        if not np.isnan(self.mean_square):
+            beyond["rounds"] = max(beyond["rounds"], self.mean_square - 1)
         if self.step_size_limit == 0:
             beyond["rounds"] = float("inf")
         return {time: None if np.isnan(far) else bool(far <= self.edge) for time, far in beyond.items()}
@@ -149,6 +159,11 @@ class StabilityReport(Report):
     def step_size(self) -> float:
         """η."""
         return float(self.experiment.algorithm.step_size)
+
+    @property
+    def round_length(self) -> float:
+        """η, or of clocks the mean wall-clock time between two events."""
+        return flow_time_of_a_round(self.experiment.algorithm, self.experiment.mixing)
 
     @property
     def title(self) -> str:
@@ -270,6 +285,8 @@ def stability(
     by iteration, with their residuals. What crowds below 1 is then seen from one side only, and the report says so.
     """
     _must_be_linear(experiment)
+    if isinstance(experiment.mixing, AsynchronousGossip) and experiment.mixing.why_drawn:
+        experiment = experiment.drawn()
     whole(modes, "modes", least=1)
     features = features_of(experiment, features)
     met = None if target is None else rounds_to_loss(experiment, target, features=features)
@@ -279,11 +296,11 @@ def stability(
     dense = DENSE[system.symmetric]
     schedule = mixing if isinstance(mixing, Schedule) else None
     report = check_mixing(np.asarray(mixing)) if isinstance(mixing, np.ndarray) else None
-    clocks = isinstance(mixing, AsynchronousGossip)
     removed, removal = _removed(experiment, features)
     flows = experiment.has_flow
     small = system.size <= PBH_SIZE and not system.varying and flows
     extremal = spectrum(system, dense=dense)
+    moments = isinstance(mixing, AsynchronousGossip) and system.size <= MOMENTS
     hidden = hidden_modes(*realisation(system, experiment.data)) if small else None
     drawn = system.varying and not system.timetable.periodic
     return StabilityReport(
@@ -296,7 +313,11 @@ def stability(
         edge=edge(system, extremal),
         eigenvalues=_eigenvalues(system, dense),
         # Of a symmetric system the iteration is as exact, and quicker.
-        step_size_limit=float("nan") if drawn else largest_step_size(system, dense=min(dense, DENSE[False])),
+        step_size_limit=float("nan")
+        if drawn
+        else largest_mean_square_step_size(system)
+        if moments
+        else largest_step_size(system, dense=min(dense, DENSE[False])),
         textbook_limit=system.stable_step_size,
         certificates={} if report is None or system.varying else _certificates(system, report, dense),
         transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
@@ -309,7 +330,7 @@ def stability(
         if report is None or not flows
         else margins(experiment, features, system, extremal.radius <= 1 + edge(system, extremal)),
         roots=_roots(experiment, features, system),
-        mean_square=mean_square_radius(system) if clocks and system.size <= MOMENTS else float("nan"),
+        mean_square=mean_square_radius(system) if moments else float("nan"),
         timeliness=timeliness(experiment, features=features) if experiment.asynchronous else None,
         target=target,
         rounds_to_target=met,
@@ -412,14 +433,14 @@ def _verdict_of_rounds(report: StabilityReport) -> Verdict:
         return Verdict("rounds", "not known", "events do not repeat themselves", "AsynchronousGossip(...) itself")
     if report.mean_square > 1 + report.edge:
         reason = f"the mean square of deviations grows by {report.mean_square:.8g} an event"
-        return Verdict("rounds", "unstable", reason, "a smaller step_size")
+        return Verdict("rounds", "unstable", reason, f"step_size < {limit:.6g}")
     if report.stable["rounds"] is None:
         return Verdict("rounds", "not known", "the iteration has not found the spectral radius")
     if report.stable["rounds"]:
         radius = f"spectral radius {report.spectrum.radius:.8g}"
         share = "" if np.isnan(limit) else f"; step_size = {eta:g} is {eta / limit:.0%} of the limit"
         if not np.isnan(report.mean_square):
-            share += f" in the mean, and the mean square falls by {report.mean_square:.8g} an event"
+            share += f"; the mean square of deviations falls by {report.mean_square:.8g} an event"
         return Verdict("rounds", "stable", radius + share)
     if limit == 0:
         reason = "the mixing itself does not settle, whatever the step size"
@@ -465,7 +486,7 @@ def _verdict_of_proposition(report: StabilityReport) -> Verdict:
 
 def _abscissa(report: StabilityReport) -> str:
     """Iterated, it is seen from below, to the residual of M over η."""
-    abscissa, residual = report.spectrum.abscissa, report.spectrum.residual / report.step_size
+    abscissa, residual = report.spectrum.abscissa, report.spectrum.residual / report.round_length
     return f"at least {abscissa:.6g} (residual {residual:.1g})" if residual else f"{abscissa:.6g}"
 
 
@@ -484,17 +505,19 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, Rows]]:
             *([] if report.hidden is None else [("hidden modes", _hidden_in_words(report.hidden))]),
         ],
     )
+    clock = "wall-clock" if report.experiment.asynchronous else "flow"
     if not np.isnan(report.spectrum.abscissa):
-        clock = "wall-clock" if report.experiment.asynchronous else "flow"
         yield f"Flow, per unit of {clock} time", [("spectral abscissa", _abscissa(report)), *_flow(report)]
     textbook = report.textbook_limit
+    clocks = isinstance(report.experiment.mixing, AsynchronousGossip)
+    of_the_mean = ", of the mean" if clocks and np.isnan(report.mean_square) else ""
     yield (
         "Rounds",
         [
             *([] if report.gossip else [("spectral radius", _radius(report))]),
             *([] if np.isnan(report.mean_square) else [("of the mean square", f"{report.mean_square:.8g}")]),
             ("step size", f"{report.step_size:g}"),
-            *([] if report.gossip else [("largest stable step size", f"{report.step_size_limit:.6g}")]),
+            *([] if report.gossip else [(f"largest stable step size{of_the_mean}", f"{report.step_size_limit:.6g}")]),
             ("textbook's sufficient bound", "none for this mixing" if np.isnan(textbook) else f"{textbook:.6g}"),
             *(
                 (f"contraction, {name} weights", f"{c.contraction:.8g}{_proof(c, c.rounds)}")
@@ -508,7 +531,7 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, Rows]]:
     if report.roots is not None:
         listed = ", ".join(_number(value) for value in report.roots.values)
         yield "Delayed flow", [(f"characteristic roots ({report.roots.method})", listed)]
-    yield "Slowest modes", [(f"λ = {_number(mode.eigenvalue)}", _mode_in_words(mode)) for mode in report.modes]
+    yield "Slowest modes", [(f"λ = {_number(m.eigenvalue)}", _mode_in_words(m, clock)) for m in report.modes]
     if isinstance(report.experiment.mixing, Schedule) and len(report.eigenvalues):
         listed = ", ".join(_number(value) for value in report.eigenvalues[:5])
         yield "Floquet multipliers", [(f"over {report.experiment.mixing.period} rounds", listed)]
@@ -558,10 +581,10 @@ def _hidden_in_words(hidden: Sequence[Hidden]) -> str:
     )
 
 
-def _mode_in_words(mode: Mode) -> str:
+def _mode_in_words(mode: Mode, clock: str) -> str:
     lasts = "does not decay"
     if np.isfinite(mode.rounds):
-        lasts = f"falls to 1/e in {mode.rounds:.4g} rounds, {mode.flow_time:.4g} of flow time"
+        lasts = f"falls to 1/e in {mode.rounds:.4g} rounds, {mode.flow_time:.4g} of {clock} time"
     strongest = np.argsort(-np.abs(mode.agents), kind="stable")[:3]
     kind = f"agreement {mode.agreement:.0%}, one agent pattern × data direction {mode.separable:.0%}"
     residual = f", residual {mode.residual:.1g}" if mode.residual else ""
@@ -652,6 +675,8 @@ def stability_map(
             f"{' and '.join(chosen) or 'none'}"
         )
     _must_be_linear(experiment)
+    if experiment.asynchronous:
+        raise ValueError("a map is of synchronous rounds: see stability(experiment) and timeliness(experiment)")
     (name,), etas = chosen, np.asarray(step_sizes, float)
     values = np.asarray(given[name])
     if values.ndim != 1 or not len(values) or values.dtype.kind not in "iuf":

@@ -1,17 +1,19 @@
 """Is what agents on their own clocks work with recent enough? Measured lateness beside the delays that a run bears.
 
-The delay margins of linear models are of synchronous rounds. An asynchronous run is set beside the rounds that are
-nearest to it: in each of them every agent makes one update, and mixes by what the events mix in one mean interval T
-between an agent's updates,
+The delays that linear models bear are those of synchronous rounds. An asynchronous run is set beside the rounds that
+are nearest to it: its own algorithm's, in which every agent makes one update, over what the events mix in T, one mean
+interval between an agent's updates,
 
-    x⁺ = W x − η L g(x),    W = exp(T G),    G[q, r] = rate at which r reaches q × what q takes of it,
+    W = exp(T G),    G[q, r] = rate at which r reaches q × what q takes of it,    G 1 = 0.
 
-L being the local steps of an update. Lateness is counted in such rounds: of gradients, from when a computation began
-until its update was applied, over T; of messages, in updates of their source that are not yet reflected, its staleness.
+Lateness is counted in such rounds. Messages: S[i, j], the updates of user i that user j does not reflect yet.
+Gradients of local SGD: a computation of one interval is the round itself; what is late is what it, and waiting for
+`delay` further updates, takes beyond that, in units of T. Other algorithms take the gradient when they apply it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -20,11 +22,12 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from ntkp2p.algorithms import DGD, Algorithm, LocalSGD
+from ntkp2p.algorithms import Algorithm, Delayed, LocalSGD
 from ntkp2p.asynchrony import Events, Kind, staleness
+from ntkp2p.asynchrony.events import AVERAGES
 from ntkp2p.dynamics.stability import edge, spectrum
 from ntkp2p.dynamics.system import linear_system
-from ntkp2p.margins import Margin, margins
+from ntkp2p.margins import AUGMENTED, DELAYS, Margin
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
 from ntkp2p.prediction import features_of
@@ -77,7 +80,7 @@ class Timeliness(Report):
     mixing
         W of the synchronous rounds beside it, shape (Q, Q).
     lateness
-        Of "gradients" and of "messages".
+        Of "messages", and for local SGD of "gradients".
     """
 
     experiment: Experiment
@@ -132,8 +135,9 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     Returns
     -------
     report
-        With measured lateness beside the delay margins. The margins are of a constant delay of all, in rounds of all:
-        lateness that stays inside is evidence, and not a proof; `stability` of memoryless clocks is exact.
+        With measured lateness beside the delay margins, which are looked for as far as the largest lateness goes. They
+        are of one delay of all, in rounds of all: lateness that stays inside is evidence, and not a proof. `stability`
+        of memoryless clocks is exact.
 
     Raises
     ------
@@ -152,23 +156,42 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     features = features_of(run, features)
     interval = float(events.time[-1] * events.users / updates)
     W = scipy.linalg.expm(interval * mixing_rates(events))
-    beside = replace(run, algorithm=_beside(run.algorithm), mixing=W, record=[0])
-    system = linear_system(beside.algorithm, W, features, run.data)
-    extremal = spectrum(system)
-    bears = margins(beside, features, system, extremal.radius <= 1 + edge(system, extremal))
-    ages = _ages(events, getattr(run.algorithm, "delay", 0)) / interval
-    counted = staleness(events)
-    measured = {
-        "gradients": (float(ages.mean()), float(np.quantile(ages, USUAL)), float(ages.max())),
-        "messages": (counted.mean, float(counted.quantile(USUAL)), float(counted.largest)),
-    }
-    lateness = {late: Lateness(*measured[late], margin) for late, margin in bears.items()}
+    counted, measured = staleness(events), {}
+    if isinstance(run.algorithm, LocalSGD):
+        beyond = np.maximum(_ages(events, run.algorithm.delay) / interval - 1, 0)
+        measured["gradients"] = (float(beyond.mean()), float(np.quantile(beyond, USUAL)), float(beyond.max()))
+    measured["messages"] = (counted.mean, float(counted.quantile(USUAL)), float(counted.largest))
+    lateness = {}
+    for late, (mean, usual, largest) in measured.items():
+        margin = _margin(run, features, W, late, most=math.ceil(largest))
+        lateness[late] = Lateness(mean, usual, largest, margin)
     return Timeliness(run, interval, W, lateness)
+
+
+def _margin(run: Experiment, features: Features, W: np.ndarray, late: str, most: int) -> Margin:
+    """The largest delay up to which the rounds are stable for all; it is not looked for beyond what is needed."""
+    unknown, most = float("nan"), min(most, DELAYS)
+    for delay in range(most + 1):
+        system = linear_system(_delayed(run.algorithm, late, delay), W, features, run.data)
+        if delay and system.size > AUGMENTED:
+            return Margin(delay - 1, unknown, unknown, exact=False)
+        extremal = spectrum(system, dense=AUGMENTED)
+        if extremal.radius > 1 + edge(system, extremal):
+            return Margin(delay - 1, unknown, unknown, exact=True)
+    return Margin(most, unknown, unknown, exact=False)
+
+
+def _delayed(algorithm: Algorithm, late: str, delay: int) -> Algorithm:
+    """The same with a delay of all gradients, or of all messages."""
+    if late == "gradients":
+        return replace(algorithm, delay=delay)
+    undelayed = replace(algorithm, delay=0) if isinstance(algorithm, LocalSGD) else algorithm
+    return Delayed(undelayed, messages=delay) if delay else undelayed
 
 
 def mixing_rates(events: Events, /) -> Float[np.ndarray, "n n"]:
     """G, with which mixing by itself is dx/dt = G x on average: what users hear of each other per wall-clock time."""
-    heard = np.isin(events.kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE))
+    heard = np.isin(events.kind, AVERAGES)
     user, peer = events.user[heard], events.peer[heard]
     back = events.kind[heard] == Kind.EXCHANGE
     rates = np.zeros((events.users, events.users))
@@ -176,13 +199,6 @@ def mixing_rates(events: Events, /) -> Float[np.ndarray, "n n"]:
     np.add.at(rates, (peer[back], user[back]), 1.0)
     rates *= np.broadcast_to(events.weight, rates.shape) / events.time[-1]
     return rates - np.diag(rates.sum(axis=1))
-
-
-def _beside(algorithm: Algorithm) -> Algorithm:
-    """DGD with as long a step as an update of local SGD has, and in the end the heavy ball makes of it."""
-    if not isinstance(algorithm, LocalSGD):
-        return DGD(float(algorithm.step_size))
-    return DGD(float(algorithm.step_size) * algorithm.steps / (1 - float(algorithm.momentum or 0)))
 
 
 def _ages(events: Events, delay: int) -> Float[np.ndarray, " updates"]:

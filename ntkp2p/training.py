@@ -24,6 +24,7 @@ from ntkp2p.algorithms import Algorithm, World
 from ntkp2p.algorithms.awake import awake_round
 from ntkp2p.asynchrony import Events, Steps
 from ntkp2p.communication import sent_until
+from ntkp2p.data.datasets import whole
 from ntkp2p.devices import AXIS, agree, all_devices, one_device, place
 from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
@@ -85,6 +86,7 @@ def train(
     DivergedError
         As soon as a recorded loss is no longer finite; what was recorded is on the exception.
     """
+    whole(draw, "draw", least=0)
     drawn = experiment.drawn(draw)
     mesh = (one_device() if isinstance(drawn.mixing, Events) else all_devices()) if mesh is None else mesh
     if mesh.axis_names != (AXIS,):

@@ -25,12 +25,14 @@ from ntkp2p import (
     predict,
     predictions,
     stability,
+    stability_map,
     steady_state,
     timeliness,
     train,
 )
 from ntkp2p.asynchrony import Kind
 from ntkp2p.dynamics.gossip import mean_square_radius
+from ntkp2p.dynamics.stability import largest_step_size
 from ntkp2p.dynamics.system import product
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -105,6 +107,11 @@ def test_what_is_drawn_and_what_is_not_are_one_experiment(run):
     assert "linearisation and draws" in comparison.errors()
     # To count events, or the time they take, are two ways of looking at the same mean.
     assert comparison.errors("global_loss")["events against time"] < 0.01
+
+
+class Averaging(DGD):
+    def round(self, x, world, /):
+        return world.average(super().round(x, world))
 
 
 class Affine:
@@ -205,18 +212,32 @@ def test_second_moments_are_those_of_all_products():
     assert mean_square_radius(system) == pytest.approx(np.abs(np.linalg.eigvals(products)).max(), rel=1e-8)
 
 
-def test_runs_that_are_called_unstable_diverge():
-    algorithm, mixing, _, split = few(LocalSGD(0.2))
-    one = Experiment(model=models.affine(), data=split, mixing=mixing, algorithm=algorithm, rounds=3000)
-    report = stability(one)
+def test_runs_diverge_beyond_the_step_size_of_the_mean_square():
+    algorithm, mixing, features, split = few(LocalSGD(0.2))
+    one = Experiment(model=models.affine(), data=split, mixing=mixing, algorithm=algorithm, rounds=4000)
+    report = stability(one, features=features)
     assert report.verdicts["rounds"].answer == "stable"
-    assert report.mean_square < 1
-    assert train(one).stable
-    beyond = dataclasses.replace(one, algorithm=LocalSGD(1.3 * report.step_size_limit))
-    assert not predict(beyond).stable
-    assert stability(beyond).verdicts["rounds"].answer == "unstable"
+    limit = report.step_size_limit
+    # The mean would bear more: runs that grow in opposite directions cancel.
+    assert limit < largest_step_size(linear_system(algorithm, mixing, features, split))
+    for share, stable in ((0.8, True), (1.3, False)):
+        run = dataclasses.replace(one, algorithm=LocalSGD(share * limit))
+        said = stability(run, features=features)
+        assert said.stable["rounds"] is predict(run, features=features).stable is stable
+        assert said.verdicts["rounds"].answer == ("stable" if stable else "unstable")
+        assert (said.mean_square < 1) is stable
+        losses = along(run, features)
+        assert losses[-1] < losses[0] if stable else losses[-1] > 1e3 * losses[0]
+
+
+def along(experiment, features):
+    """The mean loss along the events of one draw."""
+    return predict(experiment.drawn(), features=features).global_loss.mean("agent").values
+
+
+def test_runs_that_diverge_are_stopped(run):
     with pytest.raises(DivergedError):
-        train(beyond)
+        train(run(gossip(), LocalSGD(1e3), rounds=2000))
 
 
 def test_the_mean_comes_to_rest_where_a_solve_says():
@@ -232,21 +253,36 @@ def test_lateness_is_measured_and_set_beside_the_margin(run):
     events = AsynchronousGossip(users=n, update=clocks.Deterministic(1.0, random_phase=True), gossip=FAST).draw(
         events=4000
     )
-    report = timeliness(run(events, LocalSGD(0.2, delay=2), rounds=4000))
-    # A computation takes one interval, and its update waits for two more; the first ones begin at 0.
-    assert report.lateness["gradients"].largest == pytest.approx(3, rel=0.01)
-    assert report.lateness["gradients"].mean == pytest.approx(3, rel=0.01)
+    one = run(events, LocalSGD(0.2, delay=2), rounds=4000)
+    features = one.features()
+    report = timeliness(one, features=features)
+    # A computation is the round itself, and its update waits for two more; intervals are shorter at the beginning.
+    late = report.lateness["gradients"]
+    assert (late.largest, late.mean) == (pytest.approx(2, rel=0.02), pytest.approx(2, rel=0.02))
     # Each of the others reaches a user at the rate 3/(n−1), and it takes half: an interval of that.
     L = n * np.eye(n) - np.ones((n, n))
     values, vectors = np.linalg.eigh(L * 3 / (n - 1) / 2)
     expected = vectors * np.exp(-values * report.interval) @ vectors.T
     np.testing.assert_allclose(report.mixing, expected, atol=0.05)
     np.testing.assert_allclose(report.mixing.sum(axis=1), 1, rtol=1e-12)
-    assert report.lateness["gradients"].inside is not False
+    assert late.inside
     assert "gradients, measured" in str(report)
-    hasty = timeliness(run(events, LocalSGD(2.0, delay=2), rounds=4000))
-    assert hasty.lateness["gradients"].inside is False
-    assert stability(run(events, LocalSGD(2.0, delay=2), rounds=4000)).verdicts["gradients"].answer == "unstable"
+    # The margin is of the algorithm's own rounds over that mixing: with delays of 0, 1 and 2, all of them as they are.
+    system = linear_system(LocalSGD(0.2, delay=2), report.mixing, features, report.experiment.data)
+    limit = largest_step_size(system)
+    for share, inside in ((0.9, True), (1.2, False)):
+        hasty = run(events, LocalSGD(share * limit, delay=2), rounds=4000)
+        assert timeliness(hasty, features=features).lateness["gradients"].inside is inside
+    assert stability(hasty, features=features).verdicts["gradients"].answer == "unstable"
+    assert set(timeliness(run(events, DGD(0.2), rounds=4000), features=features).lateness) == {"messages"}
+
+
+def test_without_gossip_in_between_a_gradient_is_not_late(run):
+    slow = clocks.Exponential(0.2)
+    events = gossip(update=clocks.Deterministic(1.0, random_phase=True), gossip=slow).draw(events=600)
+    found = timeliness(run(events, rounds=600)).lateness["gradients"]
+    assert found.largest < 0.05
+    assert found.margin.rounds >= 0
 
 
 def test_messages_and_gradients_are_counted_by_agent(run):
@@ -284,20 +320,59 @@ def test_a_trajectory_is_saved_and_drawn_against_events_and_wall_clock_time(run,
     [
         ({"mixing": AsynchronousGossip(users=4, update=FAST, gossip=FAST)}, "mixing has 4 users"),
         ({"mixing": gossip().draw(events=100), "rounds": 101}, "100 events for a run of 101"),
-        ({"mixing": gossip().draw(events=100), "rounds": 5}, "never updates|never reached"),
+        ({"mixing": gossip().draw(events=5), "rounds": 5}, "never updates|never reached"),
         ({"algorithm": LocalSGD(0.2, delay=500)}, "500 of its updates later"),
+        ({"algorithm": Averaging(0.2), "predicted": True}, r"world\.average is for rounds of all"),
     ],
 )
 def test_runs_that_do_not_fit_are_named(run, change, message):
     given = {"mixing": gossip().draw(events=ROUNDS), "rounds": ROUNDS} | change
+    act = predict if given.pop("predicted", False) else lambda experiment: experiment
     with pytest.raises(ValueError, match=message):
-        run(**given)
+        act(run(**given))
+
+
+def test_a_run_that_is_drawn_need_not_have_everybody_in_it(run):
+    short = run(gossip(), rounds=4)
+    assert predict(short.drawn()).stable is not None
+    assert train(short).dataset.sizes["round"] == 5
+    assert stability(short).spectrum.radius < 1
+
+
+def test_a_mini_batch_is_drawn_for_every_local_step(run):
+    """Of two samples: two steps with one each have four outcomes."""
+    split = data.load("regression", samples=6, features=2).split(agents=3, by="iid")
+    events = gossip(users=3).draw(events=60, seed=2)
+    first = int(np.argmax(events.kind == Kind.UPDATE)) + 1
+    run = Experiment(
+        model=models.affine(),
+        data=split,
+        mixing=events,
+        algorithm=LocalSGD(0.2, steps=2),
+        rounds=60,
+        record=[first],
+        batch_size=1,
+    )
+    user = events.user[first - 1]
+    found = {float(train(run, draw=draw).parameter_distance.sel(round=first)[user]) for draw in range(12)}
+    assert len(found) == 4
+
+
+def test_other_mixing_is_another_experiment(run):
+    graph = nx.cycle_graph(Q)
+    plans = [gossip(), gossip(graph=graph), gossip(graph=graph, weight=0.4), gossip(update=clocks.Deterministic(1.0))]
+    drawn = gossip().draw(events=ROUNDS)
+    mixings = [*plans, drawn, dataclasses.replace(drawn, weight=0.4)]
+    assert len({run(mixing).describe()["mixing"] for mixing in mixings}) == len(mixings)
 
 
 def test_what_has_no_closed_form_says_why(run):
     shifted = gossip(update=clocks.Exponential(1.0, shift=0.5))
-    with pytest.raises(ValueError, match="not memoryless"):
+    with pytest.raises(ValueError, match=r"not memoryless: predict single draws, experiment\.drawn\(0\)"):
         predict(run(shifted))
+    assert stability(run(shifted)).verdicts["rounds"].answer == "not known"
+    with pytest.raises(ValueError, match="a map is of synchronous rounds"):
+        stability_map(run(gossip()), [0.1], gradient_delays=[0])
     with pytest.raises(ValueError, match="variance_scale"):
         predict(run(gossip(), LocalSGD(0.2, variance_scale=1.0)))
     with pytest.raises(ValueError, match="no gradient flow"):

@@ -78,8 +78,9 @@ def _world(step: Any, gradient: Gradient) -> World:
 
     def grad(x, /, *, when=True):
         asked = step.finished & jnp.asarray(when)
-        own = jax.lax.cond(asked, gradient, lambda user, v: jnp.zeros_like(v), step.rows[0], x[0])
-        return jnp.where(first, own, 0)
+        # A function of its own for every call: of one that it knows JAX would take what it has traced, with its draw.
+        asked_for = (lambda user, v: gradient(user, v), lambda user, v: jnp.zeros_like(v))
+        return jnp.where(first, jax.lax.cond(asked, *asked_for, step.rows[0], x[0]), 0)
 
     def mix(x):
         return step.weights.astype(x.dtype) @ x
@@ -87,4 +88,19 @@ def _world(step: Any, gradient: Gradient) -> World:
     def own(x):
         return jnp.diagonal(step.weights).astype(x.dtype)[:, None] * x
 
-    return World(mix=mix, grad=grad, own=own, finished=first & step.finished, begins=first & step.begins)
+    return World(
+        mix=mix,
+        grad=grad,
+        own=own,
+        compress=_refused("world.compress"),
+        average=_refused("world.average"),
+        finished=first & step.finished,
+        begins=first & step.begins,
+    )
+
+
+def _refused(verb: str) -> Callable[..., Any]:
+    def refuse(*_, **__):
+        raise ValueError(f"{verb} is for rounds of all agents, and agents with clocks of their own act two at a time")
+
+    return refuse

@@ -91,10 +91,12 @@ class Deterministic(Clock):
     """
 
     interval: Any
-    random_phase: bool = False
+    random_phase: Any = False
 
     def __post_init__(self):
         _keep(self, "interval", positive=True)
+        if not isinstance(self.random_phase, bool):
+            raise TypeError(f"random_phase is True or False, got {self.random_phase!r}")
 
     @property
     def mean(self) -> float:
@@ -143,7 +145,7 @@ class Trace(Clock):
     Attributes
     ----------
     times
-        Of the ticks, ascending, not negative, shape (T,).
+        Of the ticks, ascending, above 0, shape (T,).
     receivers
         For a gossip clock: whom the user turns to at each tick, shape (T,). Otherwise chosen at random.
     """
@@ -155,9 +157,9 @@ class Trace(Clock):
         times = np.array(self.times, np.float64)
         if times.ndim != 1 or not times.size:
             raise ValueError(f"a trace has one time or more, found shape {times.shape}: give it a list of times")
-        if not np.isfinite(times).all() or times[0] < 0:
-            wrong = times[~np.isfinite(times) | (times < 0)][0]
-            raise ValueError(f"a trace's times are finite and not negative, found {wrong}: drop it")
+        if not np.isfinite(times).all() or times[0] <= 0:
+            wrong = times[~np.isfinite(times) | (times <= 0)][0]
+            raise ValueError(f"a trace's times are finite and above 0, where users begin, found {wrong}: drop it")
         late = np.flatnonzero(np.diff(times) < 0)
         if late.size:
             raise ValueError(

@@ -34,6 +34,11 @@ class Kind(IntEnum):
     RETURN = 7
 
 
+#: In these a user averages with what it hears, and in these it begins a computation.
+AVERAGES = (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE)
+BEGINS = (Kind.UPDATE, Kind.DROP, Kind.RETURN)
+
+
 class Steps(NamedTuple):
     """What each of some events does with the rows that it touches, at most two.
 
@@ -106,6 +111,24 @@ class Events:
     duration: float
     silent: Int[np.ndarray, " n"]
 
+    def __post_init__(self):
+        arrays = [np.asarray(getattr(self, name)) for name in ("time", "kind", "user", "peer", "relay")]
+        if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 1:
+            raise ValueError(f"events have arrays of one length, found {[array.shape for array in arrays]}")
+        time, kind, user, peer, relay = arrays
+        if len(time) and not (np.isfinite(time).all() and time[0] >= 0 and (np.diff(time) >= 0).all()):
+            raise ValueError("the times of events are finite, not negative and ascending: sort them")
+        known = np.isin(kind, list(Kind)) & (user >= 0) & (user < self.users) & (peer >= -1) & (peer < self.users)
+        known &= (relay >= -1) & (relay < self.relays) & (user != peer)
+        known &= (peer >= 0) | ~np.isin(kind, (*AVERAGES, Kind.SEND))
+        known &= (relay >= 0) | ~np.isin(kind, (Kind.SEND, Kind.ARRIVE))
+        if not known.all():
+            k = int(np.argmin(known))
+            raise ValueError(
+                f"event {k} has kind {kind[k]}, user {user[k]}, peer {peer[k]} and relay {relay[k]}: users are 0 to "
+                f"{self.users - 1}, relays 0 to {self.relays - 1}, and −1 is nobody where a kind needs none"
+            )
+
     @property
     def agents(self) -> int:
         """n, as for other mixing."""
@@ -127,13 +150,10 @@ class Events:
     @property
     def messages(self) -> Int[np.ndarray, " n"]:
         """How many messages each user sent, lost ones and those still on their way included; two in an exchange."""
-        sent = np.isin(self.kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.SEND))
-        # What was lost on arrival has been counted when it was sent.
-        sent |= (self.kind == Kind.LOST) & (self.relay < 0)
-        return self._count(self.peer, sent) + self._count(self.user, self.kind == Kind.EXCHANGE)
+        return self.sent_until(np.array([len(self)]))[0].astype(np.int64)
 
     def ages(self) -> Ages:
-        """How old the gradients were that the updates applied."""
+        """How old the gradients were that the updates applied, of algorithms that take them where they begin."""
         exchanges = np.flatnonzero(self.kind == Kind.EXCHANGE)
         # Everything that concerns a user's own model, user by user; before all else, each begins a computation.
         place = np.concatenate([np.full(self.users, -1), np.arange(len(self)), exchanges])
@@ -143,31 +163,30 @@ class Events:
         start = place < 0
         kind = np.where(start, Kind.RETURN, self.kind[place])
         time = np.where(start, 0.0, self.time[place])
-        averaged = np.cumsum(np.isin(kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE)))
-        begins = np.flatnonzero(np.isin(kind, (Kind.UPDATE, Kind.DROP, Kind.RETURN)))
+        averaged = np.cumsum(np.isin(kind, AVERAGES))
+        begins = np.flatnonzero(np.isin(kind, BEGINS))
         ends = np.flatnonzero(kind[begins] == Kind.UPDATE)
         last, first = begins[ends], begins[ends - 1]
         order = np.argsort(place[last])
         return Ages(*(a[order] for a in (user[last], time[last] - time[first], averaged[last] - averaged[first])))
 
-    def must_be_lively(self, rounds: int, /) -> None:
-        """Refuse a run of so many rounds in which a user makes no update, or no message reaches it.
+    def must_be_lively(self) -> None:
+        """Refuse events in which a user makes no update, or no message reaches it.
 
         Raises
         ------
         ValueError
             That names the user.
         """
-        kind, user, peer = self.kind[:rounds], self.user[:rounds], self.peer[:rounds]
-        heard = self._count(user, np.isin(kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE)))
-        heard += self._count(peer, kind == Kind.EXCHANGE)
+        heard = self._count(self.user, np.isin(self.kind, AVERAGES))
+        heard += self._count(self.peer, self.kind == Kind.EXCHANGE)
         for verdict, times, clock in (
-            ("never updates", self._count(user, kind == Kind.UPDATE), "a faster update clock"),
+            ("never updates", self.updates, "a faster update clock"),
             ("is never reached", heard, "it neighbours that talk more often"),
         ):
             if not times.all():
                 raise ValueError(
-                    f"user {np.argmin(times)} {verdict} in the first {rounds} events: run more rounds, or give {clock}"
+                    f"user {np.argmin(times)} {verdict} in {len(self)} events: draw more of them, or give {clock}"
                 )
 
     def to_dataset(self) -> xr.Dataset:
@@ -188,7 +207,7 @@ class Events:
         part = slice(first, end)
         kind, user, peer, relay = (getattr(self, name)[part] for name in ("kind", "user", "peer", "relay"))
         sends, arrives = kind == Kind.SEND, kind == Kind.ARRIVE
-        heard = np.isin(kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE))
+        heard = np.isin(kind, AVERAGES)
         rows = np.stack([user, np.full(len(kind), self.rows)], axis=1).astype(np.int32)
         rows[sends, 0] = self.users + relay[sends]
         direct = heard & ~arrives | sends
@@ -200,7 +219,7 @@ class Events:
         weights[back, 1] = _shares(self._taken(peer[back], user[back]))[:, ::-1]
         weights[sends, 0] = 0, 1
         finished: Bool[np.ndarray, " K"] = kind == Kind.UPDATE
-        return Steps(rows, weights, finished, np.isin(kind, (Kind.UPDATE, Kind.DROP, Kind.RETURN)))
+        return Steps(rows, weights, finished, np.isin(kind, BEGINS))
 
     def at(self, k: int, /) -> Float[np.ndarray, "rows rows"]:
         """W_k, with which event k mixes users and relays; row q receives."""
@@ -211,12 +230,18 @@ class Events:
         return W
 
     def until(self, rounds: int, /) -> "Events":
-        """The first of them."""
+        """The first of them, and `silent` as it is."""
         arrays = {name: getattr(self, name)[:rounds] for name in ("time", "kind", "user", "peer", "relay")}
         return replace(self, **arrays, duration=float(self.time[rounds - 1]))
 
+    def facts(self) -> tuple[np.ndarray, ...]:
+        """All that makes these events what they are, as arrays."""
+        weight = np.asarray(self.weight, float)
+        return self.time, self.kind, self.user, self.peer, self.relay, weight, np.array(self.users)
+
     def sent_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
         """The messages that every user has sent before some ascending rounds, whether they were taken or not."""
+        # What was lost on arrival has been counted when it was sent.
         at_once = np.isin(self.kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.LOST)) & (self.relay < 0)
         sent, back = np.flatnonzero(at_once | (self.kind == Kind.SEND)), np.flatnonzero(self.kind == Kind.EXCHANGE)
         return self._until(rounds, np.append(sent, back), np.append(self.peer[sent], self.user[back]))

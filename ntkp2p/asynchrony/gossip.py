@@ -182,6 +182,7 @@ class AsynchronousGossip:
         """
         if (events is None) == (duration is None):
             raise TypeError("draw takes either events=1000 or duration=100.0, and exactly one of them")
+        _whole("seed", seed, least=0)
         if events is not None:
             _whole("events", events, least=1)
         if duration is not None:
@@ -271,7 +272,10 @@ class AsynchronousGossip:
             If the clocks are not memoryless, or something else stands in the way: see `why_drawn`.
         """
         if self.why_drawn:
-            raise ValueError(f"the expectation is not closed, since {self.why_drawn}: average over draw(...) instead")
+            raise ValueError(
+                f"the expectation over clocks is not closed, since {self.why_drawn}: predict single draws, "
+                "experiment.drawn(0), or in a file seed = 0 in [mixing]"
+            )
         n = self.users
         turns = self._turns()
         rates = (turns * (self.gossip_rates / np.maximum(turns.sum(axis=1), 1))[:, None]).astype(np.float64)
@@ -342,10 +346,9 @@ class AsynchronousGossip:
                 f"the graph has the link {names[i[0]]} → {names[j[0]]} and none back: push-pull needs links that go "
                 "both ways; use graph.to_undirected(), or push"
             )
-        if self.bound is not None and connected_components(links, connection="strong", return_labels=False) > 1:
+        if connected_components(links, connection="strong", return_labels=False) > 1:
             raise ValueError(
-                "the graph is not strongly connected, so that under a bound users would wait for ever for those that "
-                "do not hear of them: add links, or bound=None"
+                "the graph is not strongly connected, so that some users never hear of what others learn: add links"
             )
 
     def _check_time(self, duration: float) -> None:
@@ -354,6 +357,15 @@ class AsynchronousGossip:
             raise ValueError(
                 f"a message takes {fixed.interval:g}, longer than the duration {duration:g}: nobody would hear anything"
             )
+
+    def facts(self) -> tuple[np.ndarray, ...]:
+        """All that makes these users what they are, as arrays."""
+        clocks = [*self.update_clocks, *self.gossip_clocks, self.transmission_clock]
+        words = [f"{clock!r}" for clock in clocks] + [self.scheme, self.beyond]
+        words += [f"{value!r}" for value in (self.absences, self.bound, self.cap)]
+        traced = [a for clock in clocks if isinstance(clock, Trace) for a in (clock.times, clock.receivers)]
+        numbers = [self._turns(), self.weight, *(a for a in traced if a is not None)]
+        return np.frombuffer("|".join(words).encode(), np.uint8), *(np.asarray(a, float) for a in numbers)
 
     def __repr__(self) -> str:
         rates = f"{self.update_rates.mean():.4g} updates and {self.gossip_rates.mean():.4g} opportunities each per time"

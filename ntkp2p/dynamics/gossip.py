@@ -22,9 +22,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 from jaxtyping import Float
 
-from ntkp2p.dynamics.stability import DENSE_SIZE, extremes
+from ntkp2p.dynamics.stability import DENSE_SIZE, EDGE, extremes, with_step_size
 from ntkp2p.dynamics.system import LinearSystem, MeanStep, linear
 from ntkp2p.precision import in_float64
 from ntkp2p.topology import Schedule
@@ -116,6 +117,30 @@ def mean_square_radius(system: LinearSystem, /) -> float:
     basis[np.arange(len(rows)), rows, columns] = basis[np.arange(len(rows)), columns, rows] = 1
     images = np.asarray(_second_moments(system.advance, system.parameters, jnp.asarray(basis)))
     return float(np.abs(np.linalg.eigvals(images[:, rows, columns])).max())
+
+
+def largest_mean_square_step_size(system: LinearSystem, /) -> float:
+    """The η at which `mean_square_radius` passes one, above all between that and 1/h; 0 or inf if there is none.
+
+    Raises
+    ------
+    ValueError
+        As `mean_square_radius`.
+    """
+
+    def beyond(eta: float) -> float:
+        return mean_square_radius(with_step_size(system, eta)) - 1
+
+    stable = unstable = 1 / system.curvature
+    while beyond(stable) > 0:
+        stable, unstable = stable / 2, stable
+        if stable * system.curvature < EDGE:
+            return 0.0
+    while beyond(unstable) <= 0:
+        stable, unstable = unstable, 2 * unstable
+        if unstable * system.curvature > 1 / EDGE:
+            return float("inf")
+    return float(scipy.optimize.brentq(beyond, stable, unstable, rtol=1e-7))  # pyright: ignore
 
 
 @partial(jax.jit, static_argnums=0)

@@ -52,7 +52,10 @@ def edge(system: LinearSystem, found: Spectrum, /) -> float:
     """By how much |λ(M)|, or Re λ(M), may exceed 1 by rounding: less for small steps, which do little else."""
     if found.residual:
         return EDGE
-    return max(1e-12, EDGE * min(1.0, system.step_size * float(np.nan_to_num(system.curvature, nan=np.inf))))
+    # Of clocks a round is as long as an event takes, and its step is the algorithm's all the same.
+    algorithm = system.parameters.get("algorithm")
+    step_size = system.step_size if algorithm is None else float(algorithm.step_size)
+    return max(1e-12, EDGE * min(1.0, step_size * float(np.nan_to_num(system.curvature, nan=np.inf))))
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")  # as for `extremes`

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ntkp2p.asynchrony import AsynchronousGossip, Deterministic, Exponential, Kind
+from ntkp2p.asynchrony import AsynchronousGossip, Deterministic, Events, Exponential, Kind
 
 MATRIX = np.array([[0.4, 0.1, 0.2, 0.3], [0.5, 0.25, 0.15, 0.1], [0.7, 0.1, 0.1, 0.1], [0.2, 0.2, 0.2, 0.4]])
 PLANS = {
@@ -86,18 +86,34 @@ def test_a_deterministic_computation_is_as_old_as_it_takes():
 
 def test_a_run_names_who_is_not_in_it():
     events = draw("push")
-    events.must_be_lively(len(events))
-    with pytest.raises(
-        ValueError, match=r"user . never updates in the first 1 events: run more rounds, or give a fast"
-    ):
-        events.must_be_lively(1)
+    events.must_be_lively()
+    with pytest.raises(ValueError, match=r"user . never updates in 1 events: draw more of them, or give a fast"):
+        events.until(1).must_be_lively()
     slow = draw("push", update=[Exponential(2.0), Deterministic(24.0), Exponential(2.0), Exponential(2.0)])
-    with pytest.raises(ValueError, match="user 1 never updates in the first 100 events"):
-        slow.must_be_lively(100)
-    slow.must_be_lively(len(slow))
+    with pytest.raises(ValueError, match="user 1 never updates in 100 events"):
+        slow.until(100).must_be_lively()
+    slow.must_be_lively()
     quiet = draw("push", gossip=[Exponential(1.0), *[Exponential(1e-6)] * 3], update=Exponential(5.0))
-    with pytest.raises(ValueError, match=r"user 0 is never reached in the first .* neighbours that talk more often"):
-        quiet.must_be_lively(len(quiet))
+    with pytest.raises(ValueError, match=r"user 0 is never reached in .* neighbours that talk more often"):
+        quiet.must_be_lively()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"time": [2.0, 1.0]}, "ascending: sort them"),
+        ({"time": [1.0]}, "arrays of one length"),
+        ({"user": [0, 7]}, "event 1 has kind 1, user 7, peer 0"),
+        ({"peer": [-1, 1]}, "event 1 has kind 1, user 1, peer 1"),
+        ({"kind": [0, 9]}, "event 1 has kind 9"),
+        ({"kind": [0, 4]}, "event 1 has kind 4, user 1, peer 0 and relay -1"),
+    ],
+)
+def test_what_cannot_have_happened(change, message):
+    given = {"time": [1.0, 2.0], "kind": [0, 1], "user": [0, 1], "peer": [-1, 0], "relay": [-1, -1]} | change
+    arrays = {name: np.array(value) for name, value in given.items()}
+    with pytest.raises(ValueError, match=message):
+        Events(users=3, **arrays, relays=0, weight=0.5, duration=3.0, silent=np.zeros(3, int))
 
 
 def test_events_with_labels():
