@@ -18,7 +18,8 @@ import scipy.optimize
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ntkp2p import data as datasets
 from ntkp2p.algorithms import LocalSGD
@@ -48,22 +49,23 @@ from ntkp2p.training import DivergedError, train
 if TYPE_CHECKING:
     from ntkp2p.figures import Drawn, Study
 
-#: By name: the gossip rate λ that each of n users has, per mean computation; 2 for four users under all of them.
+#: By name: the gossip rate λ that each of n users has, per mean computation; 1 for four users under all of them.
 CAPACITIES: dict[str, Callable[[int], float]] = {
-    "λ = 2": lambda n: 2.0,
-    "λ ∝ log n": lambda n: 2 * float(np.log(n) / np.log(4)),
-    "λ ∝ n": lambda n: n / 2,
+    "λ = 1": lambda n: 1.0,
+    "λ ∝ log n": lambda n: float(np.log(n) / np.log(4)),
+    "λ ∝ n": lambda n: n / 4,
 }
 MARKERS = dict(zip(CAPACITIES, "osD", strict=True))
 COLOURS = dict(zip(CAPACITIES, ("#9b2226", "#c98b2c", "#2a6f97"), strict=True))
 SCHEMES = {"push": "randomised", "opportunistic": "opportunistic"}
 WALL = "wall-clock time [mean computations]"
+WALL_OF_FAST = "wall-clock time [mean computations of a fast user]"
 CONVERGED, DIVERGED = "converged", "diverged"
 TRAINED = LINES["trained"] | {"linewidth": 2.8}
 PREDICTED = LINES["rounds"]
 EXPECTED = LINES["flow"] | {"linewidth": 1.3}
 #: Opportunities, of all users together, up to which a draw is made: those that pass in silence cost as much as others.
-MOST = 8e6
+MOST = 4e6
 
 
 # --- how staleness grows with the number of users ---
@@ -71,22 +73,26 @@ MOST = 8e6
 
 def scaling(study: Study, /) -> Drawn:
     """Mean staleness against n under three laws of capacity, the capacity that holds it, and its distribution."""
-    setting = study.setting
-    figure, (means, held, shares) = plt.subplots(1, 3, figsize=(13.2, 4.3), layout="constrained")
+    users = study.setting.staleness_users
     found = xr.Dataset(
         {
             "mean_staleness": _means(study),
             "capacity": _capacities(study),
-            "share": _distributions(setting.staleness_users[len(setting.staleness_users) // 2], setting),
+            "share": _distributions(users[len(users) // 2], study.setting),
         }
     )
-    _draw_means(means, found["mean_staleness"])
     fits = _fits(found["capacity"])
     study.rows += fits
+    return _draw_scaling(found, fits), {"": found}
+
+
+def _draw_scaling(found: xr.Dataset, fits: list[dict[str, Any]]) -> Figure:
+    figure, (means, held, shares) = plt.subplots(1, 3, figsize=(13.2, 4.3), layout="constrained")
+    _draw_means(means, found["mean_staleness"])
     _draw_capacities(held, found["capacity"], fits)
     _draw_shares(shares, found["share"])
-    figure.suptitle("How stale users are about one another: complete graph, memoryless clocks, one update per time")
-    return figure, {"": found}
+    figure.suptitle("How stale users are about one another: complete graph, memoryless clocks of mean 1 and 1/λ")
+    return figure
 
 
 def _mean_staleness(scheme: str, n: int, rate: float, updates: int, seed: int = 0) -> float:
@@ -118,7 +124,7 @@ def _means(study: Study) -> xr.DataArray:
         # As many updates as there is time for; a simulated mean of U of them is some U^-½ off.
         updates = min(setting.staleness_updates, round(1e6 / rate))
         alone = 4 * n * expected_staleness(n, 1.0, rate) + updates / n
-        if scheme == "push" or n * rate * alone < MOST:
+        if scheme == "push" or n * (1 + rate) * alone < MOST:
             found.loc[{"scheme": scheme, "law": law, "users": n}] = _mean_staleness(scheme, n, rate, updates)
     return found
 
@@ -146,8 +152,8 @@ def _capacity(scheme: str, n: int, setting: Any, seed: int) -> float:
     def excess(log_rate: float) -> float:
         return float(np.log(_mean_staleness(scheme, n, np.exp(log_rate), setting.staleness_updates, seed)))
 
-    low, high = np.log(guess / 2), np.log(2 * guess)
-    return float(np.exp(scipy.optimize.brentq(excess, low, high, xtol=0.003)))  # pyright: ignore[reportArgumentType]
+    root: Any = scipy.optimize.brentq(excess, np.log(guess / 1.5), np.log(1.5 * guess), xtol=0.01)
+    return float(np.exp(root))
 
 
 def _fits(capacity: xr.DataArray) -> list[dict[str, Any]]:
@@ -220,6 +226,7 @@ def _draw_means(ax: Any, means: xr.DataArray) -> None:
     ax.set(xscale="log", yscale="log", xlabel="users $n$", ylabel="mean staleness [updates]")
     ax.set_ylim(top=float(means.max()) * 40)
     ax.set_title("(a) three laws of capacity")
+    _ticks_at(ax, means["users"].values)
 
 
 def _draw_capacities(ax: Any, capacity: xr.DataArray, fits: list[dict[str, Any]]) -> None:
@@ -230,16 +237,23 @@ def _draw_capacities(ax: Any, capacity: xr.DataArray, fits: list[dict[str, Any]]
         ax.plot(n, mean, marker, color=colour, markersize=5.5, label=f"{SCHEMES[scheme]}, simulated", zorder=3)
         fine = np.geomspace(n[0], n[-1], 100)
         log, power = (row["a + b log n: a"], row["b"]), (row["c n^p: c"], row["p"])
-        label = (
-            f"{log[0]:.2f} {'+' if log[1] > 0 else '−'} {abs(log[1]):.2f} log $n$: off by {row['log law off by']:.1%}"
-        )
-        ax.plot(fine, _visible(LAWS["log"](fine, *log)), color=colour, linewidth=1, label=label)
-        label = f"{power[0]:.2f} $n^{{{power[1]:.2f}}}$: off by {row['power law off by']:.1%}"
-        ax.plot(fine, LAWS["power"](fine, *power), color=colour, linewidth=1.2, linestyle="--", label=label)
+        texts = {
+            "log": f"{log[0]:.2f} {'+' if log[1] > 0 else '−'} {abs(log[1]):.2f} log $n$".replace("-", "−"),
+            "power": f"{power[0]:.2f} $n^{{{power[1]:.2f}}}$",
+        }
+        for (law, text), constants, line in zip(texts.items(), (log, power), ("-", "--"), strict=True):
+            label = f"{text}: {row[f'{law} law off by']:.1%} off (rms)"
+            ax.plot(fine, _visible(LAWS[law](fine, *constants)), line, color=colour, linewidth=1.1, label=label)
     ax.set(xscale="log", yscale="log", xlabel="users $n$", ylabel="gossip rate $λ$ of a user [per update]")
     ax.set_ylim(1, float(capacity.max()) * 12)
     ax.legend(fontsize=7, loc="upper left")
     ax.set_title("(b) what holds the mean staleness at 1")
+    _ticks_at(ax, capacity["users"].values)
+
+
+def _ticks_at(ax: Any, users: np.ndarray) -> None:
+    ax.set_xticks(users, [str(n) for n in users])
+    ax.minorticks_off()
 
 
 def _visible(values: np.ndarray) -> np.ndarray:
@@ -262,7 +276,7 @@ def _draw_shares(ax: Any, shares: xr.DataArray) -> None:
         )
     ax.set(yscale="log", ylim=(1e-6, 2), xlabel="staleness [updates]", ylabel="share of time and pairs")
     ax.legend(fontsize=7)
-    ax.set_title(f"(c) randomised gossip of {shares.attrs['users']}")
+    ax.set_title(f"(c) randomised gossip of {shares.attrs['users']} users")
 
 
 # --- what staleness costs ---
@@ -387,7 +401,7 @@ def events(study: Study, /) -> Drawn:
     history = staleness(drawn, until=60.0)
     ax.plot(history.times, history.history, color="0.2", linewidth=0.8)
     ax.axhline(counted.mean, color="#9b2226", linestyle="--", linewidth=1)
-    ax.set(xlabel=WALL, ylabel="mean staleness\nof the pairs [updates]")
+    ax.set(xlabel=WALL_OF_FAST, ylabel="mean staleness\nof the pairs [updates]")
     distribution = xr.DataArray(counted.distribution, dims="staleness", name="share")
     series = xr.DataArray(history.history, coords={"time": history.times}, name="mean_staleness")
     study.rows.append({"run": "staleness of one run with stragglers", "mean": counted.mean})
@@ -419,19 +433,19 @@ def _draw_raster(ax: Any, drawn: Events, plan: AsynchronousGossip, until: float)
             if lost:
                 ax.plot([now], [user], "x", color=colour, markersize=6, markeredgewidth=1.4, zorder=4)
     for user, leaves, returns in plan.absences:
-        ax.fill_between([leaves, returns], user - 0.28, user + 0.28, color="0.85", hatch="///", edgecolor="0.6", lw=0)
+        ax.fill_between([leaves, returns], user - 0.28, user + 0.28, color="0.85", zorder=0)
     for user in range(plan.users):
         ax.axhline(user, color="0.85", linewidth=0.6, zorder=0)
     handles = [
         Line2D([], [], linestyle="none", marker="|", color="black", markersize=11, markeredgewidth=1.8, label="update"),
         Line2D([], [], color="#2a6f97", linewidth=0.8, marker=">", markersize=3, label="message, sent to taken"),
         Line2D([], [], color="#9b2226", linewidth=0.8, linestyle=(0, (2, 1.5)), marker="x", label="message lost"),
-        plt.Rectangle((0, 0), 1, 1, facecolor="0.85", hatch="///", edgecolor="0.6", label="absent"),
+        Patch(color="0.85", label="absent"),
     ]
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.11), ncols=4, fontsize=8)
     names = [f"{user}\nslow" if user >= 6 else str(user) for user in range(plan.users)]
     ax.set_yticks(range(plan.users), names)
-    ax.set(xlabel=WALL, ylabel="user", xlim=(0, until), ylim=(plan.users - 0.5, -0.5))
+    ax.set(xlabel=WALL_OF_FAST, ylabel="user", xlim=(0, until), ylim=(plan.users - 0.5, -0.5))
 
 
 def _draw_histogram(ax: Any, counted: Any) -> None:
@@ -449,7 +463,7 @@ def _draw_histogram(ax: Any, counted: Any) -> None:
 def stragglers(study: Study, /) -> Drawn:
     """Asynchronous beside synchronous local SGD with two slow users, against time and against gradients computed."""
     setting = study.setting
-    until = 2 * setting.regression_time
+    until = 3 * setting.regression_time
     plan = straggling(gossip=Exponential(4.0), transmission=0.1)
     drawn = plan.draw(duration=until)
     ends = plan.synchronous_times(int(until))
@@ -479,7 +493,7 @@ def stragglers(study: Study, /) -> Drawn:
         _draw_straggling(axes, joined, times, name, colour, marker)
         results[f"_{name}"] = joined.assign_coords(wall_clock_time=("round", times))
     axes[0].plot([], [], label="predicted", **PREDICTED)
-    axes[0].set(yscale="log", xlabel=WALL, ylabel="global loss: mean and range of the users")
+    axes[0].set(yscale="log", xlabel=WALL_OF_FAST, ylabel="global loss: mean and range of the users")
     axes[1].set(xlabel="gradients computed by all users")
     axes[0].legend(fontsize=8)
     figure.suptitle("Two of eight users take five times as long: local SGD of 5 steps, trained broad")
@@ -496,10 +510,11 @@ def _draw_straggling(axes: Any, joined: xr.Dataset, times: np.ndarray, name: str
     across = times, joined["gradients"].sel(source="trained").sum("agent").values
     for ax, x in zip(axes, across, strict=True):
         own = losses.sel(source="trained")
-        ax.fill_between(x, own.min("agent"), own.max("agent"), color=colour, alpha=0.25, linewidth=0)
+        ax.fill_between(x, own.min("agent"), own.max("agent"), color=colour, alpha=0.25, linewidth=0, step="post")
         look: dict[str, Any] = TRAINED | {"color": colour, "marker": marker, "markersize": 5}
+        look |= {"drawstyle": "steps-post"}  # models hold until the next event, or round
         ax.plot(x, own.mean("agent"), label=f"{name}, trained", markevery=max(1, len(x) // 10), **look)
-        ax.plot(x, losses.sel(source="rounds").mean("agent"), **PREDICTED)
+        ax.plot(x, losses.sel(source="rounds").mean("agent"), **PREDICTED, drawstyle="steps-post")
 
 
 # --- the edge of stability ---
@@ -509,14 +524,18 @@ AROUND = (0.7, 1.3, 0.85, 1.15)
 
 
 def boundary(study: Study, /) -> Drawn:
-    """Runs on both sides of the predicted edge of stability, over the age of gradients, and their measured lateness."""
+    """Runs on both sides of the predicted edge of stability, over the age of gradients, and their measured lateness.
+
+    A single run may still settle a little beyond the mean-square edge: what makes E‖s‖² grow there are rare draws.
+    """
     setting = study.setting
     ages, seeds = np.arange(1, setting.boundary_ages + 1), np.arange(setting.boundary_seeds)
     around = AROUND[: setting.boundary_runs]
     found = xr.Dataset(coords={"age": ages, "share": list(around), "seed": seeds})
     edges, turned, late = [], [], []
     for age in ages:
-        start = two_features(int(age), setting.boundary_events)
+        # Growth per event falls with the age.
+        start = two_features(int(age), int(age) * setting.boundary_events)
         system = linear_system(start.algorithm, start.mixing, start.features(), start.data)
         edge = mean_square_edge(system)
         edges.append((edge * system.curvature, largest_step_size(system) * system.curvature))
@@ -559,7 +578,8 @@ def mean_square_edge(system: LinearSystem, /) -> float:
 
     while beyond(high) < 0:
         low, high = high, 2 * high
-    return float(scipy.optimize.brentq(beyond, low, high, rtol=1e-3))  # pyright: ignore[reportArgumentType]
+    root: Any = scipy.optimize.brentq(beyond, low, high, rtol=np.float64(1e-3))
+    return float(root)
 
 
 def grown(study: Study, run: Experiment, /) -> float:
@@ -638,8 +658,9 @@ def _draw_margins(ax: Any, found: xr.Dataset) -> None:
     most = float(found["lateness"].max()) + 1
     reach = max(most, float(found["margin"].max()) + 1)
     ax.plot([-1.5, reach], [-1.5, reach], color="black", linewidth=1)
-    ax.fill_between([-1.5, reach], -1.5, [-1.5, reach], color="0.92", zorder=0, label="inside the margin")
+    ax.fill_between([-1.5, reach], -1.5, [-1.5, reach], color="0.88", zorder=0, label="inside the margin")
     ax.set(xlim=(-1.5, reach), ylim=(0, most))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(
         xlabel="delay margin of the synchronous rounds beside it [rounds]",
         ylabel="measured mean age of gradients [rounds]",
