@@ -71,7 +71,6 @@ class Setting:
     push_tests: int
     staleness_users: Sequence[int]
     staleness_opportunistic: int
-    staleness_updates: int
     staleness_seeds: int
     regression_users: Sequence[int]
     regression_splits: int
@@ -108,7 +107,6 @@ FULL = Setting(
     push_tests=1000,
     staleness_users=(4, 8, 16, 32, 64, 128, 256, 512, 1000),
     staleness_opportunistic=128,
-    staleness_updates=4000,
     staleness_seeds=3,
     regression_users=(8, 40),
     regression_splits=2,
@@ -144,7 +142,6 @@ QUICK = Setting(
     push_tests=200,
     staleness_users=(4, 8, 16, 32),
     staleness_opportunistic=16,
-    staleness_updates=1000,
     staleness_seeds=1,
     regression_users=(8,),
     regression_splits=1,
