@@ -53,8 +53,8 @@ def figures(
     quick
         The same figures in small.
     only
-        One figure: figure1, figure2, algorithms, width, parameters, ten_classes, design, stability, or the three of
-        sparse-push.
+        One figure: figure1, figure2, algorithms, width, parameters, ten_classes, design, stability, or all of
+        sparse-push or of staleness.
     images
         A folder of IDX files, Fashion-MNIST for one, in place of MNIST for the accuracies of Sparse-Push.
     """

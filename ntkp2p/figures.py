@@ -21,8 +21,8 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from ntkp2p import asynchronous_figures, sparse_push_figures
 from ntkp2p import data as datasets
-from ntkp2p import sparse_push_figures
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import ATC, CTA, DGD, Delayed
 from ntkp2p.compare import Comparison, compare
@@ -69,6 +69,18 @@ class Setting:
     push_width: int
     push_samples: int
     push_tests: int
+    staleness_users: Sequence[int]
+    staleness_opportunistic: int
+    staleness_seeds: int
+    regression_users: Sequence[int]
+    regression_splits: int
+    regression_every: int
+    regression_time: float
+    regression_width: int
+    boundary_ages: int
+    boundary_runs: int
+    boundary_events: int
+    boundary_seeds: int
 
 
 FULL = Setting(
@@ -93,6 +105,18 @@ FULL = Setting(
     push_width=64,
     push_samples=4000,
     push_tests=1000,
+    staleness_users=(4, 8, 16, 32, 64, 128, 256, 512, 1000),
+    staleness_opportunistic=128,
+    staleness_seeds=3,
+    regression_users=(8, 40),
+    regression_splits=2,
+    regression_every=1,
+    regression_time=20.0,
+    regression_width=512,
+    boundary_ages=5,
+    boundary_runs=4,
+    boundary_events=6000,
+    boundary_seeds=2,
 )
 QUICK = Setting(
     agents=10,
@@ -116,6 +140,18 @@ QUICK = Setting(
     push_width=32,
     push_samples=800,
     push_tests=200,
+    staleness_users=(4, 8, 16, 32),
+    staleness_opportunistic=16,
+    staleness_seeds=1,
+    regression_users=(8,),
+    regression_splits=1,
+    regression_every=2,
+    regression_time=6.0,
+    regression_width=64,
+    boundary_ages=2,
+    boundary_runs=2,
+    boundary_events=4000,
+    boundary_seeds=1,
 )
 
 
@@ -137,7 +173,8 @@ def draw(
     quick
         The same figures in small.
     only
-        One of `FIGURES`, or "sparse-push" for all of it; by default every figure but those that take long, `LONG`.
+        One of `FIGURES`, or "sparse-push" or "staleness" for all of it; by default every figure but those that take
+        long, `LONG`.
     images
         A folder of IDX files whose images take MNIST's place in the accuracies of Sparse-Push, Fashion-MNIST for one.
     progress
@@ -156,7 +193,7 @@ def draw(
     """
     names = [name for name in FIGURES if quick or name not in LONG]
     if only is not None:
-        names = [name for name in FIGURES if name.startswith(f"{only}-")] or [only]
+        names = [name for name in FIGURES if name == only or name.startswith(f"{only}-")] or [only]
     drawings = [lookup(FIGURES, name, "figure") for name in names]
     study = Study(QUICK if quick else FULL, progress, images=None if images is None else Path(images))
     for name, drawing in zip(names, drawings, strict=True):
@@ -492,11 +529,16 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "sparse-push-accuracy": sparse_push_figures.accuracy,
     "sparse-push-predicted": sparse_push_figures.predicted,
     "sparse-push-directed": sparse_push_figures.directed,
+    "staleness": asynchronous_figures.scaling,
+    "staleness-regression": asynchronous_figures.regression,
+    "staleness-events": asynchronous_figures.events,
+    "staleness-stragglers": asynchronous_figures.stragglers,
+    "staleness-boundary": asynchronous_figures.boundary,
 }
 
 
 #: Drawn only if asked for by name, or in small.
-LONG = ("sparse-push-accuracy",)
+LONG = ("sparse-push-accuracy", "staleness", "staleness-regression", "staleness-boundary")
 
 
 def _network(study: Study, *, graph: str = "cycle", algorithm: type = DGD) -> Comparison:

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib import image
 
-from ntkp2p import figures
+from ntkp2p import asynchronous_figures, figures
 
 
 @pytest.mark.parametrize("name", ["figure1", "ten_classes"])
@@ -35,6 +37,32 @@ def test_the_edge_of_stability_has_trained_runs_on_both_sides():
     plt.close(figure)
 
 
+@pytest.mark.usefixtures("quick_compilation")
+def test_the_study_of_staleness_finds_its_laws(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "QUICK", replace(figures.QUICK, regression_every=4, boundary_ages=1))
+    table = figures.draw(tmp_path, quick=True, only="staleness")
+    names = {name for name in figures.FIGURES if name.startswith("staleness")}
+    assert {p.stem for p in tmp_path.glob("*.png")} == names
+    assert all(list(tmp_path.glob(f"{name}*.nc")) for name in names)
+    assert np.isfinite(table.to_numpy(float)).any(axis=1).all()
+    assert table["linearisation"].filter(like="linear regression").filter(regex="^linear").max() < 1e-10
+    agreed = table.loc["runs as the mean-square boundary says"]
+    assert agreed["right"] == agreed["decided"] == agreed["runs"] == 2
+    # What holds the staleness at 1 is exactly λ = H_{n−1}. Over U updates a mean of delays D, which the same messages
+    # lengthen for a time of 1/λ, varies by (E D² + 2 Var D / λ) / U, with Var D = π²/6 λ⁻² of the first messages.
+    n = np.array(figures.QUICK.staleness_users)
+    rate = np.array([sum(1 / k for k in range(1, users)) for users in n])
+    deviation = np.sqrt((1 + np.pi**2 / 6 * (rate**-2 + 2 * rate**-3)) / asynchronous_figures.UPDATES)
+    inverse = np.linalg.pinv(np.stack([1 / rate, np.log(n) / rate], axis=1))[1]
+    tolerance = 4 * np.linalg.norm(inverse * deviation)
+    found = table.loc["capacity for staleness 1, randomised"]
+    assert found["b"] == pytest.approx(inverse.sum(), abs=tolerance)
+    assert found["log law off by"] < found["power law off by"]
+    opportunistic = table.loc["capacity for staleness 1, opportunistic"]
+    assert opportunistic["b"] > found["b"] + 10 * tolerance
+    assert opportunistic["power law off by"] < opportunistic["log law off by"]
+
+
 def test_an_unknown_figure_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"unknown figure 'figure3'.*did you mean"):
         figures.draw(tmp_path, only="figure3")
@@ -43,6 +71,7 @@ def test_an_unknown_figure_is_refused(tmp_path):
 def test_quick_and_full_are_the_same_figures():
     names = "figure1 figure2 algorithms width parameters ten_classes design stability"
     names += " sparse-push-accuracy sparse-push-predicted sparse-push-directed"
+    names += " staleness staleness-regression staleness-events staleness-stragglers staleness-boundary"
     assert set(figures.FIGURES) == set(names.split())
     assert figures.FULL.width >= 1024
     assert (min(figures.FULL.widths), max(figures.FULL.widths)) == (64, 4096)
