@@ -124,7 +124,7 @@ def _trajectory(experiment: Experiment, drawn: Experiment, recorded: list[dict],
     rounds = experiment.recorded[: len(recorded)]
     measured |= sent_until(drawn, rounds)
     time, precision = drawn.time(rounds), experiment.precision
-    return Trajectory.of(experiment, "trained", rounds, measured, time=time, precision=precision, **attributes)
+    return Trajectory.of(experiment, "trained", rounds, measured, times=time, precision=precision, **attributes)
 
 
 def _must_agree(experiment: Experiment, draw: int, mesh: Mesh) -> None:

@@ -64,7 +64,7 @@ class Trajectory:
         /,
         *,
         models: Models | None = None,
-        time: np.ndarray | None = None,
+        times: np.ndarray | None = None,
         **attributes: Any,
     ) -> Trajectory:
         """Label what was measured, arrays of shape (rounds, agents), with the run that it belongs to."""
@@ -72,7 +72,7 @@ class Trajectory:
             {name: (("round", "agent"), np.asarray(v, float)) for name, v in measured.items()},
             coords={
                 "round": np.asarray(rounds),
-                "time": ("round", experiment.time(np.asarray(rounds)) if time is None else time),
+                "time": ("round", experiment.time(np.asarray(rounds)) if times is None else times),
                 "agent": np.arange(experiment.agents),
             },
             attrs={"source": source, **experiment.describe()}
