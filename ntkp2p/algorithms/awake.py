@@ -60,7 +60,8 @@ def must_be_asynchronous(algorithm: Algorithm, /) -> None:
     """Refuse an algorithm whose agents cannot have clocks of their own."""
     reason = algorithm.synchronous or algorithm.static
     if algorithm.stochastic != "row":
-        reason = f"it needs {algorithm.stochastic} sums of one, and who hears something takes an average of it"
+        sums = {"column": "column sums", "doubly": "row and column sums"}[algorithm.stochastic]
+        reason = f"it needs {sums} of one, and who hears something takes an average of it"
     # A leaf of other form, such as a count of rounds, is not an agent's own.
     leaves = jax.tree.leaves(jax.eval_shape(lambda: algorithm.init(jnp.zeros((5, 3)))))
     if not reason and not all(leaf.shape[:1] == (5,) for leaf in leaves):
