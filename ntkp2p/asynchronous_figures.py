@@ -35,9 +35,9 @@ from ntkp2p.asynchrony import (
 )
 from ntkp2p.compare import compare
 from ntkp2p.data import AgentData, Dataset
-from ntkp2p.dynamics import LinearSystem, linear_system
-from ntkp2p.dynamics.gossip import mean_square_radius
-from ntkp2p.dynamics.stability import largest_step_size, with_step_size
+from ntkp2p.dynamics import linear_system
+from ntkp2p.dynamics.gossip import largest_mean_square_step_size
+from ntkp2p.dynamics.stability import largest_step_size
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import affine, mlp
 from ntkp2p.plotting import LINES
@@ -526,30 +526,30 @@ AROUND = (0.7, 1.3, 0.85, 1.15)
 
 
 def boundary(study: Study, /) -> Drawn:
-    """Runs on both sides of the predicted edge of stability, over the age of gradients, and their measured lateness.
+    """Runs on both sides of the predicted edge of stability, over the delay of updates, and their measured lateness.
 
     A single run may still settle a little beyond the mean-square edge: what makes E‖s‖² grow there are rare draws.
     """
     setting = study.setting
-    ages, seeds = np.arange(1, setting.boundary_ages + 1), np.arange(setting.boundary_seeds)
+    delays, seeds = np.arange(setting.boundary_delays), np.arange(setting.boundary_seeds)
     around = AROUND[: setting.boundary_runs]
-    found = xr.Dataset(coords={"age": ages, "share": list(around), "seed": seeds})
+    found = xr.Dataset(coords={"delay": delays, "share": list(around), "seed": seeds})
     edges, turned, late = [], [], []
-    for age in ages:
-        # Growth per event falls with the age.
-        start = two_features(int(age), int(age) * setting.boundary_events)
+    for delay in map(int, delays):
+        # Growth per event falls with the delay.
+        start = two_features(delay, (1 + delay) * setting.boundary_events)
         system = linear_system(start.algorithm, start.mixing, start.features(), start.data)
-        edge = mean_square_edge(system)
+        edge = largest_mean_square_step_size(system)
         edges.append((edge * system.curvature, largest_step_size(system) * system.curvature))
         runs = [
-            replace(start, algorithm=LocalSGD(share * edge, delay=int(age) - 1), seed=int(seed))
+            replace(start, algorithm=LocalSGD(share * edge, delay=delay), seed=int(seed))
             for share, seed in product(around, seeds)
         ]
         turned.append([grown(study, run) for run in runs])
         late.append([_lateness(run) for run in runs])
-    shape, dims = (len(ages), len(around), len(seeds)), ("age", "share", "seed")
-    found["mean_square_edge"], found["mean_edge"] = (("age", list(values)) for values in zip(*edges, strict=True))
-    found["textbook_edge"] = "age", 2 * np.sin(np.pi / (2 * (2 * ages + 1)))
+    shape, dims = (len(delays), len(around), len(seeds)), ("delay", "share", "seed")
+    found["mean_square_edge"], found["mean_edge"] = (("delay", list(values)) for values in zip(*edges, strict=True))
+    found["textbook_edge"] = "delay", 2 * np.sin(np.pi / (2 * (2 * delays + 1)))
     found["grown"] = dims, np.reshape(turned, shape)
     for i, name in enumerate(("lateness", "usual_lateness", "margin")):
         found[name] = dims, np.array(late)[..., i].reshape(shape)
@@ -557,7 +557,7 @@ def boundary(study: Study, /) -> Drawn:
     return _draw_boundary(found), {"": found}
 
 
-def two_features(age: int, events: int, /) -> Experiment:
+def two_features(delay: int, events: int, /) -> Experiment:
     """Three users who fit a line to exact data: few states, and all losses have one minimiser."""
     inputs = np.random.default_rng(0).standard_normal((30, 1))
     line = Dataset(name="line", inputs=inputs, targets=inputs + 0.5)
@@ -565,23 +565,10 @@ def two_features(age: int, events: int, /) -> Experiment:
         model=affine(),
         data=line.split(agents=3),
         mixing=AsynchronousGossip(users=3, update=Exponential(1.0), gossip=Exponential(2.0)),
-        algorithm=LocalSGD(0.1, delay=age - 1),
+        algorithm=LocalSGD(0.1, delay=delay),
         rounds=events,
         record=2,
     )
-
-
-def mean_square_edge(system: LinearSystem, /) -> float:
-    """The η below which runs over memoryless clocks settle in the mean square."""
-    low = high = 0.2 / system.curvature
-
-    def beyond(eta: float) -> float:
-        return mean_square_radius(with_step_size(system, eta)) - 1
-
-    while beyond(high) < 0:
-        low, high = high, 2 * high
-    root: Any = scipy.optimize.brentq(beyond, low, high, rtol=np.float64(1e-3))
-    return float(root)
 
 
 def grown(study: Study, run: Experiment, /) -> float:
@@ -619,13 +606,13 @@ def _agreement(found: xr.Dataset) -> list[dict[str, Any]]:
 
 def _draw_boundary(found: xr.Dataset) -> Figure:
     figure, (ax, beside) = plt.subplots(1, 2, figsize=(10.8, 4.6), layout="constrained")
-    ages = found["age"].values
+    delays = found["delay"].values
     for name, line, label in (
         ("mean_square_edge", "-", "predicted, in the mean square"),
         ("mean_edge", "--", "predicted, in the mean"),
-        ("textbook_edge", ":", r"textbook, all $τ$ rounds late: $2\,\sin\,\frac{π}{2(2τ+1)}$"),
+        ("textbook_edge", ":", r"textbook, all gradients $τ$ rounds late: $2\,\sin\,\frac{π}{2(2τ+1)}$"),
     ):
-        ax.plot(ages, found[name], line, color="black", linewidth=1.2, label=label)
+        ax.plot(delays, found[name], line, color="black", linewidth=1.2, label=label)
     step = (found["share"] * found["mean_square_edge"]).broadcast_like(found["grown"])
     # Draws of the same setting, and step sizes of the same margin, side by side.
     shift = 0.12 * (found["seed"] - found["seed"].mean())
@@ -635,8 +622,8 @@ def _draw_boundary(found: xr.Dataset) -> Figure:
         (~diverged, {"marker": "o", "color": "#2a6f97", "s": 26}, CONVERGED),
         (diverged, {"marker": "x", "color": "#9b2226", "s": 30, "linewidth": 1.4}, DIVERGED),
     ):
-        age = (found["age"] + shift).broadcast_like(step).transpose(*step.dims).values[which]
-        ax.scatter(age, step.values[which], label=f"trained, {label}", zorder=3, **look)
+        delay = (found["delay"] + shift).broadcast_like(step).transpose(*step.dims).values[which]
+        ax.scatter(delay, step.values[which], label=f"trained, {label}", zorder=3, **look)
         beside.scatter(
             (found["margin"] + beside_it).broadcast_like(step).transpose(*step.dims).values[which],
             found["lateness"].values[which],
@@ -645,9 +632,9 @@ def _draw_boundary(found: xr.Dataset) -> Figure:
             **look,
         )
     ax.set(
-        yscale="log", xlabel="age $τ$ of gradients [own updates]", ylabel=r"step size $\times$ largest curvature, $η h$"
+        yscale="log", xlabel="delay $τ$ of updates [own updates]", ylabel=r"step size $\times$ largest curvature, $η h$"
     )
-    ax.set_xticks(ages)
+    ax.set_xticks(delays)
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
@@ -666,8 +653,8 @@ def _draw_margins(ax: Any, found: xr.Dataset) -> None:
     ax.set(xlim=(-1.5, reach), ylim=(0, most))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(
-        xlabel="delay margin of the synchronous rounds [rounds]; −1: none",
-        ylabel="measured mean age of gradients [rounds]",
+        xlabel="delay margin of the synchronous rounds, as far as asked for [rounds]; −1: none",
+        ylabel="measured mean lateness of gradients [rounds]",
     )
     ax.legend(fontsize=8, loc="upper left")
     ax.set_title("(b) the same runs by measured lateness")

@@ -77,7 +77,7 @@ class Setting:
     regression_every: int
     regression_time: float
     regression_width: int
-    boundary_ages: int
+    boundary_delays: int
     boundary_runs: int
     boundary_events: int
     boundary_seeds: int
@@ -113,7 +113,7 @@ FULL = Setting(
     regression_every=1,
     regression_time=20.0,
     regression_width=512,
-    boundary_ages=5,
+    boundary_delays=5,
     boundary_runs=4,
     boundary_events=6000,
     boundary_seeds=2,
@@ -148,7 +148,7 @@ QUICK = Setting(
     regression_every=2,
     regression_time=6.0,
     regression_width=64,
-    boundary_ages=2,
+    boundary_delays=2,
     boundary_runs=2,
     boundary_events=4000,
     boundary_seeds=1,

@@ -39,7 +39,7 @@ def test_the_edge_of_stability_has_trained_runs_on_both_sides():
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_study_of_staleness_finds_its_laws(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "QUICK", replace(figures.QUICK, regression_every=4, boundary_ages=1))
+    monkeypatch.setattr(figures, "QUICK", replace(figures.QUICK, regression_every=4, boundary_delays=1))
     table = figures.draw(tmp_path, quick=True, only="staleness")
     names = {name for name in figures.FIGURES if name.startswith("staleness")}
     assert {p.stem for p in tmp_path.glob("*.png")} == names
