@@ -432,7 +432,7 @@ def _verdict_of_rounds(report: StabilityReport) -> Verdict:
     if isinstance(report.experiment.mixing, Events):
         return Verdict("rounds", "not known", "events do not repeat themselves", "AsynchronousGossip(...) itself")
     if report.mean_square > 1 + report.edge:
-        reason = f"the mean square of deviations grows by {report.mean_square:.8g} an event"
+        reason = f"an event multiplies the mean square of deviations by {report.mean_square:.8g}"
         return Verdict("rounds", "unstable", reason, f"step_size < {limit:.6g}")
     if report.stable["rounds"] is None:
         return Verdict("rounds", "not known", "the iteration has not found the spectral radius")
@@ -440,7 +440,7 @@ def _verdict_of_rounds(report: StabilityReport) -> Verdict:
         radius = f"spectral radius {report.spectrum.radius:.8g}"
         share = "" if np.isnan(limit) else f"; step_size = {eta:g} is {eta / limit:.0%} of the limit"
         if not np.isnan(report.mean_square):
-            share += f"; the mean square of deviations falls by {report.mean_square:.8g} an event"
+            share += f"; an event multiplies the mean square of deviations by {report.mean_square:.8g}"
         return Verdict("rounds", "stable", radius + share)
     if limit == 0:
         reason = "the mixing itself does not settle, whatever the step size"
