@@ -133,9 +133,10 @@ def test_a_large_system_is_analysed_by_iteration(digits, monkeypatch):
 
     run = run_of(digits, ATC(step_size=0.1))
     dense = stability(run)
-    room = importlib.import_module("ntkp2p.stability")
+    room, margins = (importlib.import_module(f"ntkp2p.{name}") for name in ("stability", "margins"))
     monkeypatch.setattr(room, "DENSE", {True: 0, False: 0})
-    monkeypatch.setattr(room, "PBH_SIZE", 0)
+    for module in (room, margins):
+        monkeypatch.setattr(module, "PBH_SIZE", 0)
     large = stability(run)
     assert large.spectrum.radius == pytest.approx(dense.spectrum.radius, abs=2e-3)
     assert large.step_size_limit == pytest.approx(dense.step_size_limit, rel=1e-3)
