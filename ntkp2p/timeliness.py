@@ -142,7 +142,7 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     Raises
     ------
     ValueError
-        If agents have no clocks of their own, the loss is not squared error, or nobody has made an update.
+        If agents have no clocks of their own, the loss is not squared error, or nobody applies an update.
     """
     if not experiment.asynchronous:
         raise ValueError("timeliness is of agents with clocks of their own: see stability(experiment).margins")
@@ -150,15 +150,15 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
         raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for timeliness with squared error")
     run = experiment.drawn()
     events = run.mixing.until(int(run.rounds))
-    updates = int((events.kind == Kind.UPDATE).sum())
-    if not updates:
-        raise ValueError(f"nobody makes an update in {run.rounds} events: take more rounds")
+    updates, delay = events.updates, getattr(run.algorithm, "delay", 0)
+    if updates.max() <= delay:
+        raise ValueError(f"nobody applies an update in {run.rounds} events: take more rounds")
     features = features_of(run, features)
-    interval = float(events.time[-1] * events.users / updates)
+    interval = float(events.time[-1] * events.users / updates.sum())
     W = scipy.linalg.expm(interval * mixing_rates(events))
     counted, measured = staleness(events), {}
     if isinstance(run.algorithm, LocalSGD):
-        beyond = np.maximum(_ages(events, run.algorithm.delay) / interval - 1, 0)
+        beyond = np.maximum(_ages(events, delay) / interval - 1, 0)
         measured["gradients"] = (float(beyond.mean()), float(np.quantile(beyond, USUAL)), float(beyond.max()))
     measured["messages"] = (counted.mean, float(counted.quantile(USUAL)), float(counted.largest))
     lateness = {}
@@ -208,6 +208,6 @@ def _ages(events: Events, delay: int) -> Float[np.ndarray, " updates"]:
     late = []
     for q in range(events.users):
         own = np.flatnonzero(user == q)
-        applied, made = own[delay:], own[: len(own) - delay]
+        applied, made = own[delay:], own[: max(0, len(own) - delay)]
         late.append(ages[made] + at[applied] - at[made])
     return np.concatenate(late)

@@ -379,6 +379,8 @@ def test_what_has_no_closed_form_says_why(run):
         predict(run(gossip().draw(events=ROUNDS)), time="flow")
     with pytest.raises(ValueError, match="clocks of their own"):
         timeliness(run(W, DGD(0.2)))
+    with pytest.raises(ValueError, match="nobody applies an update in 20 events"):
+        timeliness(run(gossip(), LocalSGD(0.2, delay=10), rounds=20))
     # Both can be trained.
     scaled = train(run(shifted, LocalSGD(0.2, variance_scale=1.0)))
     plain = train(run(shifted, LocalSGD(0.2)))

@@ -190,7 +190,10 @@ FAILING = 'schedule = "failing_links"\ngraph = "cycle"\n'
 @pytest.mark.parametrize(
     ("mixing", "message"),
     [
-        ("", r'\[mixing\] needs either graph = .*schedule = "one_peer_exponential" or scheme = "push", found none of them'),
+        (
+            "",
+            r'\[mixing\] needs either graph = .* or scheme = "push", found none of them',
+        ),
         ('graph = "cycle"\nfile = "W.csv"', "found file and graph"),
         ('files = ["W0.csv"]\nfile = "W.csv"', "found file and files"),
         ('files = ["W0.csv"]\nweights = "metropolis"', "with files takes no weights"),
