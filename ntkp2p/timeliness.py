@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 #: The share of all lateness that is called usual.
 USUAL = 0.95
-#: What lateness is counted in.
-LATENESS = "Lateness, in rounds of one update of every agent"
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Timeliness(Report):
         for late, found in self.lateness.items():
             measured = f"mean {found.mean:.3g}, 95 % at most {found.usual:.3g}, largest {found.largest:.3g} updates"
             rows += [(f"{late}, measured", measured), (f"{late}, delay that is stable", str(found.margin))]
-        return {LATENESS: rows}
+        return {"Lateness, in rounds of one update of every agent": rows}
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:

@@ -130,11 +130,6 @@ class Events:
             )
 
     @property
-    def agents(self) -> int:
-        """n, as for other mixing."""
-        return self.users
-
-    @property
     def rows(self) -> int:
         """Users and relays."""
         return self.users + self.relays

@@ -162,7 +162,8 @@ class AsynchronousGossip:
     def draw(self, *, events: Any = None, duration: Any = None, seed: int = 0) -> Events:
         """What happens, until so many events or for so long.
 
-        Takes 21 bytes for an event, 20 KiB for a user and, with a bound, 8 n² bytes; some 3 µs for an event.
+        Takes 21 bytes for an event, 20 KiB for a user and, with a bound, 8 n² bytes; some 3 µs for an event, or 7 with
+        a bound.
 
         Parameters
         ----------

@@ -109,7 +109,7 @@ def staleness(
     """Count how stale users were about one another over a time.
 
     Exact: every change counts from when it happened. Who is absent stays in the count, and grows stale. O(n) per event
-    and 16 n² bytes; with the distribution four times as long.
+    and 16 n² bytes; with the distribution about seven times as long.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
-from ntkp2p.dynamics.stability import DENSE_SIZE, EDGE, extremes, with_step_size
+from ntkp2p.dynamics.stability import DENSE_SIZE, bracket, extremes, with_step_size
 from ntkp2p.dynamics.system import LinearSystem, MeanStep, linear
 from ntkp2p.precision import in_float64
 from ntkp2p.topology import Schedule
@@ -131,15 +131,9 @@ def largest_mean_square_step_size(system: LinearSystem, /) -> float:
     def beyond(eta: float) -> float:
         return mean_square_radius(with_step_size(system, eta)) - 1
 
-    stable = unstable = 1 / system.curvature
-    while beyond(stable) > 0:
-        stable, unstable = stable / 2, stable
-        if stable * system.curvature < EDGE:
-            return 0.0
-    while beyond(unstable) <= 0:
-        stable, unstable = unstable, 2 * unstable
-        if unstable * system.curvature > 1 / EDGE:
-            return float("inf")
+    stable, unstable = bracket(beyond, system.curvature)
+    if stable == unstable:
+        return stable
     return float(scipy.optimize.brentq(beyond, stable, unstable, rtol=1e-7))  # pyright: ignore
 
 

@@ -315,17 +315,9 @@ def _passage(system: LinearSystem, dense: int) -> float:
     def passed(eta: float) -> float:
         return _beyond_one(with_step_size(system, float(eta)), dense)
 
-    stable = unstable = 1 / system.curvature
-    if passed(unstable) > 0:
-        while passed(stable) > 0:
-            stable, unstable = stable / 2, stable
-            if unstable * system.curvature < EDGE:
-                return 0.0
-    else:
-        while passed(unstable) <= 0:
-            stable, unstable = unstable, 2 * unstable
-            if unstable * system.curvature > 1 / EDGE:
-                return float("inf")
+    stable, unstable = bracket(passed, system.curvature)
+    if stable == unstable:
+        return stable
     below = stable * np.arange(1, LOOKS) / LOOKS if system.size <= dense and not system.symmetric else []
     for earlier in below:  # where W is not symmetric the stable step sizes need not be an interval
         if passed(earlier) > 0:
@@ -335,6 +327,25 @@ def _passage(system: LinearSystem, dense: int) -> float:
             break
     root: Any = scipy.optimize.brentq(passed, stable, unstable, xtol=1e-12 / system.curvature, rtol=np.float64(1e-7))
     return float(root)
+
+
+def bracket(passed: Callable[[float], float], curvature: float, /) -> tuple[float, float]:
+    """A stable step size and an unstable one, for which `passed` is above 0; both 0 if none is stable, inf if all are.
+
+    Looked for from 1/h on, h the curvature, by factors of two.
+    """
+    stable = unstable = 1 / curvature
+    if passed(unstable) > 0:
+        while passed(stable) > 0:
+            stable, unstable = stable / 2, stable
+            if unstable * curvature < EDGE:
+                return 0.0, 0.0
+    else:
+        while passed(unstable) <= 0:
+            stable, unstable = unstable, 2 * unstable
+            if unstable * curvature > 1 / EDGE:
+                return float("inf"), float("inf")
+    return stable, unstable
 
 
 #: Smaller step sizes at which a stable one is looked at.
