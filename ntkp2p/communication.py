@@ -19,7 +19,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from ntkp2p.algorithms.algorithm import is_number
-from ntkp2p.algorithms.exogenous import DENSE_ENTRY, Traffic, course
+from ntkp2p.algorithms.exogenous import DENSE_ENTRY, Traffic, course, traffic_of_any_round
 from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
@@ -190,6 +190,15 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
             "bytes_sent": float(one.bytes[0]) * messages,
             "gradients": float(one.gradients[0]) * updates,
         }
+    schedule = _schedule(experiment)
+    layers = experiment.initialise().layers
+    if (one := traffic_of_any_round(experiment.algorithm, experiment.agents, layers=layers)) is not None:
+        heard, every = _heard_until(schedule, rounds), rounds[:, None]
+        return {
+            "messages": one.messages * heard + one.merges * every,
+            "bytes_sent": one.bytes * heard + one.merged * every,
+            "gradients": np.tile(one.gradients * every, experiment.agents),
+        }
     sent, hearers, order = _followed(experiment, int(rounds[-1]))
     totals = {"messages": (sent.messages, sent.merges), "bytes_sent": (sent.bytes, sent.merged)}
     found = {}
@@ -218,8 +227,24 @@ def _events_until(mixing: Events | AsynchronousGossip, rounds: np.ndarray) -> tu
 
 def _followed(experiment: Experiment, rounds: int) -> tuple[Traffic, np.ndarray, np.ndarray]:
     """The traffic of the rounds; by distinct matrix how many hear each agent; which of these each round has."""
-    mixing = experiment.mixing
-    schedule = mixing if isinstance(mixing, Schedule) else schedules.periodic([mixing])
-    matrices, order = schedule.matrices, schedule.indices(rounds)
-    sent = course(experiment.algorithm, matrices, order, layers=experiment.initialise().layers).traffic
-    return sent, ((matrices != 0) & ~np.eye(schedule.agents, dtype=bool)).sum(axis=1), order
+    schedule = _schedule(experiment)
+    order = schedule.indices(rounds)
+    layers = experiment.initialise().layers
+    return course(experiment.algorithm, schedule.matrices, order, layers=layers).traffic, _hearers(schedule), order
+
+
+def _schedule(experiment: Experiment) -> Schedule:
+    return experiment.mixing if isinstance(experiment.mixing, Schedule) else schedules.periodic([experiment.mixing])
+
+
+def _hearers(schedule: Schedule) -> np.ndarray:
+    """How many hear each agent, by distinct matrix, shape (D, Q)."""
+    return ((schedule.matrices != 0) & ~np.eye(schedule.agents, dtype=bool)).sum(axis=1)
+
+
+def _heard_until(schedule: Schedule, rounds: np.ndarray) -> np.ndarray:
+    """How many have heard each agent before some rounds if it sends once a round, shape (times, Q)."""
+    once = np.zeros((schedule.period + 1, schedule.agents))
+    np.cumsum(_hearers(schedule)[schedule.order], axis=0, out=once[1:])
+    periods, rest = np.divmod(rounds, schedule.period)
+    return periods[:, None] * once[-1] + once[rest]

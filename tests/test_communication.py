@@ -27,6 +27,7 @@ from ntkp2p import (
     schedules,
     train,
 )
+from ntkp2p.communication import sent_until
 
 Q, ROUNDS = 5, 8
 GRAPH = nx.DiGraph([(i, (i + 1) % Q) for i in range(Q)] + [(0, 2), (3, 1), (3, 0)])
@@ -126,8 +127,16 @@ def test_messages_follow_the_links_of_the_round(run):
     assert found.messages.sum() < ROUNDS * HEARERS.sum()
 
 
-def test_trajectories_count_what_has_been_sent_until_then(run):
-    experiment = run(SparsePush(0.1, RandomK(0.1), dense_rounds=2))
+@pytest.mark.parametrize(
+    ("algorithm", "mixing"),
+    [
+        (SparsePush(0.1, RandomK(0.1), dense_rounds=2), P),
+        (DGD(0.1), schedules.failing_links(W, ROUNDS, 0.4, seed=3)),
+        (ATC(0.1), schedules.periodic([W, np.eye(Q), np.full((Q, Q), 1 / Q)])),
+    ],
+)
+def test_trajectories_count_what_has_been_sent_until_then(run, algorithm, mixing):
+    experiment = run(algorithm, mixing)
     sent = communication(experiment)
     for trajectory in (train(experiment), predict(experiment)):
         for variable, each in (("bytes_sent", sent.bytes), ("messages", sent.messages)):
@@ -135,6 +144,17 @@ def test_trajectories_count_what_has_been_sent_until_then(run):
             np.testing.assert_allclose(trajectory.dataset[variable], expected, rtol=1e-12)
             trajectory.plot(variable)
     assert "bytes_sent" not in predict(run(DGD(0.1), W), time="flow").dataset
+
+
+def test_counting_costs_nothing_over_any_horizon(run):
+    """10¹² rounds could not be counted one by one."""
+    mixing = schedules.periodic([W, np.full((Q, Q), 1 / Q)])
+    long = dataclasses.replace(run(DGD(0.1), mixing), rounds=2**31 - 1, record=[2**31 - 1])
+    sent = sent_until(long, np.array([0, 3, 10**12 + 1]))
+    often = 10**12 // 2
+    np.testing.assert_array_equal(sent["messages"][:, 0], [0, 2 + (Q - 1) + 2, often * (2 + Q - 1) + 2])
+    np.testing.assert_array_equal(sent["bytes_sent"], 4 * SIZE * sent["messages"])
+    np.testing.assert_array_equal(sent["gradients"][:, 0], [0, 3, 10**12 + 1])
 
 
 def test_energy_is_at_stated_constants(run):

@@ -165,14 +165,21 @@ def course(
     layers
         The sizes of a model's layers, of which the messages' sizes depend.
     """
+    if (one := traffic_of_any_round(algorithm, matrices.shape[1], layers=layers)) is not None:
+        return Course([], Traffic(*(np.full(len(order), value) for value in one)))
     form = Form.of(algorithm, matrices.shape[1])
-    if all(form.moves):  # then all rounds are alike
-        counting = _Counting(layers, lambda x: x, known=False)
-        start = _first(algorithm, matrices.shape[1], sum(layers))
-        jax.eval_shape(lambda: algorithm.round(start(), counting.world()))
-        return Course([], Traffic(*(np.full(len(order), float(value)) for value in counting.total)))
     states, traffic = _follow(_plain(algorithm), layers, form, jnp.asarray(matrices), jnp.asarray(order))
     return Course([np.asarray(leaf) for leaf in states], Traffic(*map(np.asarray, traffic)))
+
+
+def traffic_of_any_round(algorithm: Algorithm, agents: int, /, *, layers: tuple[int, ...]) -> Traffic | None:
+    """What a round sends where all are alike, for nothing takes its course beside the models; otherwise None."""
+    if not all(Form.of(algorithm, agents).moves):
+        return None
+    counting = _Counting(layers, lambda x: x, known=False)
+    start = _first(algorithm, agents, sum(layers))
+    jax.eval_shape(lambda: algorithm.round(start(), counting.world()))
+    return Traffic(*map(float, counting.total))
 
 
 def _plain(algorithm: Algorithm) -> Algorithm:
