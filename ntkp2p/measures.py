@@ -11,16 +11,17 @@ with D = diag(w):
     ½ Σ_c [m_cᵀ D m_c + tr(D V)],    ¼ Σ_c [2 tr(D V D V) + 4 m_cᵀ D V D m_c].
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
-from threadpoolctl import threadpool_limits
 
 from ntkp2p.data import AgentData
 from ntkp2p.losses import LOSSES
+from ntkp2p.threads import one_thread
 
 #: name → label of every variable that a trajectory can hold.
 VARIABLES = {
@@ -63,12 +64,17 @@ def losses(
 
 def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, loss: str, /) -> PerAgent:
     """Loss, and accuracy where there are classes, from every agent's outputs on the test samples."""
-    errors = LOSSES[loss](outputs, jnp.asarray(data.test_targets, outputs.dtype))
-    measured = {"test_loss": jnp.mean(errors, axis=-1)}
-    if data.classes is not None:
+    labels = None if data.classes is None else jnp.asarray(data.test_labels)
+    return _on_tests(outputs, jnp.asarray(data.test_targets, outputs.dtype), labels, loss)
+
+
+@partial(jax.jit, static_argnames="loss")  # compiled once for all data of a size
+def _on_tests(outputs: Array, targets: Array, labels: Array | None, loss: str) -> PerAgent:
+    measured = {"test_loss": jnp.mean(LOSSES[loss](outputs, targets), axis=-1)}
+    if labels is not None:
         signs = outputs.shape[-1] == 1  # targets −1 and +1
         predicted = (outputs[..., 0] > 0).astype(int) if signs else jnp.argmax(outputs, axis=-1)
-        accuracy = jnp.mean(predicted == data.test_labels, axis=-1, dtype=outputs.dtype)
+        accuracy = jnp.mean(predicted == labels, axis=-1, dtype=outputs.dtype)
         # Outputs that are no numbers any more are neither right nor wrong.
         measured["test_accuracy"] = jnp.where(jnp.isnan(outputs).any(axis=(-1, -2)), jnp.nan, accuracy)
     return measured
@@ -124,7 +130,7 @@ def factors(
     matrix, errors
         S and f₀ − y on the training samples, in agent order.
     """
-    with threadpool_limits(1, "blas"):  # many small matrices: several threads would take three times as long
+    with one_thread():
         return _factors(directions, matrix, errors, data)
 
 

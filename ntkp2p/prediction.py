@@ -322,14 +322,13 @@ def _measure(
         z = directions.reshape(len(directions), data.agents, features.rank, features.columns)
         moved = np.moveaxis(np.tensordot(matrix, z, (1, 2)), (0, 1, 2, 3), (2, 0, 1, 3))
         moved = moved.reshape(len(directions), data.agents, *initial.shape)
-        evaluate = jax.jit(lambda outputs: measures.test_measures(outputs, data, "squared"))
         step = max(1, CHUNK // (8 * data.agents * initial.size))
         for time in times:
             chunks = []
             for first in range(0, len(solution.rounds), step):
                 with np.errstate(over="ignore", invalid="ignore"):  # an unstable system has overflowed
                     outputs = initial + np.tensordot(c[time][first : first + step], moved, 1)
-                chunks.append(evaluate(outputs))
+                chunks.append(measures.test_measures(jnp.asarray(outputs), data, "squared"))
             measured[time] |= {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return measured
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from threadpoolctl import threadpool_limits
 
 from ntkp2p.algorithms import DGD, Algorithm, Delayed
 from ntkp2p.asynchrony import AsynchronousGossip, Events
@@ -51,6 +50,7 @@ from ntkp2p.precision import in_float64
 from ntkp2p.prediction import features_of
 from ntkp2p.reports import Report, Rows, Verdict, as_plain
 from ntkp2p.target import rounds_to_loss
+from ntkp2p.threads import one_thread
 from ntkp2p.timeliness import Timeliness, timeliness
 from ntkp2p.topology import MixingReport, Schedule, check_mixing
 
@@ -249,7 +249,7 @@ class StabilityReport(Report):
 
 
 @in_float64
-@threadpool_limits.wrap(limits=1, user_api="blas")  # threads wait for one another in many small decompositions
+@one_thread()  # threads wait for one another in many small decompositions
 def stability(
     experiment: Experiment, /, *, features: Features | None = None, modes: int = 5, target: Any = None
 ) -> StabilityReport:
@@ -623,7 +623,7 @@ class StabilityMap:
 
 
 @in_float64
-@threadpool_limits.wrap(limits=1, user_api="blas")
+@one_thread()
 def stability_map(
     experiment: Experiment,
     step_sizes: Any,

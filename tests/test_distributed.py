@@ -52,7 +52,12 @@ def start(tmp_path):
         out = tmp_path / f"{len(running)}.npz"
         process = subprocess.Popen(
             [sys.executable, CHECKS, check, out, *map(str, arguments)],
-            env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+            # Most of the time would go into making programs fast that run once.
+            env=os.environ
+            | {
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

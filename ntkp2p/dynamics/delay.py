@@ -24,7 +24,6 @@ import scipy.linalg
 import scipy.special
 from jaxtyping import Complex, Float
 from numpy.typing import ArrayLike
-from threadpoolctl import threadpool_limits
 
 from ntkp2p._names import lookup
 from ntkp2p.algorithms import Algorithm, Delayed
@@ -32,6 +31,7 @@ from ntkp2p.data import AgentData
 from ntkp2p.dynamics.stability import EDGE
 from ntkp2p.dynamics.system import linear_system
 from ntkp2p.models import Features
+from ntkp2p.threads import one_thread
 from ntkp2p.topology import Schedule
 
 #: What may be late: the names of `Delayed`'s delays.
@@ -120,7 +120,7 @@ def delay_matrices(
     return (M[:n, :n] - np.eye(n)) / eta, M[:n, n:] @ M[n:, :n] / eta
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")
+@one_thread()
 def characteristic_roots(A0: ArrayLike, A1: ArrayLike, delay: float | int, /, *, count: int = 6) -> CharacteristicRoots:
     """The rightmost characteristic roots of dx/dt = A₀ x(t) + A₁ x(t − τ).
 
@@ -160,7 +160,7 @@ def characteristic_roots(A0: ArrayLike, A1: ArrayLike, delay: float | int, /, *,
     return CharacteristicRoots(values, _residuals(A0, A1, delay, values, vectors), method)
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")
+@one_thread()
 def delay_margin(A0: ArrayLike, A1: ArrayLike, /) -> float:
     """The smallest τ at which dx/dt = A₀ x(t) + A₁ x(t − τ) has a root iω on the imaginary axis: it is stable below.
 
@@ -226,7 +226,7 @@ def sufficient_delay(A0: ArrayLike, A1: ArrayLike, /) -> float:
     return float(np.pi / (-2 * pull[0])) if pull[0] < 0 else float("inf")
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")
+@one_thread()
 def delayed_radius(A0: ArrayLike, A1: ArrayLike, step_size: float | int, delay: int, /) -> float:
     """The spectral radius of the rounds x_{k+1} = x_k + η (A₀ x_k + A₁ x_{k−τ}): they are unstable above 1.
 
@@ -267,7 +267,7 @@ def delayed_radius(A0: ArrayLike, A1: ArrayLike, step_size: float | int, delay: 
     return float(np.abs(np.linalg.eigvals(augmented)).max())
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")
+@one_thread()
 def delay_margin_in_rounds(
     A0: ArrayLike, A1: ArrayLike, step_size: float | int, /, *, known: int = -1, most: int = 50
 ) -> int:

@@ -14,12 +14,12 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse.linalg
 from jaxtyping import Float, Inexact
-from threadpoolctl import threadpool_limits
 
 from ntkp2p.dynamics.krylov import Time, times_of
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.dynamics.transition import DENSE_SIZE, Step, period
 from ntkp2p.precision import in_float64
+from ntkp2p.threads import one_thread
 
 #: By how much an eigenvalue may pass the edge of stability by rounding.
 EDGE = 1e-6
@@ -58,7 +58,7 @@ def edge(system: LinearSystem, found: Spectrum, /) -> float:
     return max(1e-12, EDGE * min(1.0, step_size * float(np.nan_to_num(system.curvature, nan=np.inf))))
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # as for `extremes`
+@one_thread()  # as for `extremes`
 def spectrum(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> Spectrum:
     """The spectral radius of the rounds and the spectral abscissa of the flow.
 
@@ -150,7 +150,7 @@ def extremes(
     basis = min(size - 1, max(30, 3 * count))
     try:
         # ARPACK's products of a few vectors are too short for threads: waiting for them takes most of the time.
-        with threadpool_limits(1, user_api="blas"):
+        with one_thread():
             values, vectors = solver(operator, count, which=which, v0=start, ncv=basis, tol=rtol, maxiter=100)
     except scipy.sparse.linalg.ArpackNoConvergence as stopped:
         values, vectors = stopped.eigenvalues, stopped.eigenvectors
@@ -272,7 +272,7 @@ def with_step_size(system: LinearSystem, step_size: float, /) -> LinearSystem:
 
 
 @in_float64
-@threadpool_limits.wrap(limits=1, user_api="blas")
+@one_thread()
 def largest_step_size(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> float:
     """The η below which the rounds are stable: where their spectral radius passes one.
 

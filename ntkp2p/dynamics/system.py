@@ -549,13 +549,11 @@ def _must_be_affine(algorithm: Algorithm, advance: Round, parameters: PyTree, ti
         raise ValueError(f"{algorithm.name} has no closed form, for {algorithm.nonlinear}: train it")
     probe = jnp.asarray(np.random.default_rng(0).normal(size=size))
     for k in _different_rounds(parameters["mixing"]):
-        now = at_round(parameters, timetable, k)
-        expected = np.asarray(advanced(advance, now, jnp.zeros(size)) + product(advance, now, probe))
-        found = np.asarray(advanced(advance, now, probe))
+        probed = _probed(advance, at_round(parameters, timetable, k), probe)
+        expected, found, moved, still = jax.tree.map(np.asarray, probed)
         affine = np.isfinite([found, expected]).all() and np.allclose(
             found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max())
         )
-        moved, still = (_exogenous_after(advance, now, s) for s in (probe, jnp.zeros(size)))
         if not (affine and all(map(np.array_equal, moved, still))):
             raise ValueError(
                 f"one round of {algorithm.name} is not affine in the state, so it has no closed form: train it"
@@ -567,4 +565,10 @@ def _different_rounds(mixing: Any) -> list[int]:
     return [0, int(np.argmax(mixing.finished))] if isinstance(mixing, Steps) else [0]
 
 
-_exogenous_after = jax.jit(lambda advance, parameters, s: advance.both(parameters, s)[1], static_argnums=0)
+@partial(jax.jit, static_argnums=0)
+def _probed(advance: Round, parameters: PyTree, probe: Array):
+    """The next state by its tangent at zero and as it is, and what is exogenous after the probe and after zero."""
+    zero = jnp.zeros_like(probe)
+    start, slope = jax.jvp(partial(advance, parameters), (zero,), (probe,))
+    moved, still = (advance.both(parameters, s)[1] for s in (probe, zero))
+    return start + slope, advance(parameters, probe), moved, still
