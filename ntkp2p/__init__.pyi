@@ -56,6 +56,7 @@ from ntkp2p.topology import metropolis as metropolis
 from ntkp2p.topology import push_weights as push_weights
 from ntkp2p.topology import schedules as schedules
 from ntkp2p.training import DivergedError as DivergedError
+from ntkp2p.training import TrainingInterrupted as TrainingInterrupted
 from ntkp2p.training import train as train
 from ntkp2p.trajectory import Trajectory as Trajectory
 
