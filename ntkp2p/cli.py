@@ -448,15 +448,7 @@ def _predicted(run: Experiment, folder: Path | None, cache: Path | None, *, quie
 
 def _features(run: Experiment, cache: Path | None, *, shown: bool) -> Features:
     """Those of the run; what the kernel will take is said before it is computed."""
-    import logging
-
-    log = logging.getLogger("ntkp2p")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("ntkp2p: %(message)s"))
-        log.addHandler(handler)
-    log.setLevel(logging.INFO if shown else logging.WARNING)
-    with _progress(shown=shown) as progress:
+    with _remarks(shown=shown), _progress(shown=shown) as progress:
         return run.features(cache=cache, progress=lambda done, total: progress("kernel", done, total))
 
 
@@ -536,6 +528,24 @@ def _flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
     # What is integrated has no spectrum.
     cause = f"spectral radius {facts['spectral_radius']:.4g} > 1" if facts["closed_form"] else "they outgrow all bounds"
     _say(f"the rounds are unstable: {cause}; {remedy}")
+
+
+@contextmanager
+def _remarks(*, shown: bool) -> Iterator[None]:
+    """What the package logs on the way goes to stderr."""
+    import logging
+
+    log, handler = logging.getLogger("ntkp2p"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("ntkp2p: %(message)s"))
+    level = log.level
+    if shown:
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 @contextmanager
