@@ -549,7 +549,7 @@ def _remarks(*, shown: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+def _progress(*, shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each run, on a terminal's stderr only."""
     if not (shown and sys.stderr.isatty()):
         yield lambda label, done, total: None

@@ -146,27 +146,36 @@ def test_info_says_what_a_report_of_a_defect_needs(run):
     assert f"numpy {np.__version__}" in out
 
 
-@contextmanager
-def interrupted(*, shown):
-    """Ctrl-C as soon as there is progress."""
-    yield lambda *step: signal.raise_signal(signal.SIGINT)
+@pytest.fixture
+def interrupted(monkeypatch):
+    """`interrupted(label)`: Ctrl-C as soon as there is progress of that kind."""
+
+    def at(label):
+        @contextmanager
+        def progress(*, shown):
+            yield lambda what, *step: signal.raise_signal(signal.SIGINT) if what == label else None
+
+        monkeypatch.setattr(cli, "_progress", progress)
+
+    return at
 
 
-def test_ctrl_c_keeps_what_was_recorded(run, experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_progress", interrupted)
+def test_ctrl_c_keeps_what_was_recorded(run, experiment, tmp_path, interrupted):
+    interrupted("training")
     path = experiment()
-    code, out, err = run("train", path, "--out", tmp_path)
+    code, out, err = run("compare", path, "--out", tmp_path)
     assert code == 130
     assert "training was interrupted at round 0 of 20" in err
-    assert f"is in {tmp_path}; to train from the start, type again: ntkp2p train {path}" in err
-    assert "interrupted)" in out
-    recorded = xr.load_dataset(tmp_path / "trained.nc", engine="h5netcdf")
-    assert (recorded.attrs["interrupted_at"], recorded.sizes["round"]) == (0, 1)
+    assert f"is in {tmp_path}; to train from the start, type again: ntkp2p compare {path}" in err
+    assert "linearisation" in out
+    kept = xr.load_dataset(tmp_path / "comparison.nc", engine="h5netcdf")
+    assert kept.attrs["trained_interrupted_at"] == 0
+    assert np.isfinite(kept["local_loss"].sel(source="trained")).all("agent").values.tolist() == [True, *[False] * 4]
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_ctrl_c_says_how_to_go_on_with_a_kernel(run, experiment, tmp_path, monkeypatch, cache):
-    monkeypatch.setattr(cli, "_progress", interrupted)
+def test_ctrl_c_says_how_to_go_on_with_a_kernel(run, experiment, tmp_path, monkeypatch, interrupted, cache):
+    interrupted("kernel")
     path = experiment()
     options = ["--cache", "my blocks"] if cache else []
     monkeypatch.chdir(tmp_path)
@@ -174,8 +183,6 @@ def test_ctrl_c_says_how_to_go_on_with_a_kernel(run, experiment, tmp_path, monke
     assert (code, out) == (130, "")
     if cache:
         assert f"kept in my blocks; to go on from there, type again: ntkp2p predict {path} --cache 'my blocks'" in err
-        monkeypatch.undo()
-        monkeypatch.chdir(tmp_path)
         assert list(tmp_path.glob("my blocks/*/*.npz"))
     else:
         assert "nothing is kept; with --cache DIR the finished blocks of the kernel are" in err
