@@ -1,107 +1,45 @@
-"""ntkp2p: peer-to-peer training of wide neural networks, predicted in closed form and proved beside real training."""
+"""ntkp2p: peer-to-peer training of wide neural networks, predicted in closed form and proved beside real training.
 
-from ntkp2p import data, devices, models
-from ntkp2p.algorithms import (
-    ATC,
-    CHOCO,
-    CTA,
-    DGD,
-    Algorithm,
-    Compressor,
-    Delayed,
-    LocalSGD,
-    PushSum,
-    RandomK,
-    SkewCompensatedSparsePush,
-    SparsePush,
-    TopK,
-    World,
-)
-from ntkp2p.asynchrony import AsynchronousGossip, Events, clocks, expected_staleness, gossip_rate_for, staleness
-from ntkp2p.communication import Communication, communication
-from ntkp2p.compare import Comparison, compare
-from ntkp2p.design import Objective, best_weights
-from ntkp2p.dynamics import NoSteadyStateError, linear_system, solve, transition
-from ntkp2p.experiment import Experiment
-from ntkp2p.mixings import MixingComparison, compare_mixings
-from ntkp2p.prediction import predict, predictions, steady_state
-from ntkp2p.stability import StabilityReport, stability, stability_map
-from ntkp2p.target import rounds_to_loss
-from ntkp2p.timeliness import Timeliness, timeliness
-from ntkp2p.topology import (
-    best_constant,
-    check_mixing,
-    fastest_mixing,
-    graphs,
-    lazy,
-    load_mixing,
-    max_degree,
-    metropolis,
-    push_weights,
-    schedules,
-)
-from ntkp2p.training import DivergedError, train
-from ntkp2p.trajectory import Trajectory
+A name is imported when it is first asked for, so that `import ntkp2p` and `ntkp2p --help` do not wait for JAX. The
+names are those that `__init__.pyi` imports: add a line there.
+"""
+
+import ast
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ATC",
-    "CHOCO",
-    "CTA",
-    "DGD",
-    "Algorithm",
-    "AsynchronousGossip",
-    "Communication",
-    "Comparison",
-    "Compressor",
-    "Delayed",
-    "DivergedError",
-    "Events",
-    "Experiment",
-    "LocalSGD",
-    "MixingComparison",
-    "NoSteadyStateError",
-    "Objective",
-    "PushSum",
-    "RandomK",
-    "SkewCompensatedSparsePush",
-    "SparsePush",
-    "StabilityReport",
-    "Timeliness",
-    "TopK",
-    "Trajectory",
-    "World",
-    "best_constant",
-    "best_weights",
-    "check_mixing",
-    "clocks",
-    "communication",
-    "compare",
-    "compare_mixings",
-    "data",
-    "devices",
-    "expected_staleness",
-    "fastest_mixing",
-    "gossip_rate_for",
-    "graphs",
-    "lazy",
-    "linear_system",
-    "load_mixing",
-    "max_degree",
-    "metropolis",
-    "models",
-    "predict",
-    "predictions",
-    "push_weights",
-    "rounds_to_loss",
-    "schedules",
-    "solve",
-    "stability",
-    "stability_map",
-    "staleness",
-    "steady_state",
-    "timeliness",
-    "train",
-    "transition",
-]
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+#: Each public name and the module that it is imported from.
+_HOMES = {name.name: str(line.module) for line in _STUB.body if isinstance(line, ast.ImportFrom) for name in line.names}
+
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES[name]
+    return import_module(f"{home}.{name}") if home == __name__ else getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Here `compare` is the function, although its module has the same name.
+
+    Python sets every module that is imported on its package.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_home = isinstance(value, ModuleType) and value.__name__ == _HOMES.get(name)
+        super().__setattr__(name, getattr(value, name) if is_home else value)
+
+
+sys.modules[__name__].__class__ = _Package

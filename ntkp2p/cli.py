@@ -1,35 +1,82 @@
 """The command line: the same doors as in Python, one line and exit code 2 for a user's mistake.
 
-Heavy imports wait until a command needs them.
+Results go to standard output, everything else to standard error. Heavy imports wait until a command needs them.
 """
 
 from __future__ import annotations
 
+import dis
+import shlex
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from ntkp2p import __version__
+
 if TYPE_CHECKING:
+    from ntkp2p.compare import Comparison
     from ntkp2p.experiment import Experiment
     from ntkp2p.models import Features
+    from ntkp2p.training import DivergedError, TrainingInterrupted
     from ntkp2p.trajectory import Trajectory
+
+#: What a figure can be saved as.
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def _examples(*lines: str) -> str:
+    return "Examples\n\n" + "".join(f"    {line}\n" for line in lines)
+
+
+EXIT_CODES = """
+Exit codes
+
+    0    done
+    1    a defect of the program: report it with what ntkp2p info prints
+    2    a mistake in what was typed or in a file: one line says which
+    130  interrupted by Ctrl-C: one line says what is kept
+
+Results go to standard output, with --json as JSON and nothing else. Progress, on a terminal only, remarks, warnings
+and errors go to standard error; --quiet leaves out progress and remarks.
+"""
 
 app = App(
     name="ntkp2p",
     help="Predict a peer-to-peer training run in closed form, and prove the prediction beside real training.",
-    version=lambda: version("ntkp2p"),
+    help_epilogue=_examples(
+        "ntkp2p check --graph cycle:10",
+        "ntkp2p compare experiment.toml --out results",
+        "ntkp2p predict experiment.toml --json --quiet > predicted.json",
+        "ntkp2p --install-completion",
+    )
+    + EXIT_CODES,
+    version=__version__,
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # main says what is kept
+)
+app.register_install_completion_command(
+    help="Let the Tab key complete commands, options and files: --shell bash, zsh or fish, by default the one in use."
 )
 
 Out = Annotated[Path, Parameter(help="The folder that gets the results; made if it does not exist.")]
 Toml = Annotated[Path, Parameter(help="An experiment in TOML; the README shows one.")]
 Cache = Annotated[Path | None, Parameter(help="A folder that keeps finished blocks of the kernel, to resume from.")]
+Json = Annotated[bool, Parameter(show_default=False, help="Print the result in JSON.")]
+Quiet = Annotated[
+    bool,
+    Parameter(
+        name=("--quiet", "-q"),
+        show_default=False,
+        help="No progress and no remarks; warnings, errors and the result still come.",
+    ),
+]
 
 
 @Parameter(name="*")
@@ -42,9 +89,15 @@ class Processes:
     process: Annotated[int | None, Parameter(help="The number of this one, from 0; 0 writes and prints.")] = None
 
 
-@app.command
+@app.command(help_epilogue=_examples("ntkp2p figures --quick", "ntkp2p figures --only figure1 --out drawn --json"))
 def figures(
-    *, quick: bool = False, only: str | None = None, images: Path | None = None, out: Out = Path("figures")
+    *,
+    quick: bool = False,
+    only: str | None = None,
+    images: Path | None = None,
+    out: Out = Path("figures"),
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw the figures, predicted and trained on the same axes, and print the errors between them.
 
@@ -61,15 +114,29 @@ def figures(
     from ntkp2p import figures
 
     folder = _writable(out)
-    with _progress() as progress:
+    with _progress(shown=not quiet) as progress:
         table = figures.draw(folder, quick=quick, only=only, images=images, progress=progress)
-    print(table.to_string(float_format="{:.2e}".format, na_rep=""))
-    print(f"\nErrors are the worst of any agent and round, relative to the initial loss. Written to {folder}/")
+    text = table.to_string(float_format="{:.2e}".format, na_rep="")
+    about = f"Errors are the worst of any agent and round, relative to the initial loss. Written to {folder}/"
+    plain = {"errors": table.reset_index().to_dict("records"), "folder": str(folder)}
+    _print(f"{text}\n\n{about}", plain if json else None)
 
 
-@app.command
+@app.command(
+    help_epilogue=_examples(
+        "ntkp2p check W.csv",
+        "ntkp2p check --graph grid:4,5 --weights lazy_metropolis --plot W.png",
+        "ntkp2p check --graph directed_ring:8 --json",
+        "ntkp2p check even.edges odd.edges",
+    )
+)
 def check(
-    *files: Path, graph: str | None = None, weights: str | None = None, json: bool = False, plot: Path | None = None
+    *files: Path,
+    graph: str | None = None,
+    weights: str | None = None,
+    plot: Path | None = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Report on a mixing matrix: stochasticity, connection, spectrum, and which algorithms work over it, and why.
 
@@ -83,63 +150,93 @@ def check(
     weights
         The graph's weights: metropolis (the default), max_degree, best_constant, lazy_metropolis or fastest_mixing; of
         a directed graph push.
-    json
-        Print everything in JSON.
     plot
         A PNG, PDF or SVG file for the spectrum in the unit disc and the graph with its weights.
     """
     from ntkp2p.topology import check_mixing
 
     if plot is not None:
+        if plot.suffix.lower() not in PICTURES:
+            raise ValueError(f"--plot takes a file that ends in {', '.join(PICTURES)}, found {plot}")
         _writable(plot.parent, "--plot")
     report = check_mixing(_mixing(files, graph, weights))
-    _print(report, json)
+    _print(report, report.to_dict() if json else None)
     if plot is not None:
         _save_figure(report.plot()[0].figure, plot)
 
 
-@app.command
+@app.command(
+    help_epilogue=_examples(
+        "ntkp2p predict experiment.toml --out results",
+        "ntkp2p predict experiment.toml --cache blocks",
+        "ntkp2p predict experiment.toml --json | jq .runs.rounds.stable",
+    )
+)
 def predict(
-    experiment: Toml, /, *, out: Out = Path("results"), cache: Cache = None, processes: Processes | None = None
+    experiment: Toml,
+    /,
+    *,
+    out: Out = Path("results"),
+    cache: Cache = None,
+    processes: Processes | None = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict a run in closed form: predicted_rounds.nc, predicted_flow.nc unless it has delays, predicted.png."""
     from ntkp2p import compare
 
     run, folder = _begin(experiment, out, processes, cache)
-    predicted = _predicted(run, folder, cache)
+    predicted = _predicted(run, folder, cache, quiet=quiet)
     if folder is None:
         return
-    for time, trajectory in predicted.items():
-        trajectory.save(folder / f"predicted_{time}.nc")
+    files = [trajectory.save(folder / f"predicted_{time}.nc") for time, trajectory in predicted.items()]
     both = compare(*predicted.values()) if len(predicted) > 1 else None
-    _save_figure(both.plot() if both else predicted["rounds"].plot().figure, folder / "predicted.png")
+    figure = both.plot() if both else predicted["rounds"].plot().figure
+    files.append(_save_figure(figure, folder / "predicted.png"))
     _flag(run, predicted)
-    print(both or predicted["rounds"])
+    _print(both or predicted["rounds"], _in_plain(run, predicted, files, both) if json else None)
 
 
-@app.command
-def train(experiment: Toml, /, *, out: Out = Path("results"), processes: Processes | None = None) -> None:
+@app.command(
+    help_epilogue=_examples(
+        "ntkp2p train experiment.toml --out results", "ntkp2p train experiment.toml --json --quiet > trained.json"
+    )
+)
+def train(
+    experiment: Toml,
+    /,
+    *,
+    out: Out = Path("results"),
+    processes: Processes | None = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Train the real networks of a run: trained.nc and trained.png."""
     run, folder = _begin(experiment, out, processes)
-    trained, diverged = _trained(run, folder)
+    trained, ended = _trained(run, folder, quiet=quiet)
     if folder is not None:
-        trained.save(folder / "trained.nc")
-        _save_figure(trained.plot().figure, folder / "trained.png")
-    if diverged is not None:
-        raise diverged
-    if folder is not None:
-        print(trained)
+        files = [trained.save(folder / "trained.nc"), _save_figure(trained.plot().figure, folder / "trained.png")]
+        _print(trained, _in_plain(run, {"trained": trained}, files) if json else None)
+    if ended is not None:
+        raise ended
 
 
-@app.command
+@app.command(
+    help_epilogue=_examples(
+        "ntkp2p stability experiment.toml",
+        "ntkp2p stability experiment.toml --target 0.05 --out results",
+        "ntkp2p stability experiment.toml --json | jq .step_size_limit",
+    )
+)
 def stability(
     experiment: Toml,
     /,
     *,
     target: float | None = None,
     out: Path | None = None,
-    json: bool = False,
     cache: Cache = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Whether a run is stable, in rounds and in flow, why, and up to which step size and delay.
 
@@ -149,8 +246,6 @@ def stability(
         A loss: the round in which the agents' mean global loss meets it is predicted.
     out
         A folder that gets stability.json and stability.png, the spectrum and the slowest modes.
-    json
-        Print everything in JSON.
     """
     from ntkp2p import stability as analysed
     from ntkp2p.experiment import Experiment
@@ -158,68 +253,167 @@ def stability(
 
     run = Experiment.from_toml(experiment)
     folder = None if out is None else _writable(out)
-    report = analysed(run, features=_features(run, cache), target=target)
+    report = analysed(run, features=_features(run, cache, shown=not quiet), target=target)
     if folder is not None:
         with replacing(folder / "stability.json") as temporary:
-            temporary.write_text(_in_json(report) + "\n", encoding="utf-8")
+            temporary.write_text(_in_json(report.to_dict()) + "\n", encoding="utf-8")
         _save_figure(report.plot(), folder / "stability.png")
-    _print(report, json)
+    _print(report, report.to_dict() if json else None)
 
 
-@app.command
+@app.command(
+    help_epilogue=_examples(
+        "ntkp2p compare experiment.toml --out results",
+        "ntkp2p compare experiment.toml --json | jq .errors.local_loss",
+        "ntkp2p compare experiment.toml --coordinator 192.168.0.1:9876 --processes 2 --process 0",
+    )
+)
 def compare(
-    experiment: Toml, /, *, out: Out = Path("results"), cache: Cache = None, processes: Processes | None = None
+    experiment: Toml,
+    /,
+    *,
+    out: Out = Path("results"),
+    cache: Cache = None,
+    processes: Processes | None = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict and train a run, and set both side by side: comparison.nc, comparison.png and a table of errors."""
     from ntkp2p import compare as side_by_side
 
     run, folder = _begin(experiment, out, processes, cache)
-    predicted = _predicted(run, folder, cache)
+    predicted = _predicted(run, folder, cache, quiet=quiet)
     if folder is not None:
         _flag(run, predicted)
-    trained, diverged = _trained(run, folder)
-    if folder is None:
-        return
-    if diverged is not None:  # predicted and flagged, so that it is a result and not a mistake
-        _say(str(diverged))
-    result = side_by_side(trained, *predicted.values())
-    result.save(folder)
-    _save_figure(result.plot(), folder / "comparison.png")
-    print(result)
+    trained, ended = _trained(run, folder, quiet=quiet)
+    if folder is not None:
+        result = side_by_side(trained, *predicted.values())
+        files = [result.save(folder), _save_figure(result.plot(), folder / "comparison.png")]
+        _print(result, _in_plain(run, result.trajectories, files, result) if json else None)
+    if isinstance(ended, KeyboardInterrupt):
+        raise ended
+    if ended is not None and folder is not None:  # predicted and flagged, so that it is a result and not a mistake
+        _say(str(ended))
+
+
+@app.command(help_epilogue=_examples("ntkp2p info", "ntkp2p info --json > machine.json"))
+def info(*, json: Json = False, quiet: Quiet = False) -> None:
+    """What a report of a defect needs: versions, platform, devices, memory, threads and JAX's flags."""
+    from ntkp2p.info import info
+
+    facts = info()
+    _print(
+        "\n".join(f"{name:<{max(map(len, facts))}}  {_in_words(value)}" for name, value in facts.items()),
+        facts if json else None,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program: exit code 0, 2 for a user's mistake, 130 if interrupted."""
+    """Run the program: exit code 0, 1 for a defect, 2 for a user's mistake, 130 if interrupted."""
+    typed = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(arguments, exit_on_error=False, print_error=False)
-    except (CycloptsError, ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        _say(str(error))
-        sys.exit(2)
-    except MemoryError:
-        _say("out of memory: take fewer agents, samples or outputs")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        _say("interrupted")
+        app(typed, exit_on_error=False, print_error=False)
+    except KeyboardInterrupt as interruption:
+        _say(f"{interruption or 'interrupted'}: {_kept(typed, interruption)}")
         sys.exit(130)
+    except Exception as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and JAX'
+            _say("out of memory: take fewer agents, samples or outputs")
+        elif isinstance(error, CycloptsError | OSError) or _foreseen(error):
+            _say(str(error))
+        else:
+            traceback.print_exc()
+            _say("this is a defect of the program: please report the lines above, with what `ntkp2p info` prints")
+            sys.exit(1)
+        sys.exit(2)
+
+
+def _foreseen(error: Exception) -> bool:
+    """Whether a `raise` of this package made the error: such a one names a mistake and its remedy.
+
+    What Python or a library raises on the way has passed all checks at the door, and is nobody's mistake but ours.
+    """
+    raised = error.__traceback__
+    while raised is not None and raised.tb_next is not None:
+        raised = raised.tb_next
+    if raised is None:
+        return False
+    code = raised.tb_frame.f_code
+    here = Path(code.co_filename).is_relative_to(Path(__file__).parent)
+    return here and dis.opname[code.co_code[raised.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _kept(typed: Sequence[str], interruption: KeyboardInterrupt) -> str:
+    """What there is of an interrupted command's work, and how to go on."""
+    _, bound, _ = app.parse_args(typed, exit_on_error=False, print_error=False)
+    bound.apply_defaults()
+    again = f"type again: {shlex.join([app.name[0], *typed])}"
+    if hasattr(interruption, "trajectory"):
+        return f"what was recorded until then is in {bound.arguments['out']}; to train from the start, {again}"
+    if (cache := bound.arguments.get("cache")) is not None:
+        return f"the finished blocks of the kernel are kept in {cache}; to go on from there, {again}"
+    if "cache" in bound.arguments:
+        return "nothing is kept; with --cache DIR the finished blocks of the kernel are"
+    return f"to begin again, {again}"
 
 
 def _say(message: str) -> None:
     print(f"ntkp2p: {' '.join(message.split())}", file=sys.stderr)
 
 
-def _print(report: Any, json: bool) -> None:
-    from rich.console import Console
+def _print(result: Any, plain: Mapping[str, Any] | None) -> None:
+    """The result for people, or its numbers and words in JSON where there are such."""
+    from ntkp2p.reports import Report
 
-    if json:
-        print(_in_json(report))
+    if plain is not None:
+        print(_in_json(plain))
+    elif isinstance(result, Report):
+        from rich.console import Console
+
+        Console().print(result)
     else:
-        Console().print(report)
+        print(result)
 
 
-def _in_json(report: Any) -> str:
+def _in_json(plain: Mapping[str, Any]) -> str:
     from json import dumps
 
-    return dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    from ntkp2p.reports import as_plain
+
+    return dumps(as_plain(plain), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _in_plain(
+    run: Experiment,
+    trajectories: Mapping[Any, Trajectory],
+    files: Sequence[Path],
+    side_by_side: Comparison | None = None,
+) -> dict[str, Any]:
+    """A run's description, what is known of it by source, the errors between the sources, and the files written."""
+    description = run.describe()
+    errors = {} if side_by_side is None else side_by_side.table().to_dict("index")
+    return {
+        "experiment": description,
+        "runs": {source: _facts(trajectory, without=description) for source, trajectory in trajectories.items()},
+        "errors": errors,
+        "files": list(map(str, files)),
+    }
+
+
+def _facts(trajectory: Trajectory, *, without: Mapping[str, Any]) -> dict[str, Any]:
+    """A trajectory's attributes, and every agent's measures at its last round."""
+    last = trajectory.dataset.isel(round=-1)
+    facts = {name: value for name, value in last.attrs.items() if name not in {"source", *without}}
+    flags = {name: bool(facts[name]) for name in ("closed_form", "converged") if name in facts}
+    measures = {name: values.values for name, values in last.data_vars.items()}
+    ended = {"round": last["round"].item(), "time": last["time"].item(), "final": measures}
+    return facts | flags | {"stable": trajectory.stable} | ended
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_in_words(item)}" for name, item in value.items())
+    return "; ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
 
 
 def _begin(
@@ -245,36 +439,30 @@ def _begin(
     return run, folder
 
 
-def _predicted(run: Experiment, folder: Path | None, cache: Path | None) -> Mapping[Any, Trajectory]:
+def _predicted(run: Experiment, folder: Path | None, cache: Path | None, *, quiet: bool) -> Mapping[Any, Trajectory]:
     """The predictions that there are, in rounds and in flow."""
     from ntkp2p import predictions
 
-    return predictions(run, features=_features(run, cache, shown=folder is not None))
+    return predictions(run, features=_features(run, cache, shown=folder is not None and not quiet))
 
 
-def _features(run: Experiment, cache: Path | None, *, shown: bool = True) -> Features:
+def _features(run: Experiment, cache: Path | None, *, shown: bool) -> Features:
     """Those of the run; what the kernel will take is said before it is computed."""
-    import logging
-
-    log = logging.getLogger("ntkp2p")
-    if shown and not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("ntkp2p: %(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-    with _progress(shown=shown) as progress:
+    with _remarks(shown=shown), _progress(shown=shown) as progress:
         return run.features(cache=cache, progress=lambda done, total: progress("kernel", done, total))
 
 
-def _trained(run: Experiment, folder: Path | None) -> tuple[Trajectory, ValueError | None]:
-    """What training recorded, and how it diverged if it did."""
-    from ntkp2p import DivergedError, train
+def _trained(
+    run: Experiment, folder: Path | None, *, quiet: bool
+) -> tuple[Trajectory, DivergedError | TrainingInterrupted | None]:
+    """What training recorded, and what ended it early if anything did."""
+    from ntkp2p import DivergedError, TrainingInterrupted, train
 
-    with _progress(shown=folder is not None) as progress:
+    with _progress(shown=folder is not None and not quiet) as progress:
         try:
             return train(run, progress=lambda done, total: progress("training", done, total)), None
-        except DivergedError as error:
-            return error.trajectory, error
+        except (DivergedError, TrainingInterrupted) as ended:
+            return ended.trajectory, ended
 
 
 def _mixing(files: Sequence[Path], graph: str | None, weights: str | None) -> Any:
@@ -304,14 +492,16 @@ def _writable(folder: Path, option: str = "--out") -> Path:
     return folder
 
 
-def _save_figure(figure, path: Path) -> None:
+def _save_figure(figure, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
+    from ntkp2p.files import replacing
     from ntkp2p.plotting import STYLE
 
-    with plt.rc_context(STYLE):
-        figure.savefig(path)
+    with replacing(path) as temporary, plt.rc_context(STYLE):
+        figure.savefig(temporary, format=path.suffix[1:])
     plt.close(figure)
+    return path
 
 
 def _flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
@@ -338,6 +528,24 @@ def _flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
     # What is integrated has no spectrum.
     cause = f"spectral radius {facts['spectral_radius']:.4g} > 1" if facts["closed_form"] else "they outgrow all bounds"
     _say(f"the rounds are unstable: {cause}; {remedy}")
+
+
+@contextmanager
+def _remarks(*, shown: bool) -> Iterator[None]:
+    """What the package logs on the way goes to stderr."""
+    import logging
+
+    log, handler = logging.getLogger("ntkp2p"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("ntkp2p: %(message)s"))
+    level = log.level
+    if shown:
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import best_weights
 from ntkp2p.dynamics import linear_system, solve
 from ntkp2p.experiment import Experiment
+from ntkp2p.files import replacing
 from ntkp2p.models import affine, mlp
 from ntkp2p.plotting import STYLE, agent_curves, weighted_graph
 from ntkp2p.prediction import predictions
@@ -199,7 +200,8 @@ def draw(
     for name, drawing in zip(names, drawings, strict=True):
         with plt.rc_context(STYLE):
             figure, results = drawing(study)
-            figure.savefig(out / f"{name}.png")
+            with replacing(out / f"{name}.png") as temporary:
+                figure.savefig(temporary, format="png")
             plt.close(figure)
         for part, result in results.items():
             save_netcdf(result, out / f"{name}{part}.nc")

@@ -1,7 +1,7 @@
 """Files that are either whole or not there."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +11,10 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str], /) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends well, and goes when it does not."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        yield Path(temporary)
+        temporary.touch(exist_ok=False)  # as readable for others as the user's other files, which mkstemp's are not
+        yield temporary
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -51,6 +51,20 @@ class DivergedError(ValueError):
         self.trajectory = trajectory
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during training, after its first recorded round.
+
+    Attributes
+    ----------
+    trajectory
+        What was recorded until then; its attribute `interrupted_at` is the last recorded round.
+    """
+
+    def __init__(self, message: str, trajectory: Trajectory):
+        super().__init__(message)
+        self.trajectory = trajectory
+
+
 @in_float64
 def train(
     experiment: Experiment,
@@ -85,6 +99,8 @@ def train(
         If the mesh has other axes than `ntkp2p.devices.AXIS`, or its processes were given different experiments.
     DivergedError
         As soon as a recorded loss is no longer finite; what was recorded is on the exception.
+    TrainingInterrupted
+        Upon Ctrl-C, a KeyboardInterrupt; what was recorded is on the exception.
     """
     whole(draw, "draw", least=0)
     drawn = experiment.drawn(draw)
@@ -102,22 +118,29 @@ def train(
     turn, state = _turn(drawn, theta, apply, model.layers, key, mesh), _start(drawn, theta.size, mesh)
     advance, evaluate, models = _compiled(drawn, apply, state, mesh)
     rounds, recorded = experiment.recorded, []
-    for before, now in zip(np.append(0, rounds), rounds, strict=False):
-        state = advance(state, turn, before, now)
-        measured = {name: np.asarray(value, float) for name, value in evaluate(state, theta).items()}
-        recorded.append(measured)
-        if progress is not None:
-            progress(int(now), int(rounds[-1]))
-        if observe is not None:
-            observe(int(now), np.asarray(models(state, theta)))
-        lost = np.flatnonzero(~np.isfinite(measured["local_loss"]))
-        if len(lost):
-            raise DivergedError(
-                f"training diverges: at round {now} the local loss of agent {lost[0]} is no longer finite "
-                f"with {experiment.algorithm.name}(step_size={float(experiment.algorithm.step_size):g}): "
-                f"use a smaller step size, `predict` states a stable one",
-                _trajectory(experiment, drawn, recorded, stable=False, diverged_at=int(now)),
-            )
+    try:
+        for before, now in zip(np.append(0, rounds), rounds, strict=False):
+            state = advance(state, turn, before, now)
+            measured = {name: np.asarray(value, float) for name, value in evaluate(state, theta).items()}
+            recorded.append(measured)
+            if progress is not None:
+                progress(int(now), int(rounds[-1]))
+            if observe is not None:
+                observe(int(now), np.asarray(models(state, theta)))
+            lost = np.flatnonzero(~np.isfinite(measured["local_loss"]))
+            if len(lost):
+                raise DivergedError(
+                    f"training diverges: at round {now} the local loss of agent {lost[0]} is no longer finite "
+                    f"with {experiment.algorithm.name}(step_size={float(experiment.algorithm.step_size):g}): "
+                    f"use a smaller step size, `predict` states a stable one",
+                    _trajectory(experiment, drawn, recorded, stable=False, diverged_at=int(now)),
+                )
+    except KeyboardInterrupt as interruption:
+        if not recorded:
+            raise
+        now = int(rounds[len(recorded) - 1])
+        kept = _trajectory(experiment, drawn, recorded, stable=True, interrupted_at=now)
+        raise TrainingInterrupted(f"training was interrupted at round {now} of {rounds[-1]}", kept) from interruption
     return _trajectory(experiment, drawn, recorded, stable=True)
 
 

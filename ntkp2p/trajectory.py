@@ -193,6 +193,7 @@ class Trajectory:
         d = self.dataset
         state = "" if self.stable else ", unstable"
         state += "" if d.attrs.get("converged", True) else ", solver not converged"
+        state += ", interrupted" if "interrupted_at" in d.attrs else ""
         final = float(d["global_loss"][-1].mean()) if "global_loss" in d else np.nan
         spread = f" ± {float(d['global_loss_std'][-1].mean()):.2g}" if "global_loss_std" in d else ""
         return (

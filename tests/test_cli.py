@@ -1,14 +1,22 @@
 import json
+import os
+import pty
+import shlex
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 import xarray as xr
 
 from ntkp2p import cli, schedules
+from ntkp2p.files import replacing
 
 TOML = """
 rounds = 20
@@ -74,6 +82,167 @@ def fails(result, *fragments):
         assert fragment in err
 
 
+COMMANDS = [name for name in cli.app if not name.startswith("-")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_can_be_typed(name):
+    """In the help of the command, and of the whole program: the parser takes them."""
+    own, whole = (app.help_epilogue.splitlines() for app in (cli.app[name], cli.app))
+    typed = [shlex.split(line.split("|")[0].split(">")[0]) for line in own if line.startswith("    ntkp2p ")]
+    assert typed
+    for words in [*typed, *(line.split(">")[0].split() for line in whole if line.startswith(f"    ntkp2p {name} "))]:
+        command, _, _ = cli.app.parse_args(words[1:], exit_on_error=False, print_error=False)
+        assert command.__name__ == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_quiet_and_speak_json(name, run):
+    assert {"--json", "--quiet"} <= {
+        option for argument in cli.app[name].assemble_argument_collection() for option in argument.names
+    }
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert "Examples" in out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(run, tmp_path, shell):
+    # An output of one's own leaves the shell's own files alone.
+    code, _, _ = run("--install-completion", "--shell", shell, "--output", tmp_path / shell)
+    assert code == 0
+    script = (tmp_path / shell).read_text()
+    assert all(word in script for word in ("stability", "quiet", "cache"))
+
+
+def test_bash_completes_what_is_typed(tmp_path):
+    (tmp_path / "script").write_text(cli.app.generate_completion(shell="bash"))
+    typed = 'COMP_WORDS=(ntkp2p sta); COMP_CWORD=1; _ntkp2p; echo "${COMPREPLY[@]}"'
+    typed += '; COMP_WORDS=(ntkp2p predict --ca); COMP_CWORD=2; _ntkp2p; echo "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", f"source {tmp_path}/script; {typed}"], capture_output=True, text=True)
+    assert done.stdout.split() == ["stability", "--cache"], done.stderr
+
+
+def test_figures_in_json(run, tmp_path, monkeypatch):
+    table = pd.DataFrame({"run": ["a"], "linearisation": [0.5], "solver": [np.nan]}).set_index("run")
+    monkeypatch.setattr("ntkp2p.figures.draw", lambda out, **options: table)
+    code, out, _ = run("figures", "--out", tmp_path, "--json", "-q")
+    assert code == 0
+    assert json.loads(out) == {
+        "errors": [{"run": "a", "linearisation": 0.5, "solver": None}],
+        "folder": str(tmp_path),
+    }
+    assert "5.00e-01" in run("figures", "--out", tmp_path)[1]
+
+
+def test_info_says_what_a_report_of_a_defect_needs(run):
+    code, out, _ = run("info", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["libraries"]["numpy"] == np.__version__
+    assert found["memory"]["total"] > found["memory"]["free"] > 0
+    assert found["devices"][0]["platform"] == "cpu"
+    code, out, _ = run("info")
+    assert f"numpy {np.__version__}" in out
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """`interrupted(label)`: Ctrl-C as soon as there is progress of that kind."""
+
+    def at(label):
+        @contextmanager
+        def progress(*, shown):
+            yield lambda what, *step: signal.raise_signal(signal.SIGINT) if what == label else None
+
+        monkeypatch.setattr(cli, "_progress", progress)
+
+    return at
+
+
+def test_ctrl_c_keeps_what_was_recorded(run, experiment, tmp_path, interrupted):
+    interrupted("training")
+    path = experiment()
+    code, out, err = run("compare", path, "--out", tmp_path)
+    assert code == 130
+    assert "training was interrupted at round 0 of 20" in err
+    assert f"is in {tmp_path}; to train from the start, type again: ntkp2p compare {path}" in err
+    assert "linearisation" in out
+    kept = xr.load_dataset(tmp_path / "comparison.nc", engine="h5netcdf")
+    assert kept.attrs["trained_interrupted_at"] == 0
+    assert np.isfinite(kept["local_loss"].sel(source="trained")).all("agent").values.tolist() == [True, *[False] * 4]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_ctrl_c_says_how_to_go_on_with_a_kernel(run, experiment, tmp_path, monkeypatch, interrupted, cache):
+    interrupted("kernel")
+    path = experiment()
+    options = ["--cache", "my blocks"] if cache else []
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("predict", path, *options)
+    assert (code, out) == (130, "")
+    if cache:
+        assert f"kept in my blocks; to go on from there, type again: ntkp2p predict {path} --cache 'my blocks'" in err
+        assert list(tmp_path.glob("my blocks/*/*.npz"))
+    else:
+        assert "nothing is kept; with --cache DIR the finished blocks of the kernel are" in err
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_ctrl_c_at_a_terminal(experiment, tmp_path):
+    """A real process at a real terminal: the bar is seen, then the key is pressed."""
+    path = experiment(("rounds = 20", "rounds = 1000000"), ("record = 5", "record = 100"))
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "ntkp2p", "train", str(path), "--out", str(tmp_path / "results")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, start_new_session=True)
+    os.close(end)
+    said = b""
+    while b"training" not in said:
+        said += os.read(terminal, 1000)
+    process.send_signal(signal.SIGINT)
+    with suppress(OSError):  # that is how Linux says that the process has closed its end
+        while more := os.read(terminal, 1000):
+            said += more
+    os.close(terminal)
+    process.communicate()
+    assert process.returncode == 130
+    assert b"type again: ntkp2p train" in b" ".join(said.split())
+    assert b"Traceback" not in said
+    assert sorted(os.listdir(tmp_path / "results")) == ["trained.nc", "trained.png"]
+    recorded = xr.load_dataset(tmp_path / "results" / "trained.nc", engine="h5netcdf")
+    assert recorded.attrs["interrupted_at"] == recorded["round"][-1] < 1000000
+
+
+@pytest.mark.parametrize("broken", [lambda *_: np.linalg.inv(np.zeros((2, 2))), lambda *_: int("x")])
+def test_a_defect_of_the_program_is_not_called_a_mistake(run, monkeypatch, broken):
+    monkeypatch.setattr(cli, "_mixing", broken)
+    code, out, err = run("check", "--graph", "cycle:5")
+    assert (code, out) == (1, "")
+    assert "Traceback (most recent call last)" in err
+    assert err.splitlines()[-1].startswith("ntkp2p: this is a defect of the program")
+    assert "ntkp2p info" in err
+
+
+def test_what_the_package_raises_was_foreseen():
+    with pytest.raises(ValueError) as raised:
+        cli._mixing([], None, None)
+    assert cli._foreseen(raised.value)
+    with pytest.raises(AttributeError) as stumbled:  # in the package, too, but not by a `raise`
+        cli._say(3)
+    assert not cli._foreseen(stumbled.value)
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "file"):
+        signal.raise_signal(signal.SIGINT)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "other").touch()
+    with replacing(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "file").read_text() == "whole"
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_the_kernel_is_kept_where_one_says(run, experiment, tmp_path, caplog):
     path = experiment(('name = "affine"', 'name = "mlp"\nwidth = 64'))
     caplog.set_level("INFO", "ntkp2p")
@@ -131,11 +300,24 @@ def test_cross_entropy_that_outgrows_all_bounds(run, experiment, tmp_path):
 
 
 def test_predict_and_train_write_what_they_say(run, experiment, tmp_path):
-    assert run("predict", experiment(), "--out", tmp_path)[0] == 0
-    assert run("train", experiment(), "--out", tmp_path)[0] == 0
-    files = {p.name for p in tmp_path.iterdir()}
-    assert {"predicted_rounds.nc", "predicted_flow.nc", "predicted.png", "trained.nc", "trained.png"} <= files
-    assert not [f for f in files if f.startswith(".")]  # no temporary file is left
+    """And say it in JSON: nothing else is on stdout, and nothing on stderr when they are quiet."""
+    found = {}
+    for name in ("predict", "train"):
+        code, out, err = run(name, experiment(), "--out", tmp_path / "results", "--json", "-q")
+        assert (code, err) == (0, "")
+        found[name] = json.loads(out)
+    files = {"predicted_rounds.nc", "predicted_flow.nc", "predicted.png", "trained.nc", "trained.png"}
+    assert {p.name for p in (tmp_path / "results").iterdir()} == files  # no temporary file is left
+    assert {Path(file).name for result in found.values() for file in result["files"]} == files
+    predicted, trained = found["predict"], found["train"]["runs"]["trained"]
+    assert (list(predicted["runs"]), list(predicted["errors"]["local_loss"])[1:]) == (
+        ["rounds", "flow"],
+        ["time discretisation", "solver"],
+    )
+    assert predicted["runs"]["rounds"]["stable"] is predicted["runs"]["rounds"]["converged"] is True
+    assert found["train"]["experiment"]["constants"] == "DGD(step_size=0.2)"
+    recorded = xr.load_dataset(tmp_path / "results" / "trained.nc", engine="h5netcdf")
+    assert (trained["round"], trained["final"]["local_loss"]) == (20, recorded["local_loss"][-1].values.tolist())
 
 
 def test_a_delayed_run_is_predicted_in_rounds(run, experiment, tmp_path):
@@ -335,9 +517,10 @@ def test_step_size_that_diverges(run, experiment, tmp_path, step_size):
     assert not np.isfinite(xr.load_dataset(tmp_path / "trained.nc", engine="h5netcdf")["local_loss"][-1]).all()
     # Predicted it is flagged and plotted, not an error; and so is the comparison.
     for command in ("predict", "compare"):
-        code, _, err = run(command, path, "--out", tmp_path)
+        code, out, err = run(command, path, "--out", tmp_path, "--json", "--quiet")
         assert code == 0
-        assert "the rounds are unstable: spectral radius" in err
+        assert json.loads(out)["runs"]["rounds"]["stable"] is False
+        assert "the rounds are unstable: spectral radius" in err  # a warning comes all the same
         assert "stable below step_size" in err
     assert (tmp_path / "predicted.png").exists()
     assert (tmp_path / "comparison.png").exists()
