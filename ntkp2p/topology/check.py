@@ -7,7 +7,8 @@ steps they minimise :math:`\sum_q \pi_q L_q`: the plain mean, if W is doubly sto
 
 Examples
 --------
->>> report = check_mixing([[0.5, 0.5], [0.5, 0.5]])
+>>> import ntkp2p as p2p
+>>> report = p2p.check_mixing([[0.5, 0.5], [0.5, 0.5]])
 >>> report.doubly_stochastic, round(report.spectral_gap, 12)
 (True, 1.0)
 >>> report.verdicts["DGD"].answer
@@ -80,6 +81,14 @@ def validate_mixing(
         that is not one, or is not strongly connected; if a schedule is too short; or if in some round of one with
         column sums one an agent receives nothing, not even from itself. The message ends with the remedy, and names the
         first round that uses a matrix at fault.
+
+    Examples
+    --------
+    >>> from ntkp2p.topology import validate_mixing
+    >>> validate_mixing([[0.5, 0.5], [0.3, 0.6]])
+    Traceback (most recent call last):
+    ...
+    ValueError: mixing row 1 sums to 0.9, not 1: scale it, in float64, W / W.sum(axis=1).reshape(-1, 1)
     """
     given: dict[str, object] = {"mixing": W}
     if isinstance(W, Schedule):
@@ -304,6 +313,15 @@ class MixingReport(Report):
         ValueError
             If γ is not in [0, 1).
 
+        Examples
+        --------
+        Who averages with all Q at once, has Q:
+
+        >>> import ntkp2p as p2p
+        >>> report = p2p.check_mixing(p2p.metropolis(p2p.graphs.complete(7)))
+        >>> round(report.effective_neighbours(), 9)
+        7.0
+
         References
         ----------
         .. [1] T. Vogels, H. Hendrikx, M. Jaggi, "Beyond spectral gap", NeurIPS 2022.
@@ -381,8 +399,15 @@ def check_mixing(W: object, /) -> MixingReport | ScheduleReport:
 
     Examples
     --------
-    >>> check_mixing([[0, 1], [1, 0]]).verdicts["DGD"].remedy
+    Two agents that swap their values never agree. Metropolis weights of a cycle of Q have the eigenvalues
+    (1 + 2 cos(2πj/Q))/3:
+
+    >>> import ntkp2p as p2p
+    >>> p2p.check_mixing([[0, 1], [1, 0]]).verdicts["DGD"].remedy
     'lazy(W), or ATC or CTA over this one'
+    >>> report = p2p.check_mixing(p2p.metropolis(p2p.graphs.cycle(6)))
+    >>> round(report.spectral_gap, 10), round(report.smallest_eigenvalue, 10)
+    (0.3333333333, -0.3333333333)
 
     References
     ----------
