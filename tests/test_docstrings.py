@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import types
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -39,15 +40,26 @@ def names_of(module: types.ModuleType) -> list[str]:
     return list(getattr(module, "__all__", [name for name in own if not name.startswith("_")]))
 
 
-def returned(function: Any) -> Iterator[type]:
-    """Our classes in a function's return annotation, which may be a text."""
-    annotation = inspect.signature(function).return_annotation
-    for word in re.findall(
-        r"[A-Z]\w+", annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    ):
-        value = inspect.unwrap(function).__globals__.get(word)
+def named_in(annotation: Any, room: str) -> Iterator[tuple[str, type]]:
+    """Our classes that an annotation names, which may be a text, by where they are defined."""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    for word in re.findall(r"[A-Z]\w+", text):
+        value = vars(sys.modules[room]).get(word)
         if inspect.isclass(value) and is_ours(value):
-            yield value
+            yield f"{value.__module__}.{value.__qualname__}", value
+
+
+def led_to(thing: Any) -> Iterator[tuple[str, type]]:
+    """Our classes that a function returns, or a class builds on, keeps in its fields, and returns from its methods."""
+    if not inspect.isclass(thing):
+        yield from named_in(inspect.signature(thing).return_annotation, thing.__module__)
+        return
+    yield from ((f"{base.__module__}.{base.__qualname__}", base) for base in thing.__bases__ if is_ours(base))
+    for annotation in inspect.get_annotations(thing).values():
+        yield from named_in(annotation, thing.__module__)
+    for _, method in members(thing):
+        if callable(method):
+            yield from named_in(inspect.signature(method).return_annotation, thing.__module__)
 
 
 def public() -> dict[str, Any]:
@@ -62,14 +74,8 @@ def public() -> dict[str, Any]:
         found[name] = thing
         if inspect.ismodule(thing):
             waiting += [(f"{name}.{each}", getattr(thing, each)) for each in names_of(thing)]
-        elif inspect.isclass(thing):
-            others = [
-                *filter(is_ours, thing.__bases__),
-                *(c for _, m in members(thing) if callable(m) for c in returned(m)),
-            ]
-            waiting += [(f"{c.__module__}.{c.__qualname__}", c) for c in others]
         elif callable(thing) and is_ours(thing):
-            waiting += [(f"{c.__module__}.{c.__qualname__}", c) for c in returned(thing)]
+            waiting += led_to(thing)
     return {n: t for n, t in found.items() if inspect.ismodule(t) or (callable(t) and is_ours(t))}
 
 
@@ -118,18 +124,19 @@ def faults_of_parameters(where: str, function: Callable, text: str) -> Iterator[
 
 def faults_of_method(where: str, cls: type, name: str) -> Iterator[str]:
     method, base = getattr(cls, name), overridden(cls, name)
-    asked, text = parameters_of(method), method.__doc__ or getattr(base, "__doc__", None)
+    asked, own = parameters_of(method), method.__doc__ or ""
+    text = own or getattr(base, "__doc__", None)
     if not text:
         yield f"{where}: this method is not documented: give it a docstring"
-    elif base is not None and len(asked) == len(parameters_of(base)) and not documented(text, "param"):
-        return  # they are those of what it overrides
+    elif base is not None and len(asked) == len(parameters_of(base)) and not documented(own, "param"):
+        return  # they are those of what it overrides, by whatever names
     elif not (len(asked) == 1 and f"`{asked[0]}`" in summary(text)):
         yield from faults_of_parameters(where, method, text)
 
 
 def constructor_of(cls: type) -> list[str]:
     """Parameters of its own constructor: an exception is caught and not built, a member of an enumeration is there."""
-    if issubclass(cls, Exception | enum.Enum) or not ("__init__" in vars(cls) or fields_of(cls)):
+    if issubclass(cls, Exception | enum.Enum) or not (fields_of(cls) or is_ours(vars(cls).get("__init__"))):
         return []
     return parameters_of(cls)
 
@@ -153,9 +160,10 @@ def faults_of_class(where: str, cls: type) -> Iterator[str]:
     for name, member in members(cls):
         if callable(member):
             yield from faults_of_method(f"{where}.{name}", cls, name)
-        elif isinstance(member, property | cached_property):
-            if not (member.__doc__ or getattr(overridden(cls, name), "__doc__", None)):
-                yield f"{where}.{name}: this property is not documented: give it a docstring"
+        elif isinstance(member, property | cached_property) and not (
+            member.__doc__ or getattr(overridden(cls, name), "__doc__", None)
+        ):
+            yield f"{where}.{name}: this property is not documented: give it a docstring"
 
 
 def faults(where: str, thing: Any) -> list[str]:
@@ -180,10 +188,9 @@ def examples(module: types.ModuleType) -> list[doctest.DocTest]:
     own = {n: v for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__ and callable(v)}
     # Told module=False, the finder does not pass over functions that another module's decorator has wrapped.
     finder = doctest.DocTestFinder()
-    found = [t for n, v in own.items() for t in finder.find(v, f"{module.__name__}.{n}", module=False, globs={})]
-    parser = doctest.DocTestParser()
-    text = module.__doc__ or ""
-    return [parser.get_doctest(text, {}, module.__name__, module.__file__, 0), *found]
+    found = [t for n, v in own.items() for t in finder.find(v, n, module=False, globs={}) if "._" not in t.name]
+    text = doctest.DocTestParser().get_doctest(module.__doc__ or "", {}, "", module.__file__, 0)
+    return [text, *found]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -164,7 +164,7 @@ class MixingReport(Report):
     ----------
     .. [1] K. Yuan, Q. Ling, W. Yin, "On the convergence of decentralized gradient descent",
        SIAM Journal on Optimization 26 (2016).
-    .. [2] D. Levin, Y. Peres, "Markov Chains and Mixing Times", 2nd edition, AMS 2017, section 4.5.
+    .. [2] Levin and Peres, "Markov Chains and Mixing Times", 2nd edition, AMS 2017, section 4.5.
     """
 
     matrix: Matrix
@@ -324,7 +324,7 @@ class MixingReport(Report):
 
         References
         ----------
-        .. [1] T. Vogels, H. Hendrikx, M. Jaggi, "Beyond spectral gap", NeurIPS 2022.
+        .. [1] Vogels, Hendrikx and Jaggi, "Beyond spectral gap", NeurIPS 2022.
         """
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, found {decay}: {DECAY} is usual")

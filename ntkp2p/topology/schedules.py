@@ -64,7 +64,7 @@ class Schedule:
 
     @property
     def agents(self) -> int:
-        """Q."""
+        """Q, the number of agents."""
         return self.matrices.shape[1]
 
     @property
