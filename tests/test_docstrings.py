@@ -22,6 +22,8 @@ import pytest
 
 import ntkp2p
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def is_ours(thing: Any) -> bool:
     return getattr(thing, "__module__", "").partition(".")[0] == "ntkp2p"
@@ -189,16 +191,95 @@ def examples(module: types.ModuleType) -> list[doctest.DocTest]:
     # Told module=False, the finder does not pass over functions that another module's decorator has wrapped.
     finder = doctest.DocTestFinder()
     found = [t for n, v in own.items() for t in finder.find(v, n, module=False, globs={}) if "._" not in t.name]
-    text = doctest.DocTestParser().get_doctest(module.__doc__ or "", {}, "", module.__file__, 0)
+    text = doctest.DocTestParser().get_doctest(module.__doc__ or "", {}, module.__name__, None, 0)
     return [text, *found]
+
+
+def failures(module: types.ModuleType) -> str:
+    """What goes wrong in a module's examples."""
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+    for example in examples(module):
+        runner.run(example, out=report.append)
+    return "".join(report)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
     module = importlib.import_module(name)
     assert module.__doc__, f"{name}: this module is not documented: say in its docstring what it answers"
-    report: list[str] = []
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for example in examples(module):
-        runner.run(example, out=report.append)
-    assert not runner.failures, "".join(report)
+    found = failures(module)
+    assert not found, found
+
+
+@dataclasses.dataclass
+class Faulty:
+    """Two numbers.
+
+    Attributes
+    ----------
+    first
+        One of them.
+    third
+        There is none.
+    """
+
+    first: int
+    second: int
+
+    def swapped(self, twice):
+        """The same two, swapped, or `twice`."""
+
+    def shifted(self, by, back):
+        """Both shifted.
+
+        Parameters
+        ----------
+        by
+            How far.
+        """
+
+    def bare(self, x):
+        pass
+
+    @property
+    def total(self):
+        return self.first + self.second
+
+
+def test_faults_of_a_class_are_found():
+    assert [fault.partition(": add it")[0].partition(": give it")[0] for fault in faults("room.Faulty", Faulty)] == [
+        "room.Faulty: parameter 'second' is not documented",
+        "room.Faulty: there is no attribute 'third' as documented",
+        "room.Faulty.shifted: parameter 'back' is not documented",
+        "room.Faulty.bare: this method is not documented",
+        "room.Faulty.total: this property is not documented",
+    ]
+
+
+def test_faults_of_a_function_are_found():
+    def scaled(x, **options):
+        """Scale it.
+
+        Parameters
+        ----------
+        **options
+            Whatever there is.
+        factor
+            By how much.
+        """
+
+    def silent(x):
+        pass
+
+    assert faults("room.scaled", scaled) == [
+        "room.scaled: parameter 'x' is not documented: add it to the section Parameters",
+        "room.scaled: there is no parameter 'factor' as documented: it has x, options",
+    ]
+    assert faults("room.silent", silent) == ["room.silent: it is not documented: give it a docstring"]
+
+
+def test_an_example_that_fails_is_found():
+    right, wrong = (types.ModuleType("room", f">>> 1 + 1\n{answer}\n") for answer in (2, 3))
+    assert not failures(right)
+    assert "Expected:\n    3\nGot:\n    2" in failures(wrong)

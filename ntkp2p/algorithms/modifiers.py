@@ -233,8 +233,8 @@ def _with_late_gradients(algorithm: Algorithm, mixing: np.ndarray, delay: int) -
     """The largest η λ_max(H) at which DGD with symmetric W is stable for sure; nan for others.
 
     A mode z^k v has z = λ − η h z^{−τ}, where λ and h are the Rayleigh quotients of W and H with v. Of all λ in [0, 1],
-    λ = 1 is the first to reach modulus 1, at η h = 2 sin(π / (2 (2τ + 1))). A negative λ is like −λ for odd τ; for even τ
-    it reaches z = −1, at η h = 1 + λ.
+    λ = 1 is the first to reach modulus 1, at η h = 2 sin(π / (2 (2τ + 1))). A negative λ is like −λ for odd τ; for even
+    τ it reaches z = −1, at η h = 1 + λ.
     """
     if type(algorithm) is not DGD or not np.array_equal(mixing, mixing.T):
         return float("nan")

@@ -230,7 +230,7 @@ class TangentKernel:
         return self._between(_Side(other, self._programs.size, self._mesh))
 
     def columns(self, samples: np.ndarray, /) -> Float[np.ndarray, "rows chosen"]:
-        """The columns of some `samples`, by number, with all their outputs: `matrix` without the others, never formed."""
+        """The columns of some `samples`, by number, with all their outputs: of `matrix`, which is never formed."""
         return self.against(self._x[samples])
 
     @in_float64
