@@ -27,6 +27,7 @@ def lookup(table: Mapping[str, Value], name: object, kind: str) -> Value:
 
     Examples
     --------
+    >>> from ntkp2p._names import lookup
     >>> lookup({"cycle": 1, "star": 2}, "cycel", "graph")
     Traceback (most recent call last):
     ...

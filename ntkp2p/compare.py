@@ -68,7 +68,7 @@ class Comparison:
         return any(t.infinite for t in self.trajectories.values())
 
     def errors(self, variable: str = "local_loss", /) -> dict[str, float]:
-        """The worst error over all rounds and agents of each kind, for one variable.
+        """The worst error over all rounds and agents of each kind, for one `variable`.
 
         Losses are relative to the agents' mean initial loss, distances to the largest distance of the run, and
         accuracies absolute. An error whose sources are missing is NaN. The solver's error is that of the states,
@@ -104,13 +104,13 @@ class Comparison:
         return pd.DataFrame({str(name): self.errors(str(name)) for name in first.data_vars if name in VARIABLES}).T
 
     def plot(self, *variables: str) -> Figure:
-        """One panel a variable, by default the local and the global loss; returns the figure."""
+        """One panel for each of the `variables`, by default the local and the global loss; returns the figure."""
         from ntkp2p import plotting
 
         return plotting.comparison(self, variables or ("local_loss", "global_loss"))
 
     def save(self, folder: str | os.PathLike[str], /) -> Path:
-        """Write `comparison.nc` into a folder."""
+        """Write ``comparison.nc`` into a `folder`, and return its path."""
         return save_netcdf(self.dataset, Path(folder) / "comparison.nc")
 
     def _difference(self, variable: str, a: str, b: str) -> float:
@@ -146,10 +146,33 @@ def compare(*trajectories: Trajectory) -> Comparison:
         Two or three, from different sources: trained, predicted in rounds, predicted in flow. A prediction of infinite
         width goes with the training of a network that differs from it in width only, from any seed.
 
+    Returns
+    -------
+    Comparison
+        With the errors between them as a table, and `plot()`.
+
     Raises
     ------
     ValueError
         If there are fewer than two, two from one source, or they are not of one experiment.
+
+    Examples
+    --------
+    An affine model is its own linearisation:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.5),
+    ...     rounds=40,
+    ... )
+    >>> comparison = p2p.compare(p2p.train(experiment), p2p.predict(experiment))
+    >>> comparison.errors()["linearisation"] < 1e-10
+    True
     """
     by_source = {t.source: t for t in trajectories}
     if len(trajectories) < 2 or len(by_source) < len(trajectories) or not set(by_source) <= set(SOURCES):

@@ -53,13 +53,29 @@ class Objective:
         For an unknown or a discrete variable, a schedule, the flow of an algorithm that has none, or the average over
         initialisations.
 
+    Attributes
+    ----------
+    system
+        The linear system of the experiment.
+
     Examples
     --------
-    ::
+    Where all agents have the number 0, the loss after ten rounds is (1 − η)²⁰ of the initial one, and its derivative is
+    −20/(1 − η) times as large:
 
-        objective = Objective(experiment, "global_loss")
-        loss, slopes = objective.value_and_grad(mixing=W, step_size=0.1)     # of the agents' mean
-        slopes["mixing"]                                                     # (Q, Q)
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.zeros((3, 1)))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.5),
+    ...     rounds=10,
+    ... )
+    >>> loss, slopes = p2p.Objective(experiment).value_and_grad(step_size=0.5)
+    >>> round(float(slopes["step_size"]) / loss, 6)
+    -40.0
     """
 
     experiment: Experiment
@@ -248,6 +264,25 @@ def best_weights(
     ------
     ValueError
         If the experiment's mixing is not symmetric or has negative weights, or as for `Objective`.
+
+    Examples
+    --------
+    From a common start, two rounds take the agents' differences to η (W + (1 − η) I) d, d being those of their numbers.
+    So the best W has W d = −(1 − η) d:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.5),
+    ...     rounds=2,
+    ... )
+    >>> W = p2p.best_weights(experiment)
+    >>> bool(np.allclose(W @ [-3.0, 0.0, 3.0], [1.5, 0.0, -1.5], atol=1e-3))
+    True
     """
     objective = Objective(experiment, variable, features=features)
     start = experiment.mixing

@@ -19,29 +19,73 @@ AXIS = "devices"
 
 
 def all_devices() -> Mesh:
-    """The mesh of all devices that JAX sees, those of other processes included."""
+    """The mesh of all devices that JAX sees, those of other processes included.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import ntkp2p as p2p
+    >>> p2p.devices.all_devices().size == jax.device_count()
+    True
+    """
     return Mesh(np.asarray(jax.devices()), (AXIS,))
 
 
 def one_device() -> Mesh:
-    """The mesh of the first of this process' devices alone."""
+    """The mesh of the first of this process' devices alone.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> mesh = p2p.devices.one_device()
+    >>> mesh.size, mesh.axis_names
+    (1, ('devices',))
+    """
     return Mesh(np.asarray(jax.local_devices()[:1]), (AXIS,))
 
 
 def place(array: np.ndarray, mesh: Mesh, *axes: str | None) -> jax.Array:
-    """A host's array on the mesh: its leading axes divided along those named, copied everywhere without any."""
+    """A host's array on the mesh: its leading axes are divided along those named; it is copied everywhere without any.
+
+    Parameters
+    ----------
+    array
+        The same on every process.
+    mesh
+        The devices.
+    *axes
+        For each leading axis of the array the mesh's axis that divides it, or None.
+    """
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def agree(number: float, mesh: Mesh, /, *, rtol: float = 0.0) -> bool:
-    """Whether all processes of a mesh say the same number."""
+    """Whether all processes of a mesh say the same number.
+
+    Parameters
+    ----------
+    number
+        What this process says.
+    mesh
+        The devices, of all the processes.
+    rtol
+        By how much they may differ, relative to the largest modulus.
+    """
     said = _said(number, mesh)
     return bool(said.max() - said.min() <= rtol * np.abs(said).max())
 
 
 def least(number: int, mesh: Mesh, /) -> int:
-    """The smallest of the numbers, up to 2⁵³, that the processes of a mesh say: what all of them can go by."""
+    """The smallest of the numbers, up to 2⁵³, that the processes of a mesh say: what all of them can go by.
+
+    Parameters
+    ----------
+    number
+        What this process says.
+    mesh
+        The devices, of all the processes.
+    """
     return number if jax.process_count() == 1 else int(_said(number, mesh).min())
 
 
@@ -92,7 +136,13 @@ def join(coordinator: str, processes: int, process: int, /, *, timeout: float = 
 
 
 def free_memory(device: Any = None) -> int:
-    """Bytes that are free: of this machine, or of an accelerator."""
+    """Bytes that are free: of this machine, or of an accelerator.
+
+    Parameters
+    ----------
+    device
+        One of JAX's; by default this machine.
+    """
     if device is not None and device.platform != "cpu":
         facts = device.memory_stats() or {}
         if "bytes_limit" in facts:

@@ -69,10 +69,31 @@ class Experiment:
     seed
         The seed of the agents' common initialisation θ₀.
 
+    Attributes
+    ----------
+    recorded
+        The rounds that are recorded, ascending from 0 to K.
+
     Raises
     ------
     ValueError, TypeError
         For anything that cannot be run, with what was found and what to do.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=p2p.data.load("regression", samples=20, test_samples=5).split(agents=4),
+    ...     mixing=p2p.metropolis(p2p.graphs.cycle(4)),
+    ...     algorithm=p2p.DGD(step_size=0.1),
+    ...     rounds=20,
+    ...     record=[5, 10],
+    ... )
+    >>> experiment.recorded
+    array([ 0,  5, 10, 20])
+    >>> experiment.time(experiment.recorded)
+    array([0. , 0.5, 1. , 2. ])
     """
 
     model: Any
@@ -87,7 +108,6 @@ class Experiment:
     kernel_rtol: float | None = None
     precision: Literal["float64", "float32"] = "float64"
     seed: int = 0
-    #: The rounds that are recorded, ascending from 0 to K.
     recorded: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -128,7 +148,7 @@ class Experiment:
 
     @property
     def agents(self) -> int:
-        """Q."""
+        """Q, the number of agents."""
         return self.data.agents
 
     @property
@@ -142,7 +162,7 @@ class Experiment:
         return isinstance(self.mixing, Events | AsynchronousGossip)
 
     def drawn(self, draw: int = 0, /) -> Experiment:
-        """The run with the events that a training draws of the agents' clocks; others as they are."""
+        """The run with the events that training number `draw` draws of the agents' clocks; others as they are."""
         if not isinstance(self.mixing, AsynchronousGossip):
             return self
         seed = int(np.random.SeedSequence([int(self.seed), draw]).generate_state(1)[0])
@@ -152,7 +172,7 @@ class Experiment:
         return drawn
 
     def time(self, rounds: np.ndarray, /) -> np.ndarray:
-        """When these rounds are over: flow time η k, or with events wall-clock time; its mean where none are drawn."""
+        """When some `rounds` are over: flow time η k, or with events wall-clock time; its mean where none are drawn."""
         if isinstance(self.mixing, Events):
             return np.append(0.0, self.mixing.time)[rounds]
         return flow_time_of_a_round(self.algorithm, self.mixing) * np.asarray(rounds)
@@ -254,7 +274,20 @@ class Experiment:
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], /, *, folder: Path = Path()) -> Experiment:
-        """The experiment that a TOML file's tables describe; see `from_toml`."""
+        """The experiment that a TOML file's tables describe; see `from_toml`.
+
+        Parameters
+        ----------
+        tables
+            Values by key, tables by name.
+        folder
+            What paths in them are relative to.
+
+        Raises
+        ------
+        ValueError
+            If a key is missing or unknown.
+        """
         tables = dict(tables)
         names = ("model", "data", "split", "mixing", "algorithm")
         plain = [f.name for f in fields(cls) if f.init and f.name not in names]

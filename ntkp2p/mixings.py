@@ -96,6 +96,7 @@ def compare_mixings(
     Returns
     -------
     MixingComparison
+        With the matrices, and a table.
 
     Raises
     ------
@@ -109,11 +110,23 @@ def compare_mixings(
     then say so, as they do where the solver fails. A mixing that the experiment's algorithm cannot take has no rounds,
     and a note; so has one with which the target is not reached in a million rounds.
 
+    Examples
+    --------
+    On a cycle of six, whose Laplacian has the eigenvalues 0, 1, 3 and 4:
+
+    >>> import ntkp2p as p2p
+    >>> p2p.compare_mixings(p2p.graphs.cycle(6)).table["second_modulus"].round(6).head(4)
+    metropolis(graph)          0.666667
+    max_degree(graph)          0.666667
+    best_constant(graph)       0.600000
+    lazy(metropolis(graph))    0.833333
+    Name: second_modulus, dtype: float64
+
     References
     ----------
     .. [1] L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging",
        Systems & Control Letters 53 (2004).
-    .. [2] T. Vogels, H. Hendrikx, M. Jaggi, "Beyond spectral gap", NeurIPS 2022.
+    .. [2] Vogels, Hendrikx and Jaggi, "Beyond spectral gap", NeurIPS 2022.
     """
     import pandas as pd
 

@@ -89,6 +89,27 @@ def predict(
         linear systems.
     ImportError
         For infinite width without neural-tangents.
+
+    Examples
+    --------
+    Agents that have the numbers 0, 3 and 6 and learn a constant over a complete graph keep η/(1 + η) of their
+    differences:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.5),
+    ...     rounds=40,
+    ... )
+    >>> predicted = p2p.predict(experiment)
+    >>> predicted.outputs(np.zeros((1, 1))).ravel().round(6)
+    array([2., 3., 4.])
+    >>> predicted.stable
+    True
     """
     return predictions(experiment, times=(time,), features=features, method=method, rtol=rtol)[time]
 
@@ -103,7 +124,47 @@ def predictions(
     method: Method = "auto",
     rtol: float = 1e-8,
 ) -> Mapping[Any, Trajectory]:
-    """`predict` for several notions of time, by default those that the algorithm has, all from one basis."""
+    """`predict` for several notions of time, all from one basis.
+
+    Parameters
+    ----------
+    experiment
+        What to predict.
+    times
+        Some of "rounds" and "flow"; by default those that the algorithm has.
+    features, method, rtol
+        As for `predict`.
+
+    Returns
+    -------
+    dict
+        Trajectories by time.
+
+    Raises
+    ------
+    ValueError, ImportError
+        As `predict`.
+
+    Examples
+    --------
+    The rounds and their flow end at the same point:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.5),
+    ...     rounds=40,
+    ... )
+    >>> both = p2p.predictions(experiment)
+    >>> for time in sorted(both):
+    ...     print(time, both[time].outputs(np.zeros((1, 1))).ravel().round(6).tolist())
+    flow [2.0, 3.0, 4.0]
+    rounds [2.0, 3.0, 4.0]
+    """
     has_flow = experiment.has_flow
     times = times_of(has_flow) if times is None else times
     asked: list[Time] = [checked_time(time, has_flow=has_flow) for time in times]
@@ -166,6 +227,23 @@ def steady_state(
         If the loss is not squared error, or for the average over initialisations.
     ArithmeticError
         If the solve of a large system does not converge.
+
+    Examples
+    --------
+    The best constant for 0, 3 and 6 is 3, and with η = 1/2 the agents rest at 2, 3 and 4:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.5),
+    ...     rounds=40,
+    ... )
+    >>> [round(float(bias), 6) for bias in p2p.steady_state(experiment).bias[0]]
+    [1.0, 0.0, 1.0]
     """
     if experiment.loss != "squared":
         raise ValueError(f"under {experiment.loss} there is no linear solve for the steady state: predict a long run")

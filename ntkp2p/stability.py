@@ -63,7 +63,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One of those of Proposition 1 (Chaudhari, Pranav, Anand and Moura), whether it holds, and what was found."""
+    """One of those of Proposition 1 (Chaudhari, Pranav, Anand and Moura).
+
+    Attributes
+    ----------
+    name
+        What is supposed.
+    holds
+        Whether it does.
+    found
+        What was found, in words.
+    """
 
     name: str
     holds: bool
@@ -283,6 +293,27 @@ def stability(
     -----
     Up to 1,500 states of a symmetric system, and 600 of others, all eigenvalues are computed; beyond, the extreme ones
     by iteration, with their residuals. What crowds below 1 is then seen from one side only, and the report says so.
+
+    Examples
+    --------
+    With W = 11ᵀ/3, all Hessians 1 and η = 0.9, M = W − η I has the eigenvalues 0.1 and −0.9. The rounds are stable for
+    η < 1 + λ_min(W) = 1:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.9),
+    ...     rounds=40,
+    ... )
+    >>> report = p2p.stability(experiment)
+    >>> report.stable
+    {'rounds': True, 'flow': True}
+    >>> round(report.spectrum.radius, 6), round(report.step_size_limit, 6)
+    (0.9, 1.0)
     """
     _must_be_linear(experiment)
     if isinstance(experiment.mixing, AsynchronousGossip) and experiment.mixing.why_drawn:
@@ -613,7 +644,7 @@ class StabilityMap:
     textbook: np.ndarray
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """The map, white where it is stable, and both boundaries; returns the axes."""
+        """The map, white where it is stable, and both boundaries, into the axes `ax` or new ones; returns the axes."""
         import matplotlib.pyplot as plt
 
         from ntkp2p import plotting
@@ -662,6 +693,24 @@ def stability_map(
     Notes
     -----
     Every point takes the eigenvalues of a system of (1 + delay) · n states: meant for up to a few hundred states.
+
+    Examples
+    --------
+    Gradients that are two rounds late bear η < 2 sin(π/10) = 0.618:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.5),
+    ...     rounds=40,
+    ... )
+    >>> plane = p2p.stability_map(experiment, [0.5, 0.7], gradient_delays=[2])
+    >>> (plane.radius < 1).values
+    array([[ True, False]])
     """
     given = {
         "gradient_delay": gradient_delays,

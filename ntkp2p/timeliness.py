@@ -141,6 +141,26 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     ------
     ValueError
         If agents have no clocks of their own, the loss is not squared error, or nobody applies an update.
+
+    Examples
+    --------
+    Who computes every unit of time, and talks every 0.3 of it, is never more than one update ahead of what is
+    known of it:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((2, 1)), targets=np.array([[0.0], [3.0]]))
+    >>> computes, talks = p2p.clocks.Deterministic(1.0), p2p.clocks.Deterministic(0.3)
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(2),
+    ...     mixing=p2p.AsynchronousGossip(users=2, update=computes, gossip=talks),
+    ...     algorithm=p2p.LocalSGD(step_size=0.05),
+    ...     rounds=60,
+    ... )
+    >>> lateness = p2p.timeliness(experiment).lateness["messages"]
+    >>> lateness.largest, lateness.inside
+    (1.0, True)
     """
     if not experiment.asynchronous:
         raise ValueError("timeliness is of agents with clocks of their own: see stability(experiment).margins")

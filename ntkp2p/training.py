@@ -93,6 +93,11 @@ def train(
     mesh
         The devices that share the agents, of this process or of several; by default all that JAX sees.
 
+    Returns
+    -------
+    Trajectory
+        Of source "trained".
+
     Raises
     ------
     ValueError
@@ -101,6 +106,24 @@ def train(
         As soon as a recorded loss is no longer finite; what was recorded is on the exception.
     TrainingInterrupted
         Upon Ctrl-C, a KeyboardInterrupt; what was recorded is on the exception.
+
+    Examples
+    --------
+    Agents with the numbers 0, 3 and 6 come to rest at 2, 3 and 4, with the losses (2 − 0)²/2, 0 and (4 − 6)²/2:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.5),
+    ...     rounds=40,
+    ... )
+    >>> trained = p2p.train(experiment)
+    >>> [round(float(loss), 6) for loss in trained.local_loss[-1]]
+    [2.0, 0.0, 2.0]
     """
     whole(draw, "draw", least=0)
     drawn = experiment.drawn(draw)

@@ -24,11 +24,27 @@ class Models(Protocol):
     """The agents' models along a predicted run."""
 
     def parameters(self, agent: int, round: float, /) -> Any:
-        """θ_q at a recorded round."""
+        """θ_q at a recorded round, in the network's own structure.
+
+        Parameters
+        ----------
+        agent
+            q, from 0.
+        round
+            One that was recorded.
+        """
         ...
 
     def outputs(self, x: np.ndarray, round: float, /) -> np.ndarray:
-        """Every agent's outputs at a recorded round, shape (Q, M, C)."""
+        """Every agent's outputs at a recorded round, shape (Q, M, C).
+
+        Parameters
+        ----------
+        x
+            Inputs, shape (M, ...).
+        round
+            One that was recorded.
+        """
         ...
 
 
@@ -67,7 +83,25 @@ class Trajectory:
         times: np.ndarray | None = None,
         **attributes: Any,
     ) -> Trajectory:
-        """Label what was measured, arrays of shape (rounds, agents), with the run that it belongs to."""
+        """Label what was measured with the run that it belongs to.
+
+        Parameters
+        ----------
+        experiment
+            The run.
+        source
+            "trained", "rounds", "flow" or "steady".
+        rounds
+            Those that were recorded, ascending.
+        measured
+            Arrays of shape (rounds, agents), by variable.
+        models
+            The models behind a prediction.
+        times
+            When the rounds were over; by default as the experiment says.
+        **attributes
+            What else is to be said of the run, by name.
+        """
         dataset = xr.Dataset(
             {name: (("round", "agent"), np.asarray(v, float)) for name, v in measured.items()},
             coords={
@@ -102,12 +136,47 @@ class Trajectory:
         raise AttributeError(f"a trajectory has no {name!r}: see trajectory.dataset")
 
     def save(self, path: str | os.PathLike[str], /) -> Path:
-        """Write netCDF, atomically: a reader never sees half a file."""
+        """Write netCDF, atomically: a reader never sees half a file.
+
+        Parameters
+        ----------
+        path
+            Of the file.
+
+        Returns
+        -------
+        Path
+            The same.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> import numpy as np
+        >>> import ntkp2p as p2p
+        >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+        >>> experiment = p2p.Experiment(
+        ...     model=p2p.models.affine(),
+        ...     data=numbers.split(3, by="label"),
+        ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+        ...     algorithm=p2p.DGD(step_size=0.5),
+        ...     rounds=40,
+        ... )
+        >>> predicted = p2p.predict(experiment)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = p2p.Trajectory.load(predicted.save(pathlib.Path(folder) / "run.nc"))
+        >>> again.dataset.identical(predicted.dataset)
+        True
+        """
         return save_netcdf(self.dataset, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], /) -> Trajectory:
         """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path
+            Of the file.
 
         Raises
         ------
@@ -140,6 +209,24 @@ class Trajectory:
         ValueError
             If there is no such agent, the round was not recorded, the run was trained or loaded from a file, or the
             model has no parameters of its own: infinite width, or a kernel that several outputs share.
+
+        Examples
+        --------
+        The bias is the constant that agents learn of 0, 3 and 6; no input feels the weight:
+
+        >>> import numpy as np
+        >>> import ntkp2p as p2p
+        >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+        >>> experiment = p2p.Experiment(
+        ...     model=p2p.models.affine(),
+        ...     data=numbers.split(3, by="label"),
+        ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+        ...     algorithm=p2p.DGD(step_size=0.5),
+        ...     rounds=40,
+        ... )
+        >>> (layer,) = p2p.predict(experiment).parameters(2)
+        >>> round(float(layer["bias"][0]), 6)
+        4.0
         """
         models, at = self._models_at(round)
         if not 0 <= agent < self.dataset.sizes["agent"]:
@@ -180,10 +267,16 @@ class Trajectory:
     def plot(self, variable: str = "local_loss", /, *, against: str = "round", ax: Axes | None = None) -> Axes:
         """Every agent's curve of one variable against rounds, their time on top; returns the axes.
 
-        `against` puts "time" across, or what all agents have sent or computed by then: "messages", "bytes_sent" or
-        "gradients".
-
         A mean over initialisations has a band of one standard deviation about it, where that is known.
+
+        Parameters
+        ----------
+        variable
+            One of the dataset's.
+        against
+            "round", "time", or what all agents have sent or computed by then: "messages", "bytes_sent" or "gradients".
+        ax
+            Where to draw; by default new axes.
         """
         from ntkp2p import plotting
 

@@ -52,14 +52,24 @@ class Compressor(eqx.Module):
 
     @abstractmethod
     def kept(self, size: int, /) -> float:
-        """How many of a layer's entries are sent, on average."""
+        """How many of a layer's `size` entries are sent, on average."""
 
     @abstractmethod
     def __call__(self, values: Float[Array, " n"], key: Any, /) -> Float[Array, " n"]:
         """The values of one layer with the entries that are not sent set to 0; `key` is for what is drawn."""
 
     def by_layer(self, x: Float[Array, " d"], layers: tuple[int, ...], key: Any, /) -> Float[Array, " d"]:
-        """What is let through of one agent's x, whose layers of these sizes follow one another."""
+        """What is let through of one agent's x, whose layers follow one another.
+
+        Parameters
+        ----------
+        x
+            Shape (d,).
+        layers
+            The sizes of the layers, which sum to d.
+        key
+            JAX's key of what is drawn.
+        """
         ends = np.cumsum(layers)
         keys = jax.random.split(key, len(layers))
         parts = (self(x[end - size : end], k) for size, end, k in zip(layers, ends, keys, strict=True))
@@ -115,6 +125,20 @@ class World(NamedTuple):
     finished, begins
         Whether an agent ends a computation in this round, and begins one: True where all do so in every round, (Q, 1)
         where agents have clocks of their own. There `grad` is 0 for those who have not finished.
+
+    Examples
+    --------
+    Two agents that average, and whose gradients are those of ‖x − y_q‖²/2:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> W = np.array([[0.5, 0.5], [0.5, 0.5]])
+    >>> y = np.array([[0.0], [1.0]])
+    >>> world = p2p.World(mix=lambda x: W @ x, grad=lambda x: x - y, own=lambda x: x / 2)
+    >>> world.mix(np.array([[1.0], [3.0]])).ravel()
+    array([2., 2.])
+    >>> world.grad(np.array([[1.0], [3.0]])).ravel()
+    array([1., 2.])
     """
 
     mix: _Mixing
@@ -143,6 +167,19 @@ class Algorithm(eqx.Module):
     ------
     ValueError
         If the step size is not a finite positive number.
+
+    Examples
+    --------
+    Gradient descent of agents that do not talk at all:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> class Alone(p2p.Algorithm):
+    ...     def round(self, x, world, /):
+    ...         return x - self.step_size * world.grad(x)
+    >>> world = p2p.World(mix=lambda x: x, grad=lambda x: 2 * x, own=lambda x: x)
+    >>> Alone(step_size=0.25).round(np.array([[1.0], [4.0]]), world).ravel()
+    array([0.5, 2. ])
     """
 
     step_size: Any
@@ -183,18 +220,29 @@ class Algorithm(eqx.Module):
 
     @abstractmethod
     def round(self, state: PyTree, world: World, /) -> PyTree:
-        """Advance all agents by one round."""
+        """Advance all agents by one round, and return the next state.
+
+        Parameters
+        ----------
+        state
+            As `init` makes it.
+        world
+            What the round may use of the world.
+        """
 
     def init(self, x: Float[Array, "Q d"], /) -> PyTree:
-        """The state in which agents with models `x` begin: 0, the common start."""
+        """The state in which agents with models `x`, shape (Q, d), begin: `x` is 0, the common start."""
         return x
 
     def model(self, state: PyTree, /) -> Float[Array, "Q d"]:
-        """Every agent's model in this state, as it is evaluated."""
+        """Every agent's model in a `state`, as it is evaluated, shape (Q, d)."""
         return state
 
     def is_symmetric(self, mixing: np.ndarray, /) -> bool:
-        """Whether the round of a linear model is a symmetric map: declared, for it selects Lanczos over Arnoldi."""
+        """Whether the round of linear models over a matrix `mixing` is a symmetric map.
+
+        It is declared, for it selects Lanczos over Arnoldi.
+        """
         return False
 
     def stable_step_size(self, mixing: np.ndarray, curvature: float, /) -> float:

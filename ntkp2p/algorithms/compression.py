@@ -34,6 +34,13 @@ class TopK(Compressor):
     ------
     ValueError
         If keep or share is not above 0 and below 1, or at most 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> p2p.TopK(0.5)(np.array([3.0, -4.0, 1.0, 0.0]), None).tolist()
+    [3.0, -4.0, 0.0, 0.0]
     """
 
     share: Any
@@ -67,6 +74,15 @@ class RandomK(Compressor):
     ------
     ValueError
         If keep is not above 0 and below 1.
+
+    Examples
+    --------
+    Of 10 entries two or three are sent, each as likely:
+
+    >>> import ntkp2p as p2p
+    >>> compressor = p2p.RandomK(0.25)
+    >>> compressor.kept(10), compressor.share
+    (2.5, 0.25)
     """
 
     def __init__(self, keep: Any):
@@ -74,6 +90,7 @@ class RandomK(Compressor):
 
     @property
     def share(self):
+        """δ, which is `keep`."""
         return self.keep
 
     def kept(self, size, /):

@@ -30,6 +30,23 @@ class DGD(Algorithm):
     """Distributed gradient descent: mix, and step along the gradient at the model *before* mixing.
 
     With a constant step size its fixed point is biased by O(η) off the minimiser of the global loss.
+
+    Parameters
+    ----------
+    step_size
+        η > 0, the length of one round in flow time.
+
+    Examples
+    --------
+    W x = (2, 2), and the gradients at x = (1, 3) are (1, 2):
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> W = np.array([[0.5, 0.5], [0.5, 0.5]])
+    >>> y = np.array([[0.0], [1.0]])
+    >>> world = p2p.World(mix=lambda x: W @ x, grad=lambda x: x - y, own=lambda x: x / 2)
+    >>> p2p.DGD(step_size=0.5).round(np.array([[1.0], [3.0]]), world).ravel()
+    array([1.5, 1. ])
     """
 
     def round(self, x, world, /):
@@ -56,7 +73,25 @@ class DGD(Algorithm):
 
 
 class CTA(Algorithm):
-    """Combine, then adapt: step along the gradient at the *mixed* model."""
+    """Combine, then adapt: step along the gradient at the *mixed* model.
+
+    Parameters
+    ----------
+    step_size
+        η > 0, the length of one round in flow time.
+
+    Examples
+    --------
+    The gradients at W x = (2, 2) are (2, 1):
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> W = np.array([[0.5, 0.5], [0.5, 0.5]])
+    >>> y = np.array([[0.0], [1.0]])
+    >>> world = p2p.World(mix=lambda x: W @ x, grad=lambda x: x - y, own=lambda x: x / 2)
+    >>> p2p.CTA(step_size=0.5).round(np.array([[1.0], [3.0]]), world).ravel()
+    array([1. , 1.5])
+    """
 
     def round(self, x, world, /):
         v = world.mix(x)
@@ -70,7 +105,25 @@ class CTA(Algorithm):
 
 
 class ATC(Algorithm):
-    """Adapt, then combine: step along the gradient, and mix the result."""
+    """Adapt, then combine: step along the gradient, and mix the result.
+
+    Parameters
+    ----------
+    step_size
+        η > 0, the length of one round in flow time.
+
+    Examples
+    --------
+    The steps lead to (0.5, 2), which is averaged:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> W = np.array([[0.5, 0.5], [0.5, 0.5]])
+    >>> y = np.array([[0.0], [1.0]])
+    >>> world = p2p.World(mix=lambda x: W @ x, grad=lambda x: x - y, own=lambda x: x / 2)
+    >>> p2p.ATC(step_size=0.5).round(np.array([[1.0], [3.0]]), world).ravel()
+    array([1.25, 1.25])
+    """
 
     def round(self, x, world, /):
         return world.mix(x - self.step_size * world.grad(x))

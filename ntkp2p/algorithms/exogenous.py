@@ -38,21 +38,35 @@ class Form(NamedTuple):
 
     @staticmethod
     def of(algorithm: Algorithm, agents: int) -> "Form":
-        """That of an algorithm's states."""
+        """That of an algorithm's states.
+
+        Parameters
+        ----------
+        algorithm
+            Whose states they are.
+        agents
+            Q, how many there are.
+        """
         leaves, trees = zip(
             *(jax.tree.flatten(jax.eval_shape(_first(algorithm, agents, d))) for d in (3, 5)), strict=True
         )
         return Form(trees[0], tuple(a.shape != b.shape for a, b in zip(*leaves, strict=True)))
 
     def split(self, state: PyTree) -> tuple[list, list]:
-        """The leaves that move with the models, and the exogenous ones."""
+        """The leaves of a `state` that move with the models, and the exogenous ones."""
         leaves = jax.tree.leaves(state)
         return [x for x, m in zip(leaves, self.moves, strict=True) if m], [
             x for x, m in zip(leaves, self.moves, strict=True) if not m
         ]
 
     def join(self, moving: list, exogenous: list) -> PyTree:
-        """The state with these leaves."""
+        """The state with these leaves.
+
+        Parameters
+        ----------
+        moving, exogenous
+            As `split` returns them.
+        """
         parts = {True: iter(moving), False: iter(exogenous)}
         return jax.tree.unflatten(self.tree, [next(parts[m]) for m in self.moves])
 

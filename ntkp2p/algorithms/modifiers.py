@@ -39,6 +39,11 @@ class Modifier(Algorithm):
     algorithm
         What is modified. The modifier has its step size.
 
+    Attributes
+    ----------
+    step_size
+        η of the algorithm that is modified.
+
     Raises
     ------
     TypeError
@@ -64,14 +69,17 @@ class Modifier(Algorithm):
 
     @property
     def stochastic(self):  # pyright: ignore
+        """As the algorithm that is modified asks for."""
         return self._form.stochastic
 
     @property
     def static(self):  # pyright: ignore
+        """As of the algorithm that is modified."""
         return self._form.static
 
     @property
     def synchronous(self):  # pyright: ignore
+        """As of the algorithm that is modified."""
         return self._form.synchronous
 
     @property
@@ -105,6 +113,11 @@ class Delayed(Modifier):
     messages
         τ ≥ 0: what an agent hears from others is τ rounds old; its own share is not.
 
+    Attributes
+    ----------
+    step_size
+        η of the algorithm that is modified.
+
     Raises
     ------
     TypeError
@@ -112,6 +125,16 @@ class Delayed(Modifier):
     ValueError
         If a delay is not a whole number ≥ 0; in the first round, if the algorithm does not call a delayed verb exactly
         once.
+
+    Examples
+    --------
+    Gradients that are τ = 2 rounds old bear 2 sin(π/(2(2τ + 1))) of one over the curvature:
+
+    >>> import ntkp2p as p2p
+    >>> W = p2p.metropolis(p2p.graphs.complete(3))
+    >>> late = p2p.Delayed(p2p.DGD(step_size=0.1), gradients=2)
+    >>> round(late.stable_step_size(W, 1.0), 6)
+    0.618034
     """
 
     gradients: int = eqx.field(static=True)
@@ -124,6 +147,7 @@ class Delayed(Modifier):
 
     @property
     def synchronous(self):
+        """Why its agents must not have clocks of their own, and what to take instead."""
         return (
             "its delays count rounds, and events have their own: take LocalSGD(delay=...) and "
             "AsynchronousGossip(transmission=...)"
@@ -209,8 +233,8 @@ def _with_late_gradients(algorithm: Algorithm, mixing: np.ndarray, delay: int) -
     """The largest η λ_max(H) at which DGD with symmetric W is stable for sure; nan for others.
 
     A mode z^k v has z = λ − η h z^{−τ}, where λ and h are the Rayleigh quotients of W and H with v. Of all λ in [0, 1],
-    λ = 1 is the first to reach |z| = 1, at η h = 2 sin(π / (2 (2τ + 1))). A negative λ is like −λ for odd τ; for even τ
-    it reaches z = −1, at η h = 1 + λ.
+    λ = 1 is the first to reach modulus 1, at η h = 2 sin(π / (2 (2τ + 1))). A negative λ is like −λ for odd τ; for even
+    τ it reaches z = −1, at η h = 1 + λ.
     """
     if type(algorithm) is not DGD or not np.array_equal(mixing, mixing.T):
         return float("nan")

@@ -48,6 +48,24 @@ class PushSum(Algorithm):
     Notes
     -----
     A fixed point has agents that disagree by O(η), as ATC has, whose rounds these are where P is doubly stochastic.
+
+    Examples
+    --------
+    Two rounds without gradients, over P whose rows do not sum to one: the models are quotients, and tend to the mean
+    of 1 and 3:
+
+    >>> import jax.numpy as jnp
+    >>> import ntkp2p as p2p
+    >>> P = jnp.array([[0.75, 0.5], [0.25, 0.5]])
+    >>> world = p2p.World(mix=lambda x: P @ x, grad=lambda x: 0 * x, own=lambda x: x)
+    >>> algorithm = p2p.PushSum(step_size=0.1)
+    >>> state = algorithm.init(jnp.array([[1.0], [3.0]]))
+    >>> for _ in range(2):
+    ...     state = algorithm.round(state, world)
+    >>> [round(float(z), 3) for z in algorithm.model(state).ravel()]
+    [1.952, 2.091]
+    >>> round(float(state.weights.sum()), 6)
+    2.0
     """
 
     momentum: Any = None

@@ -84,6 +84,14 @@ class SparsePush(Algorithm):
         If the compression is no compressor.
     ValueError
         If a constant is out of its range.
+
+    Examples
+    --------
+    γ is by default what is sent:
+
+    >>> import ntkp2p as p2p
+    >>> p2p.SparsePush(step_size=0.1, compression=p2p.TopK(0.01)).averaging_rate
+    0.01
     """
 
     compression: Compressor
@@ -165,10 +173,10 @@ class SkewCompensatedSparsePush(SparsePush):
 
     Parameters
     ----------
+    step_size, compression, averaging_rate, dense_rounds, momentum, adaptive
+        As for `SparsePush`.
     gradient_rounds, gossip_rounds
         As above; about as many of the latter as there are agents are usual.
-    others
-        As for `SparsePush`.
 
     Raises
     ------
@@ -179,6 +187,16 @@ class SkewCompensatedSparsePush(SparsePush):
     -----
     What is public of the skew-compensated algorithm is such a phase and a final merge, on top of top-k exchange. This
     is our reading of it.
+
+    Examples
+    --------
+    A cycle has its gradient rounds, its gossip rounds and one for the merge:
+
+    >>> import ntkp2p as p2p
+    >>> p2p.SkewCompensatedSparsePush(
+    ...     step_size=0.1, compression=p2p.TopK(0.01), gradient_rounds=50, gossip_rounds=10
+    ... ).cycle
+    61
     """
 
     gradient_rounds: int = eqx.field(static=True)
@@ -259,6 +277,15 @@ class CHOCO(Algorithm):
         If the compression is no compressor.
     ValueError
         If a constant is out of its range.
+
+    Examples
+    --------
+    It sums up what neighbours have sent, and so it is for one fixed graph:
+
+    >>> import ntkp2p as p2p
+    >>> algorithm = p2p.CHOCO(step_size=0.1, compression=p2p.RandomK(0.1))
+    >>> algorithm.stochastic, algorithm.averaging_rate, bool(algorithm.static)
+    ('doubly', 0.1, True)
     """
 
     compression: Compressor

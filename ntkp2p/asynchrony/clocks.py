@@ -6,7 +6,8 @@ wall-clock times in one unit, the user's choice; rates are per that unit.
 Examples
 --------
 >>> import numpy as np
->>> tick = Deterministic(0.5).ticks(np.random.default_rng(0))
+>>> import ntkp2p as p2p
+>>> tick = p2p.clocks.Deterministic(0.5).ticks(np.random.default_rng(0))
 >>> tick(0.0), tick(0.5)
 (0.5, 1.0)
 """
@@ -44,7 +45,7 @@ class Clock(ABC):
 
     @abstractmethod
     def ticks(self, rng: np.random.Generator, /) -> Callable[[float], float]:
-        """Start a clock: a function that takes the time at which something begins, and returns that of the tick."""
+        """Start a clock, with random numbers of `rng`: a function from when something begins to when it ticks."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Exponential(Clock):
         Of the exponential time, above 0: its mean is 1/rate.
     shift
         The least interval, 0 or more.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> p2p.clocks.Exponential(2.0, shift=0.25).mean
+    0.75
     """
 
     rate: Any
@@ -117,6 +124,14 @@ class Weibull(Clock):
         Above 0.
     shift
         The least interval, 0 or more.
+
+    Examples
+    --------
+    Of shape 2 and scale 2, the mean is 2 Γ(3/2) = √π:
+
+    >>> import ntkp2p as p2p
+    >>> round(p2p.clocks.Weibull(shape=2.0, scale=2.0).mean ** 2, 6)
+    3.141593
     """
 
     shape: Any
@@ -228,10 +243,11 @@ def load_trace(path: str | os.PathLike[str], users: int, /) -> tuple[Trace, ...]
     Examples
     --------
     >>> from tempfile import NamedTemporaryFile
+    >>> import ntkp2p as p2p
     >>> with NamedTemporaryFile("w", suffix=".csv") as file:
     ...     _ = file.write("user,time\\n0,0.5\\n1,0.7\\n0,1.5\\n")
     ...     file.flush()
-    ...     load_trace(file.name, 2)
+    ...     p2p.clocks.load_trace(file.name, 2)
     (Trace(2 ticks until 1.5), Trace(1 ticks until 0.7))
     """
     times: list[list[float]] = [[] for _ in range(users)]
@@ -257,7 +273,13 @@ def load_trace(path: str | os.PathLike[str], users: int, /) -> tuple[Trace, ...]
 
 
 def in_blocks(draw: Callable[[int], np.ndarray], /) -> Iterator[Any]:
-    """Random numbers one by one, drawn many at a time."""
+    """Random numbers one by one, drawn many at a time.
+
+    Parameters
+    ----------
+    draw
+        How many ↦ so many of them.
+    """
     while True:
         yield from draw(_BLOCK).tolist()
 

@@ -14,23 +14,33 @@ from jaxtyping import Bool, Float, Int
 
 
 class Kind(IntEnum):
-    """What happens in an event."""
+    """What happens in an event; `user`, `peer` and `relay` are fields of `Events`.
 
-    #: `user` ends a computation, applies its update and begins the next one.
+    `UPDATE`
+        `user` ends a computation, applies its update and begins the next one.
+    `MESSAGE`
+        `user` averages with the model of `peer`, which is sent and arrives at once.
+    `EXCHANGE`
+        `user` and `peer` average with one another at once.
+    `SEND`
+        `peer` sends its model to `user`: it is in `relay` from now on.
+    `ARRIVE`
+        The model in `relay`, which `peer` has sent, arrives, and `user` averages with it.
+    `LOST`
+        What `peer` has sent is not taken by `user`: it is away, or has heard enough.
+    `DROP`
+        `user` ends a computation, drops its result and begins the next one.
+    `RETURN`
+        `user` is back and begins a computation.
+    """
+
     UPDATE = 0
-    #: `user` averages with the model of `peer`, which is sent and arrives at once.
     MESSAGE = 1
-    #: `user` and `peer` average with one another at once.
     EXCHANGE = 2
-    #: `peer` sends its model to `user`: it is in `relay` from now on.
     SEND = 3
-    #: The model in `relay`, which `peer` has sent, arrives, and `user` averages with it.
     ARRIVE = 4
-    #: What `peer` has sent is not taken by `user`: it is away, or has heard enough.
     LOST = 5
-    #: `user` ends a computation, drops its result and begins the next one.
     DROP = 6
-    #: `user` is back and begins a computation.
     RETURN = 7
 
 
@@ -83,7 +93,7 @@ class Events:
     Attributes
     ----------
     users
-        n.
+        n, how many users there are.
     time
         Wall-clock time of each event, ascending, shape (K,).
     kind
@@ -98,6 +108,16 @@ class Events:
         Until when events were drawn.
     silent
         Opportunities to send that each user has let pass, shape (n,).
+
+    Examples
+    --------
+    Where messages arrive at once, an event is an update or a message:
+
+    >>> import ntkp2p as p2p
+    >>> clock = p2p.clocks.Exponential(1.0)
+    >>> events = p2p.AsynchronousGossip(users=4, update=clock, gossip=clock).draw(events=200)
+    >>> len(events), int(events.updates.sum() + events.messages.sum()), events.rows
+    (200, 200, 4)
     """
 
     users: int
@@ -198,7 +218,13 @@ class Events:
         return dataset
 
     def steps(self, first: int = 0, end: int | None = None, /) -> Steps:
-        """What the events first, …, end − 1 do, each as one round."""
+        """What some events do, each as one round.
+
+        Parameters
+        ----------
+        first, end
+            The events first, …, end − 1; by default all.
+        """
         part = slice(first, end)
         kind, user, peer, relay = (getattr(self, name)[part] for name in ("kind", "user", "peer", "relay"))
         sends, arrives = kind == Kind.SEND, kind == Kind.ARRIVE
@@ -217,7 +243,7 @@ class Events:
         return Steps(rows, weights, finished, np.isin(kind, BEGINS))
 
     def at(self, k: int, /) -> Float[np.ndarray, "rows rows"]:
-        """W_k, with which event k mixes users and relays; row q receives."""
+        """W_k, with which event `k` mixes users and relays, shape (rows, rows); row q receives."""
         (rows,), (weights,), *_ = self.steps(k, k + 1)
         own = np.flatnonzero(rows < self.rows)
         W = np.eye(self.rows)
@@ -225,7 +251,7 @@ class Events:
         return W
 
     def until(self, rounds: int, /) -> "Events":
-        """The first of them, and `silent` as it is."""
+        """The first `rounds` of them, and `silent` as it is."""
         arrays = {name: getattr(self, name)[:rounds] for name in ("time", "kind", "user", "peer", "relay")}
         return replace(self, **arrays, duration=float(self.time[rounds - 1]))
 
@@ -235,14 +261,34 @@ class Events:
         return self.time, self.kind, self.user, self.peer, self.relay, weight, np.array(self.users)
 
     def sent_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
-        """The messages that every user has sent before some ascending rounds, whether they were taken or not."""
+        """The messages that every user has sent before some rounds, whether they were taken or not.
+
+        Parameters
+        ----------
+        rounds
+            Ascending, shape (times,).
+
+        Returns
+        -------
+        ndarray, shape (times, n)
+        """
         # What was lost on arrival has been counted when it was sent.
         at_once = np.isin(self.kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.LOST)) & (self.relay < 0)
         sent, back = np.flatnonzero(at_once | (self.kind == Kind.SEND)), np.flatnonzero(self.kind == Kind.EXCHANGE)
         return self._until(rounds, np.append(sent, back), np.append(self.peer[sent], self.user[back]))
 
     def computed_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
-        """The updates that every user has computed before some ascending rounds, those that it drops among them."""
+        """The updates that every user has computed before some rounds, those that it drops among them.
+
+        Parameters
+        ----------
+        rounds
+            Ascending, shape (times,).
+
+        Returns
+        -------
+        ndarray, shape (times, n)
+        """
         ended = np.flatnonzero(np.isin(self.kind, (Kind.UPDATE, Kind.DROP)))
         return self._until(rounds, ended, self.user[ended])
 

@@ -2,8 +2,11 @@
 
 Examples
 --------
->>> from ntkp2p.asynchrony import Exponential
->>> gossip = AsynchronousGossip(users=5, update=Exponential(1.0), gossip=Exponential(2.0))
+>>> import ntkp2p as p2p
+>>> each, talk = p2p.clocks.Exponential(1.0), p2p.clocks.Exponential(2.0)
+>>> gossip = p2p.AsynchronousGossip(users=5, update=each, gossip=talk)
+>>> gossip
+AsynchronousGossip(5 users, push, 1 updates and 2 opportunities each per time)
 >>> gossip.draw(events=1000)
 Events(1000 of 5 users until 70.46)
 """
@@ -83,10 +86,20 @@ class AsynchronousGossip:
     TypeError, ValueError
         For whatever cannot be, by name.
 
+    Examples
+    --------
+    One user computes every 2 units of time and the other every 3, neither talks before 100:
+
+    >>> import ntkp2p as p2p
+    >>> computes = p2p.clocks.Deterministic(2.0), p2p.clocks.Deterministic(3.0)
+    >>> users = p2p.AsynchronousGossip(users=2, update=computes, gossip=p2p.clocks.Deterministic(100.0))
+    >>> users.draw(duration=7.0).time.tolist()
+    [2.0, 3.0, 4.0, 6.0, 6.0]
+
     References
     ----------
-    .. [1] P. Mitra, S. Ulukus, "Scale-robust timely asynchronous decentralized learning", arXiv:2404.19749.
-    .. [2] P. Mitra, S. Ulukus, "ASUMAN: age sense updating multiple access in networks", Allerton Conference 2022.
+    .. [1] Mitra and Ulukus, "Scale-robust timely asynchronous decentralized learning", arXiv:2404.19749.
+    .. [2] Mitra and Ulukus, "ASUMAN: age sense updating multiple access in networks", Allerton Conference 2022.
     .. [3] "DRACO: decentralized asynchronous federated learning over row-stochastic wireless networks",
        arXiv:2406.13533.
     """
@@ -174,6 +187,11 @@ class AsynchronousGossip:
         seed
             Of all draws. Each user's clocks, choices and transmissions have streams of their own, so that they do not
             depend on the other users.
+
+        Returns
+        -------
+        Events
+            The same for the same seed.
 
         Raises
         ------

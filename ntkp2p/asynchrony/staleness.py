@@ -6,11 +6,12 @@ carries the versions of when it was sent.
 
 References
 ----------
-.. [1] P. Mitra, S. Ulukus, "Scale-robust timely asynchronous decentralized learning", arXiv:2404.19749.
+.. [1] Mitra and Ulukus, "Scale-robust timely asynchronous decentralized learning", arXiv:2404.19749.
 
 Examples
 --------
->>> round(expected_staleness(users=10, update_rate=1.0, gossip_rate=2.0), 3)
+>>> import ntkp2p as p2p
+>>> round(p2p.expected_staleness(users=10, update_rate=1.0, gossip_rate=2.0), 3)
 1.414
 """
 
@@ -65,7 +66,7 @@ class Staleness:
 
     @property
     def users(self) -> int:
-        """n."""
+        """n, the number of users."""
         return len(self.mean_by_pair)
 
     @property
@@ -84,7 +85,7 @@ class Staleness:
         return int(np.flatnonzero(self._shares())[-1])
 
     def quantile(self, share: int | float, /) -> int:
-        """The least S that is not exceeded in this share of time and pairs; ValueError without the distribution."""
+        """The least S that is not exceeded in this `share` of time and pairs; ValueError without the distribution."""
         if not 0 <= share <= 1:
             raise ValueError(f"a quantile is of a share between 0 and 1, got {share}: 0.95 for 95 %")
         reached = np.cumsum(self._shares())
@@ -121,10 +122,28 @@ def staleness(
     distribution
         Whether to count how often S has each value.
 
+    Returns
+    -------
+    Staleness
+        Of every pair, and over time.
+
     Raises
     ------
     ValueError
         If there is no such time among the events.
+
+    Examples
+    --------
+    User 0 makes updates at 1 and 2, and its message at 3 tells user 1 of both. So S[0, 1] is 0, 1, 2 and 0
+    again, for one unit of time each:
+
+    >>> import ntkp2p as p2p
+    >>> made = p2p.clocks.Trace([1.0, 2.0]), p2p.clocks.Trace([4.0])
+    >>> talk = p2p.clocks.Trace([3.0]), p2p.clocks.Trace([3.5])
+    >>> events = p2p.AsynchronousGossip(users=2, update=made, gossip=talk).draw(duration=4.0)
+    >>> p2p.staleness(events).mean_by_pair
+    array([[0.  , 0.75],
+           [0.  , 0.  ]])
     """
     end = events.duration if until is None else float(until)
     if not 0 <= since < end <= events.duration:
@@ -166,10 +185,23 @@ def expected_staleness(
     scheme
         ``"push"``, ``"pull"``, or ``"push-pull"``, which is twice as fast.
 
+    Returns
+    -------
+    float
+        E[S], in updates.
+
     Raises
     ------
     ValueError
         If there are fewer than two users, a rate is not above 0 or a shift below, or the scheme is another one.
+
+    Examples
+    --------
+    Of four users whose clocks are as fast as one another, H₃ = 1 + 1/2 + 1/3:
+
+    >>> import ntkp2p as p2p
+    >>> round(p2p.expected_staleness(users=4, update_rate=1.0, gossip_rate=1.0), 6)
+    1.833333
     """
     for name, value in {"update_rate": update_rate, "gossip_rate": gossip_rate}.items():
         _must_be_rate(name, value)
@@ -189,10 +221,23 @@ def gossip_rate_for(staleness: int | float, users: int, update_rate: int | float
     users, update_rate
         n and μ, as for `expected_staleness`.
 
+    Returns
+    -------
+    float
+        λ, per unit of the update rate's time.
+
     Raises
     ------
     ValueError
         As `expected_staleness`; or if the staleness is not above 0.
+
+    Examples
+    --------
+    For a mean staleness of 1/2 among four users, twice H₃ = 11/6:
+
+    >>> import ntkp2p as p2p
+    >>> round(p2p.gossip_rate_for(0.5, users=4, update_rate=1.0), 6)
+    3.666667
     """
     _must_be_rate("staleness", staleness)
     # S = (μ/λ) H is λ = (μ/S) H.

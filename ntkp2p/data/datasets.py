@@ -61,7 +61,9 @@ class Dataset:
 
     Examples
     --------
-    >>> Dataset(name="line", inputs=np.ones((4, 3)), targets=np.ones((4, 1)))
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> p2p.data.Dataset(name="line", inputs=np.ones((4, 3)), targets=np.ones((4, 1)))
     Dataset('line': 4 training + 0 test samples, inputs (3,), 1 output, regression)
     """
 
@@ -150,7 +152,28 @@ class Dataset:
         alpha: int | float | None = None,
         skew: int | float | None = None,
     ) -> "ntkp2p.data.partition.AgentData":
-        """Deal the training samples to agents; see `ntkp2p.data.split`."""
+        """Deal the training samples to agents, as `ntkp2p.data.split` does.
+
+        Parameters
+        ----------
+        agents, by, seed, alpha, skew
+            As for `ntkp2p.data.split`.
+
+        Returns
+        -------
+        AgentData
+
+        Raises
+        ------
+        ValueError
+            As `ntkp2p.data.split`.
+
+        Examples
+        --------
+        >>> import ntkp2p as p2p
+        >>> p2p.data.load("regression", samples=30, test_samples=0).split(agents=3, by="label").sizes
+        array([10, 10, 10])
+        """
         from ntkp2p.data.partition import split
 
         return split(self, agents, by=by, seed=seed, alpha=alpha, skew=skew)
@@ -212,7 +235,8 @@ def load(name: str, /, **options: Any) -> Dataset:
 
     Examples
     --------
-    >>> load("mnist", classes=(0, 1), samples=20, test_samples=10)
+    >>> import ntkp2p as p2p
+    >>> p2p.data.load("mnist", classes=(0, 1), samples=20, test_samples=10)
     Dataset('mnist': 20 training + 10 test samples, inputs (28, 28, 1), 1 output, classes (0, 1))
     """
     function = lookup(DATASETS, name, "data set")

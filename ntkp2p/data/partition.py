@@ -40,8 +40,10 @@ class AgentData:
 
     Examples
     --------
-    >>> line = Dataset(name="line", inputs=np.ones((4, 3)), targets=np.ones((4, 1)))
-    >>> AgentData(dataset=line, indices=(np.array([0]), np.array([3, 1])))
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> line = p2p.data.Dataset(name="line", inputs=np.ones((4, 3)), targets=np.ones((4, 1)))
+    >>> p2p.data.AgentData(dataset=line, indices=(np.array([0]), np.array([3, 1])))
     AgentData('line': 3 samples, 2 agents with 1 to 2 each, dealt by hand)
     """
 
@@ -99,7 +101,18 @@ class AgentData:
         return None if labels is None else labels[np.concatenate(self.indices)]
 
     def per_agent(self, array: np.ndarray, /) -> np.ndarray:
-        """Rows in the order of `inputs` → (Q, largest N_q, ...), zeros after the rows of smaller agents."""
+        """One block of rows for each agent.
+
+        Parameters
+        ----------
+        array
+            Rows in the order of `inputs`, shape (N, ...).
+
+        Returns
+        -------
+        ndarray, shape (Q, largest N_q, ...)
+            Zeros after the rows of smaller agents.
+        """
         blocks = np.zeros((self.agents, self.sizes.max(), *array.shape[1:]), array.dtype)
         within = np.arange(self.samples) - np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
         blocks[self.owner, within] = array
@@ -217,8 +230,10 @@ def split(
 
     Examples
     --------
-    >>> line = Dataset(name="line", inputs=np.ones((4, 3)), targets=np.arange(4.0)[:, None])
-    >>> split(line, 2, by="label").targets.ravel()
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> line = p2p.data.Dataset(name="line", inputs=np.ones((4, 3)), targets=np.arange(4.0)[:, None])
+    >>> p2p.data.split(line, 2, by="label").targets.ravel()
     array([0., 1., 2., 3.])
     """
     agents = whole(agents, "agents", least=1)

@@ -61,7 +61,7 @@ class CharacteristicRoots(NamedTuple):
     values
         s, per unit of flow time, in descending order of their real parts: modes e^{st}.
     residuals
-        ‖(s I − A₀ − A₁ e^{−sτ}) v‖ / ((|s| + ‖A₀‖ + ‖A₁‖ |e^{−sτ}|) ‖v‖) with their vectors v.
+        ``‖(s I − A₀ − A₁ e^{−sτ}) v‖ / ((|s| + ‖A₀‖ + ‖A₁‖ |e^{−sτ}|) ‖v‖)`` with their vectors v.
     method
         "eigenvalues" without delay, "Lambert W" where the modes decouple, "discretisation" elsewhere.
     """
@@ -170,6 +170,11 @@ def delay_margin(A0: ArrayLike, A1: ArrayLike, /) -> float:
 
     Roots that are 0 at every delay, where A₀ + A₁ is singular, are left out: nothing moves them.
 
+    Parameters
+    ----------
+    A0, A1
+        Shape (n, n) each, for instance of `delay_matrices`.
+
     Returns
     -------
     delay
@@ -179,6 +184,14 @@ def delay_margin(A0: ArrayLike, A1: ArrayLike, /) -> float:
     ------
     ValueError
         If the matrices are not square, finite and of one size.
+
+    Examples
+    --------
+    The flow dx/dt = −a x(t − τ) is stable for a τ < π/2:
+
+    >>> from ntkp2p.dynamics import delay_margin
+    >>> round(delay_margin([[0.0]], [[-2.0]]) * 4, 6)
+    3.141593
     """
     A0, A1 = _checked(A0, A1)
     still = ON_AXIS * float(np.linalg.norm(A0, 2) + np.linalg.norm(A1, 2))
@@ -206,6 +219,11 @@ def sufficient_delay(A0: ArrayLike, A1: ArrayLike, /) -> float:
     So they are for late gradients in DGD with symmetric W, h being the largest eigenvalue of any agent's Hessian. With
     the Rayleigh quotients α and β of a mode, s + α + β e^{−sτ} = 0: on the axis α + β cos ωτ = 0 and ω = β sin ωτ, so
     that ωτ ≥ π/2 while ω ≤ h.
+
+    Parameters
+    ----------
+    A0, A1
+        Shape (n, n) each, for instance of `delay_matrices`.
 
     Returns
     -------

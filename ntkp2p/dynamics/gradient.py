@@ -46,7 +46,7 @@ def propagate(
     parameters
         What M and b are made of.
     rounds
-        k.
+        How many, k ≥ 0.
     initial
         s_0.
 

@@ -5,8 +5,8 @@ Krylov space of M and v with
 
     M V = V H + h u wᵀ,   w the last unit vector, ‖u‖ = 1,   v = ‖v‖ V e₁
 
-gives the approximation V c with c' = H c + ‖v‖ e₁. Its residual is h |w·c(τ)| and known at all times, so that the error
-obeys the same system, driven by the residual alone:
+gives the approximation V c with c' = H c + ‖v‖ e₁. Its residual is ``h |w·c(τ)|`` and known at all times, so that the
+error obeys the same system, driven by the residual alone::
 
     ‖e(k) − V c(k)‖ ≤ G h Σ_{j<k} ρ^(k−1−j) |w·c_j|,   ‖M^i‖ ≤ G ρ^i,
 

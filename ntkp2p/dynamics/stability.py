@@ -34,7 +34,7 @@ class Spectrum(NamedTuple):
     Attributes
     ----------
     radius
-        max |λ(M)|: the rounds are unstable above 1. NaN if the iteration has not found it.
+        The largest modulus of M's eigenvalues: the rounds are unstable above 1. NaN if the iteration has not found it.
     abscissa
         max Re λ(A), A = (M − I)/η, per unit of flow time: the flow is unstable above 0. NaN likewise, or where the
         algorithm has no such flow.
@@ -49,7 +49,7 @@ class Spectrum(NamedTuple):
 
 
 def edge(system: LinearSystem, found: Spectrum, /) -> float:
-    """By how much |λ(M)|, or Re λ(M), may exceed 1 by rounding: less for small steps, which do little else."""
+    """By how much ρ(M), or Re λ(M), may exceed 1 by rounding: less for small steps, which do little else."""
     if found.residual:
         return EDGE
     # Of clocks a round is as long as an event takes, and its step is the algorithm's all the same.
@@ -66,6 +66,13 @@ def spectrum(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> Spectrum:
     implicitly restarted Lanczos or Arnoldi (ARPACK), which never forms M. Where the mixing repeats itself every T
     rounds, those of the period's map, Floquet's multipliers, as one round's T-th root; NaN where it changes without
     repeating.
+
+    Parameters
+    ----------
+    system
+        For instance of `ntkp2p.linear_system`.
+    dense
+        Up to so many states all eigenvalues are computed.
     """
     system, unknown, eta = system.lasting, float("nan"), system.step_size
     if system.varying:
@@ -283,8 +290,8 @@ def largest_step_size(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> fl
     ----------
     dense
         Up to so many states it is exact, by all eigenvalues, and beyond as far as iteration finds the eigenvalue that
-        passes: the largest |λ − 1| and |λ|. Eigenvalues crowd about 1, while an instability that a step size makes
-        begins at −1, mostly. For symmetric M that is always so.
+        passes: the largest ``|λ − 1|`` and ``|λ|``. Eigenvalues crowd about 1, while an instability that a step size
+        makes begins at −1, mostly. For symmetric M that is always so.
 
     Returns
     -------

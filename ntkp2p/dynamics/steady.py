@@ -37,6 +37,8 @@ def steady_state(
 
     Parameters
     ----------
+    system
+        For instance of `ntkp2p.linear_system`.
     time
         "rounds" or "flow": they rest in the same state, but one may be stable and the other not.
     rtol

@@ -59,7 +59,15 @@ class Round:
         return ravel_pytree(self.both(parameters, s)[0])[0]
 
     def both(self, parameters: PyTree, s: Float[Array, " n"], /) -> tuple[list, list]:
-        """The leaves of the state after one round, those that move with the models and the exogenous ones."""
+        """The leaves of the state after one round, those that move with the models and the exogenous ones.
+
+        Parameters
+        ----------
+        parameters
+            As `assemble` makes them, of this round.
+        s
+            The state before it, shape (n,).
+        """
         algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
         form, mixing = self.form(algorithm), parameters["mixing"]
         state = self._state(algorithm, form, parameters, s)
@@ -99,16 +107,24 @@ class Round:
         return form.split(algorithm.round(state, world))
 
     def start(self, algorithm: Algorithm, /) -> Float[Array, " n"]:
-        """The first state: all agents at θ₀."""
+        """The first state of an `algorithm`: all agents at θ₀."""
         return ravel_pytree(self.form(algorithm).split(self._first(algorithm))[0])[0]
 
     def model(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, "Q d"]:
-        """The agents' coordinates, each agent's as one row, in a state."""
+        """The agents' coordinates, each agent's as one row, in a state.
+
+        Parameters
+        ----------
+        parameters
+            As `assemble` makes them, of this round.
+        s
+            The state before it, shape (n,).
+        """
         algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
         return algorithm.model(self._state(algorithm, self.form(algorithm), parameters, s))[: self.shape[0]]
 
     def form(self, algorithm: Algorithm, /) -> Form:
-        """What of the algorithm's state is in the vector, and what is exogenous."""
+        """What of the state of an `algorithm` is in the vector, and what is exogenous."""
         return Form.of(algorithm, self.shape[0] + self.relays)
 
     def _state(self, algorithm: Algorithm, form: Form, parameters: PyTree, s: Float[Array, " n"]) -> PyTree:
@@ -130,7 +146,15 @@ class Affine:
         return parameters["matrix"] @ s + parameters["offset"]
 
     def model(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, "1 n"]:
-        """The state as one row."""
+        """The state as one row.
+
+        Parameters
+        ----------
+        parameters
+            M and b.
+        s
+            The state, shape (n,).
+        """
         return s[None]
 
 
@@ -214,7 +238,7 @@ class Timetable(NamedTuple):
     periodic: Any = True
 
     def place(self, k: Any, /) -> Any:
-        """The one of the rounds 0, …, T − 1 that round k is like."""
+        """The one of the rounds 0, …, T − 1 that round `k` is like."""
         return jnp.where(
             k < self.begin, k, self.begin + (k - self.begin) % jnp.maximum(1, len(self.order) - self.begin)
         )
@@ -243,7 +267,7 @@ def _timetable(algorithm: Algorithm, mixing: Mixing, most: int | None) -> tuple[
         )
     begin, length, exogenous = repetition(algorithm, mixing.matrices, mixing.order, mixing.periodic, most=most)
     if (begin, length) == (0, 1):
-        return mixing.at(0), CONSTANT, [leaf[0] for leaf in exogenous]
+        return mixing.at(0), CONSTANT, [np.asarray(leaf[0]) for leaf in exogenous]
     rounds = np.arange(len(exogenous[0]) if exogenous else mixing.period)
     # Of mixing that ends, the last row is of the state after all rounds.
     order = mixing.order[rounds % mixing.period if mixing.periodic else np.minimum(rounds, mixing.period - 1)]
@@ -303,7 +327,22 @@ class LinearSystem:
         symmetric: bool = False,
         growth: float = float("nan"),
     ) -> "LinearSystem":
-        """A system that is given as M (n, n), b and s_0 (n,), a single agent's model being the state.
+        """A system that is given in numbers, a single agent's model being the state.
+
+        Parameters
+        ----------
+        matrix
+            M, shape (n, n).
+        offset
+            b, shape (n,).
+        initial
+            s_0, shape (n,).
+        step_size
+            η, flow time per round.
+        symmetric
+            Whether M is.
+        growth
+            A bound of ‖M^k‖₂ over all k, and of ‖exp(A t)‖₂ over all t ≥ 0, where one is known.
 
         Raises
         ------
@@ -326,7 +365,15 @@ class LinearSystem:
         )
 
     def with_parameters(self, parameters: PyTree, initial: Float[np.ndarray, " n"], /) -> "LinearSystem":
-        """The system of the same form and structure with other numbers, of which no bounds are known."""
+        """The system of the same form and structure with other numbers, of which no bounds are known.
+
+        Parameters
+        ----------
+        parameters
+            In place of `parameters`, of the same structure.
+        initial
+            s_0, shape (n,).
+        """
         unknown = dict.fromkeys(("growth", "curvature", "stable_step_size"), float("nan"))
         return replace(self, parameters=parameters, initial=initial, **unknown)
 
@@ -355,7 +402,15 @@ class LinearSystem:
         return self.varying and bool(self.parameters["exogenous"])
 
     def since(self, k: int, /, initial: Float[np.ndarray, " n"] | None = None) -> "LinearSystem":
-        """The system whose round 0 is this one's round k, with another first state if it is given."""
+        """The system whose round 0 is this one's round k.
+
+        Parameters
+        ----------
+        k
+            The round that becomes round 0.
+        initial
+            The state before it, shape (n,); by default s_0.
+        """
         initial = self.initial if initial is None else initial
         if not self.varying:
             return replace(self, initial=initial)
@@ -380,24 +435,48 @@ class LinearSystem:
         return self._call(advanced, np.zeros(self.size))
 
     def apply(self, s: Float[np.ndarray, " n"], /) -> Float[np.ndarray, " n"]:
-        """M s; never forms M."""
+        """M s for a state `s` of shape (n,); never forms M."""
         return self._call(product, s)
 
     def transposed(self, s: Float[np.ndarray, " n"], /) -> Float[np.ndarray, " n"]:
-        """Mᵀ s."""
+        """Mᵀ s for a state `s` of shape (n,)."""
         return self._call(transposed_product, s)
 
     def model(self, s: Float[np.ndarray, " n"], /, *, round: int = 0) -> Float[np.ndarray, "Q d"]:
-        """The agents' coordinates in a state before some round, each agent's as one row."""
+        """The agents' coordinates in one state, each agent's as one row.
+
+        Parameters
+        ----------
+        s
+            Shape (n,).
+        round
+            The state is the one before this round.
+
+        Returns
+        -------
+        ndarray, shape (Q, d)
+        """
         return self.models(s[None], np.array([round]))[0]
 
     @in_float64
     def models(self, states: Float[np.ndarray, "times n"], rounds: np.ndarray, /) -> Float[np.ndarray, "times Q d"]:
-        """The agents' coordinates in several states, each before a round of its own."""
+        """The agents' coordinates in several states.
+
+        Parameters
+        ----------
+        states
+            Shape (times, n).
+        rounds
+            The round that each of them comes before, shape (times,).
+
+        Returns
+        -------
+        ndarray, shape (times, Q, d)
+        """
         return np.asarray(models_of(self.advance, self.parameters, self.timetable, states, rounds))
 
     def directions(self, basis: Float[np.ndarray, "p n"], /) -> Float[np.ndarray, "p Q d"]:
-        """How the agents' coordinates change along vectors of states, where that does not depend on the round."""
+        """How the agents' coordinates change along the rows of `basis`, shape (p, n), where no round differs."""
         return self._call(_directions, basis)
 
     @in_float64
@@ -450,10 +529,36 @@ def linear_system(
     rounds
         For how many rounds it is wanted, where the algorithm has weights of its own that may take long to settle.
 
+    Returns
+    -------
+    LinearSystem
+        M and b of one round, and s_0.
+
     Raises
     ------
     ValueError
         If the round is not affine: it can be trained, not predicted.
+
+    Examples
+    --------
+    Three agents have one number each, 0, 3 and 6, and learn a constant. Every Hessian is then 1, and M = W − η I:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.5),
+    ...     rounds=40,
+    ... )
+    >>> run = experiment
+    >>> system = p2p.linear_system(run.algorithm, run.mixing, run.features(), run.data)
+    >>> system
+    LinearSystem(3 states, symmetric, step_size=0.5)
+    >>> bool(np.allclose(system.matrix(), run.mixing - 0.5 * np.eye(3)))
+    True
     """
     advance, parameters, timetable = assemble(algorithm, mixing, features, data, columns=columns, rounds=rounds)
     initial = np.asarray(advance.start(algorithm))

@@ -103,7 +103,19 @@ class Solution:
         return self.error <= self.rtol
 
     def states(self, time: Time, at: slice | np.ndarray = slice(None), /) -> Float[np.ndarray, "times n"]:
-        """The states at some of the rounds."""
+        """The states at some of the rounds.
+
+        Parameters
+        ----------
+        time
+            "rounds" or "flow".
+        at
+            Which of `rounds`, by place; by default all.
+
+        Returns
+        -------
+        ndarray, shape (times, n)
+        """
         with np.errstate(over="ignore", invalid="ignore"):  # an unstable system has overflowed
             return self.system.initial + self.coefficients[time][at] @ self.basis
 
@@ -123,6 +135,8 @@ def solve(
 
     Parameters
     ----------
+    system
+        For instance of `ntkp2p.linear_system`.
     rounds
         Ascending whole numbers k ≥ 0. Their number costs next to nothing.
     times
@@ -134,11 +148,31 @@ def solve(
     memory
         Bytes for the basis; by default half of what is free. A horizon that needs more is cut into windows.
 
+    Returns
+    -------
+    Solution
+        The states at these rounds, with the bound or estimate of their error.
+
     Raises
     ------
     ValueError
         For rounds that are not ascending whole numbers or go beyond the end of a mixing sequence, an unknown method,
         the flow of a system without one, or a memory in which not even a short basis fits.
+
+    Examples
+    --------
+    The round s⁺ = s/2 + 1 goes from 0 to s_k = 2 (1 − 2^{−k}), and its flow ds/dt = 2 − s, where t = k/2, to
+    2 (1 − e^{−t}):
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> from ntkp2p.dynamics import LinearSystem
+    >>> system = LinearSystem.of(np.array([[0.5]]), np.array([1.0]), np.array([0.0]), step_size=0.5)
+    >>> solution = p2p.solve(system, [0, 1, 2, 40])
+    >>> solution.states("rounds").ravel().round(9)
+    array([0. , 1. , 1.5, 2. ])
+    >>> solution.states("flow").ravel().round(3)
+    array([0.   , 0.787, 1.264, 2.   ])
     """
     rounds = np.asarray(rounds)
     if (
@@ -744,7 +778,14 @@ class Transition:
     def apply(
         self, state: ArrayLike, /, *, method: Method = "auto", rtol: float = 1e-8
     ) -> Float[np.ndarray, "n *columns"]:
-        """Φ s, for one state of shape (n,) or several as columns, (n, p), by the method of `solve` and as accurately.
+        """Φ s, by the method of `solve` and as accurately.
+
+        Parameters
+        ----------
+        state
+            s, shape (n,), or several of them as columns, shape (n, p).
+        method, rtol
+            As for `solve`.
 
         Raises
         ------
@@ -815,12 +856,39 @@ class Transition:
 
 
 def transition(system: LinearSystem, t: float | int, t0: float | int = 0, /, *, time: Time = "flow") -> Transition:
-    """Φ(t, t₀) of a system, for t ≥ t₀ ≥ 0 in flow time or in whole rounds.
+    """Φ(t, t₀) of a system: Φ s is where the system without its offset takes the state s from t₀ to t.
+
+    Parameters
+    ----------
+    system
+        For instance of `ntkp2p.linear_system`.
+    t, t0
+        t ≥ t₀ ≥ 0, in flow time or in whole rounds.
+    time
+        "flow" or "rounds".
+
+    Returns
+    -------
+    Transition
+        `transition @ s` applies it, `.matrix()` forms it.
 
     Raises
     ------
     ValueError
         If t < t₀, rounds are not whole numbers, t is beyond the end of a mixing sequence, or the system has no flow.
+
+    Examples
+    --------
+    M = 1/2 with η = 1/2 is A = (M − 1)/η = −1:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> from ntkp2p.dynamics import LinearSystem
+    >>> system = LinearSystem.of(np.array([[0.5]]), np.array([1.0]), np.array([0.0]), step_size=0.5)
+    >>> bool(np.isclose(p2p.transition(system, 3.0).matrix()[0, 0], np.exp(-3.0)))
+    True
+    >>> p2p.transition(system, 3, time="rounds") @ np.array([1.0])
+    array([0.125])
     """
     time = checked_time(time, has_flow=system.has_flow)
     if not 0 <= t0 <= t < math.inf:

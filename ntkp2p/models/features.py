@@ -115,10 +115,14 @@ class Features:
         cache: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> "Features":
-        """The features of a model at θ₀ on the training inputs x of shape (N, ...).
+        """The features of a model at θ₀ on the training inputs.
 
         Parameters
         ----------
+        model
+            The network at θ₀.
+        x
+            The training inputs, shape (N, ...).
         kernel
             "exact", or "shared": the mean over outputs, N × N in place of N·C × N·C.
         rtol

@@ -114,7 +114,7 @@ def infinite_features(network: Network, x: np.ndarray, outputs: int, /, *, rtol:
     x
         The training inputs, shape (N, ...), in the agents' order: `experiment.data.inputs`.
     outputs
-        C.
+        C, how many the data ask for.
     rtol
         Where the Cholesky factors of both kernels stop, relative to the largest diagonal entry.
 

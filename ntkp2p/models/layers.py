@@ -98,7 +98,7 @@ class Factorisation:
     together
         How many samples to hand it at a time.
     outputs
-        C.
+        C, how many the network has.
     entries
         Numbers that a sample's factors take.
     layers

@@ -62,6 +62,8 @@ class Network:
 
     Attributes
     ----------
+    name
+        What messages and files call it.
     init
         `init(key, x, outputs) -> params`, for a batch x of inputs.
     apply
@@ -140,6 +142,20 @@ def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: flo
         C; by default as many as the data have.
     weight_std, bias_std
         σ_w and σ_b.
+
+    Returns
+    -------
+    Network
+        Of which `prepare` draws the parameters.
+
+    Examples
+    --------
+    One weight for each input, and a bias:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> p2p.models.prepare(p2p.models.affine(), np.ones((4, 3)), 1).size
+    4
     """
     name = f"affine({check_in_words(weight_std, bias_std, outputs)})"
     architecture = Architecture(name, False, False, 0, "relu", weight_std, bias_std)
@@ -171,10 +187,24 @@ def mlp(
     weight_std, bias_std
         σ_w and σ_b of every layer.
 
+    Returns
+    -------
+    Network
+        Of which `prepare` draws the parameters.
+
     Raises
     ------
     ValueError
         For an unknown activation, a size below 1, or infinite width with an activation that has no analytic kernel.
+
+    Examples
+    --------
+    Two inputs, eight hidden units and one output take 2 · 8 + 8 + 8 + 1 parameters:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> p2p.models.prepare(p2p.models.mlp(width=8, depth=1), np.ones((4, 2)), 1).size
+    33
     """
     name, architecture = _describe("mlp", "width", width, depth, activation, outputs, weight_std, bias_std)
     if architecture.infinite:
@@ -193,8 +223,21 @@ def cnn(
 ) -> Network:
     """`depth` 3 × 3 convolutions of `channels` channels with zero padding, flattened into a dense readout.
 
-    Inputs are images of shape (N, height, width, channels). The other parameters are those of `mlp`, the limit of
-    infinite width is `channels=math.inf`.
+    Inputs are images of shape (N, height, width, channels).
+
+    Parameters
+    ----------
+    channels
+        Of every hidden layer. `math.inf`: the limit of infinite width, as for `mlp`.
+    depth
+        Hidden layers, at least 1.
+    activation, outputs, weight_std, bias_std
+        As for `mlp`.
+
+    Returns
+    -------
+    Network
+        Of which `prepare` draws the parameters.
 
     Raises
     ------

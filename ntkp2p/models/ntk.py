@@ -221,7 +221,7 @@ class TangentKernel:
 
     @in_float64
     def against(self, x: np.ndarray, /) -> Float[np.ndarray, "rows other"]:
-        """The kernel between these inputs and others, shape (N·C, M·C)."""
+        """The kernel between these inputs and others `x`, shape (N·C, M·C)."""
         other = np.asarray(x, self._dtype)
         if other.shape[1:] != self._x.shape[1:]:
             raise ValueError(
@@ -230,7 +230,7 @@ class TangentKernel:
         return self._between(_Side(other, self._programs.size, self._mesh))
 
     def columns(self, samples: np.ndarray, /) -> Float[np.ndarray, "rows chosen"]:
-        """The columns of some samples, all their outputs: `matrix` without the others, never formed."""
+        """The columns of some `samples`, by number, with all their outputs: of `matrix`, which is never formed."""
         return self.against(self._x[samples])
 
     @in_float64

@@ -7,7 +7,8 @@ steps they minimise :math:`\sum_q \pi_q L_q`: the plain mean, if W is doubly sto
 
 Examples
 --------
->>> report = check_mixing([[0.5, 0.5], [0.5, 0.5]])
+>>> import ntkp2p as p2p
+>>> report = p2p.check_mixing([[0.5, 0.5], [0.5, 0.5]])
 >>> report.doubly_stochastic, round(report.spectral_gap, 12)
 (True, 1.0)
 >>> report.verdicts["DGD"].answer
@@ -80,6 +81,14 @@ def validate_mixing(
         that is not one, or is not strongly connected; if a schedule is too short; or if in some round of one with
         column sums one an agent receives nothing, not even from itself. The message ends with the remedy, and names the
         first round that uses a matrix at fault.
+
+    Examples
+    --------
+    >>> from ntkp2p.topology import validate_mixing
+    >>> validate_mixing([[0.5, 0.5], [0.3, 0.6]])
+    Traceback (most recent call last):
+    ...
+    ValueError: mixing row 1 sums to 0.9, not 1: scale it, in float64, W / W.sum(axis=1).reshape(-1, 1)
     """
     given: dict[str, object] = {"mixing": W}
     if isinstance(W, Schedule):
@@ -155,7 +164,7 @@ class MixingReport(Report):
     ----------
     .. [1] K. Yuan, Q. Ling, W. Yin, "On the convergence of decentralized gradient descent",
        SIAM Journal on Optimization 26 (2016).
-    .. [2] D. Levin, Y. Peres, "Markov Chains and Mixing Times", 2nd edition, AMS 2017, section 4.5.
+    .. [2] Levin and Peres, "Markov Chains and Mixing Times", 2nd edition, AMS 2017, section 4.5.
     """
 
     matrix: Matrix
@@ -304,9 +313,18 @@ class MixingReport(Report):
         ValueError
             If γ is not in [0, 1).
 
+        Examples
+        --------
+        Who averages with all Q at once, has Q:
+
+        >>> import ntkp2p as p2p
+        >>> report = p2p.check_mixing(p2p.metropolis(p2p.graphs.complete(7)))
+        >>> round(report.effective_neighbours(), 9)
+        7.0
+
         References
         ----------
-        .. [1] T. Vogels, H. Hendrikx, M. Jaggi, "Beyond spectral gap", NeurIPS 2022.
+        .. [1] Vogels, Hendrikx and Jaggi, "Beyond spectral gap", NeurIPS 2022.
         """
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, found {decay}: {DECAY} is usual")
@@ -381,8 +399,15 @@ def check_mixing(W: object, /) -> MixingReport | ScheduleReport:
 
     Examples
     --------
-    >>> check_mixing([[0, 1], [1, 0]]).verdicts["DGD"].remedy
+    Two agents that swap their values never agree. Metropolis weights of a cycle of Q have the eigenvalues
+    (1 + 2 cos(2πj/Q))/3:
+
+    >>> import ntkp2p as p2p
+    >>> p2p.check_mixing([[0, 1], [1, 0]]).verdicts["DGD"].remedy
     'lazy(W), or ATC or CTA over this one'
+    >>> report = p2p.check_mixing(p2p.metropolis(p2p.graphs.cycle(6)))
+    >>> round(report.spectral_gap, 10), round(report.smallest_eigenvalue, 10)
+    (0.3333333333, -0.3333333333)
 
     References
     ----------

@@ -63,7 +63,7 @@ class Spectrum(NamedTuple):
 
 
 def agents(W: Matrix) -> int:
-    """Q."""
+    """Q, the number of agents."""
     return W.shape[0]  # pyright: ignore[reportOptionalSubscript] (the stubs of sparse arrays)
 
 

@@ -5,11 +5,10 @@ as well; these are the ones with a name.
 
 Examples
 --------
->>> sorted(star(4).edges)
+>>> import ntkp2p as p2p
+>>> sorted(p2p.graphs.star(4).edges)
 [(0, 1), (0, 2), (0, 3)]
->>> sorted(directed_ring(3).edges)
-[(0, 1), (1, 2), (2, 0)]
->>> from_spec("grid:4,5").number_of_nodes()
+>>> p2p.graphs.from_spec("grid:4,5").number_of_nodes()
 20
 """
 
@@ -27,39 +26,173 @@ AnyGraph = TypeVar("AnyGraph", bound=nx.Graph)
 
 
 def cycle(n: int) -> nx.Graph:
-    """Ring of n ≥ 3 agents, each linked to the one before and the one after."""
+    """Ring of n ≥ 3 agents, each linked to the one before and the one after.
+
+    Parameters
+    ----------
+    n
+        The number of agents.
+
+    Returns
+    -------
+    networkx.Graph
+        On the nodes 0, …, n − 1.
+
+    Raises
+    ------
+    ValueError
+        If n < 3.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.cycle(4).edges)
+    [(0, 1), (0, 3), (1, 2), (2, 3)]
+    """
     if n < 3:
         raise ValueError(f"cycle(n) needs n >= 3, got {n}: use path({max(n, 1)})")
     return nx.cycle_graph(n)
 
 
 def star(n: int) -> nx.Graph:
-    """Star of n ≥ 2 agents: node 0 is the hub, the other n − 1 are its leaves."""
+    """Star of n ≥ 2 agents: node 0 is the hub, the other n − 1 are its leaves.
+
+    Parameters
+    ----------
+    n
+        The number of agents.
+
+    Returns
+    -------
+    networkx.Graph
+        On the nodes 0, …, n − 1.
+
+    Raises
+    ------
+    ValueError
+        If n < 2.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.star(4).edges)
+    [(0, 1), (0, 2), (0, 3)]
+    """
     if n < 2:
         raise ValueError(f"star(n) needs n >= 2, got {n}: use path(1) for a single agent")
     return nx.star_graph(n - 1)
 
 
 def complete(n: int) -> nx.Graph:
-    """All n ≥ 1 agents linked to one another."""
+    """All n ≥ 1 agents linked to one another.
+
+    Parameters
+    ----------
+    n
+        The number of agents.
+
+    Returns
+    -------
+    networkx.Graph
+        On the nodes 0, …, n − 1.
+
+    Raises
+    ------
+    ValueError
+        If n < 1.
+
+    Examples
+    --------
+    The n (n − 1)/2 links of all pairs:
+
+    >>> import ntkp2p as p2p
+    >>> p2p.graphs.complete(6).number_of_edges()
+    15
+    """
     _at_least_one("complete", n=n)
     return nx.complete_graph(n)
 
 
 def path(n: int) -> nx.Graph:
-    """Line of n ≥ 1 agents."""
+    """Line of n ≥ 1 agents.
+
+    Parameters
+    ----------
+    n
+        The number of agents.
+
+    Returns
+    -------
+    networkx.Graph
+        On the nodes 0, …, n − 1.
+
+    Raises
+    ------
+    ValueError
+        If n < 1.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.path(4).edges)
+    [(0, 1), (1, 2), (2, 3)]
+    """
     _at_least_one("path", n=n)
     return nx.path_graph(n)
 
 
 def grid(rows: int, columns: int) -> nx.Graph:
-    """Rectangular grid; the agent in row i and column j is node i · columns + j."""
+    """Rectangular grid; the agent in row i and column j is node i · columns + j.
+
+    Parameters
+    ----------
+    rows, columns
+        Its sizes, both at least 1.
+
+    Returns
+    -------
+    networkx.Graph
+        On the nodes 0, …, rows · columns − 1.
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.grid(2, 3).neighbors(4))
+    [1, 3, 5]
+    """
     _at_least_one("grid", rows=rows, columns=columns)
     return _numbered(nx.grid_2d_graph(rows, columns))
 
 
 def torus(rows: int, columns: int) -> nx.Graph:
-    """Grid whose rows and columns close into rings; numbered as `grid`, both sizes ≥ 3."""
+    """Grid whose rows and columns close into rings; numbered as `grid`.
+
+    Parameters
+    ----------
+    rows, columns
+        Its sizes, both at least 3.
+
+    Returns
+    -------
+    networkx.Graph
+        On the nodes 0, …, rows · columns − 1; every agent has 4 neighbours.
+
+    Raises
+    ------
+    ValueError
+        If a size is below 3.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.torus(3, 4).neighbors(0))
+    [1, 3, 4, 8]
+    """
     if rows < 3 or columns < 3:
         raise ValueError(
             f"torus(rows, columns) needs both >= 3, got {rows} and {columns}: "
@@ -69,7 +202,29 @@ def torus(rows: int, columns: int) -> nx.Graph:
 
 
 def hypercube(dimension: int) -> nx.Graph:
-    """Hypercube of 2^dimension agents: i and j are linked when they differ in one binary digit."""
+    """Hypercube of 2^dimension agents: i and j are linked when they differ in one binary digit.
+
+    Parameters
+    ----------
+    dimension
+        The number of binary digits, at least 1, and of every agent's neighbours.
+
+    Returns
+    -------
+    networkx.Graph
+        On the nodes 0, …, 2^dimension − 1.
+
+    Raises
+    ------
+    ValueError
+        If the dimension is below 1.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.hypercube(3).neighbors(0))
+    [1, 2, 4]
+    """
     if dimension < 1:
         raise ValueError(f"hypercube(dimension) needs dimension >= 1, got {dimension}: use path(1) for a single agent")
     return _numbered(nx.hypercube_graph(dimension))
@@ -79,6 +234,27 @@ def exponential(n: int) -> nx.Graph:
     """Undirected exponential graph: i is linked to i ± 2^j mod n for every 2^j < n.
 
     The static exponential graph of [1]_ with its links taken both ways.
+
+    Parameters
+    ----------
+    n
+        The number of agents, at least 1.
+
+    Returns
+    -------
+    networkx.Graph
+        On the nodes 0, …, n − 1.
+
+    Raises
+    ------
+    ValueError
+        If n < 1.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.exponential(8).neighbors(0))
+    [1, 2, 4, 6, 7]
 
     References
     ----------
@@ -92,11 +268,31 @@ def exponential(n: int) -> nx.Graph:
 def erdos_renyi(n: int, p: float, *, seed: int = 0) -> nx.Graph:
     """Random graph in which each pair of n agents is linked with probability p.
 
+    Parameters
+    ----------
+    n
+        The number of agents, at least 1.
+    p
+        The probability of a link.
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    networkx.Graph
+        Connected, on the nodes 0, …, n − 1.
+
     Raises
     ------
     ValueError
-        If p is no probability, or if the draw is not connected: another seed or a larger p helps.
+        If n < 1 or p is no probability, or if the draw is not connected: another seed or a larger p helps.
         As n grows, p > log(n)/n is where draws begin to be connected.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> p2p.graphs.erdos_renyi(5, 1.0).number_of_edges()  # with certainty all of them
+    10
     """
     _at_least_one("erdos_renyi", n=n)
     if not 0 <= p <= 1:
@@ -110,11 +306,31 @@ def random_geometric(n: int, radius: float, *, seed: int = 0) -> nx.Graph:
 
     The positions are kept as the node attribute ``"pos"``, where networkx draws from.
 
+    Parameters
+    ----------
+    n
+        The number of agents, at least 1.
+    radius
+        The reach of an agent, above 0, the square's sides being 1.
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    networkx.Graph
+        Connected, on the nodes 0, …, n − 1.
+
     Raises
     ------
     ValueError
-        If the radius is not positive, or if the draw is not connected: another seed or a larger
+        If n < 1 or the radius is not positive, or if the draw is not connected: another seed or a larger
         radius helps.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> p2p.graphs.random_geometric(5, 1.5).number_of_edges()  # beyond √2 all are in reach
+    10
     """
     _at_least_one("random_geometric", n=n)
     if not radius > 0:
@@ -124,7 +340,29 @@ def random_geometric(n: int, radius: float, *, seed: int = 0) -> nx.Graph:
 
 
 def directed_ring(n: int) -> nx.DiGraph:
-    """Ring of n ≥ 2 agents, each of which sends to the next: i → i + 1 mod n."""
+    """Ring of n ≥ 2 agents, each of which sends to the next: i → i + 1 mod n.
+
+    Parameters
+    ----------
+    n
+        The number of agents.
+
+    Returns
+    -------
+    networkx.DiGraph
+        On the nodes 0, …, n − 1.
+
+    Raises
+    ------
+    ValueError
+        If n < 2.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.directed_ring(3).edges)
+    [(0, 1), (1, 2), (2, 0)]
+    """
     if n < 2:
         raise ValueError(f"directed_ring(n) needs n >= 2, got {n}: use path(1) for a single agent")
     return nx.cycle_graph(n, create_using=nx.DiGraph)
@@ -134,6 +372,27 @@ def directed_exponential(n: int) -> nx.DiGraph:
     """Exponential graph: i → i + 2^j mod n for every 2^j < n, so that everyone sends to ⌈log₂ n⌉ others.
 
     The static exponential graph of [1]_, in the direction in which an agent sends.
+
+    Parameters
+    ----------
+    n
+        The number of agents, at least 1.
+
+    Returns
+    -------
+    networkx.DiGraph
+        On the nodes 0, …, n − 1.
+
+    Raises
+    ------
+    ValueError
+        If n < 1.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.directed_exponential(8).successors(6))
+    [0, 2, 7]
 
     References
     ----------
@@ -149,11 +408,31 @@ def directed_exponential(n: int) -> nx.DiGraph:
 def directed_random(n: int, p: float, *, seed: int = 0) -> nx.DiGraph:
     """Random directed graph in which each of n agents sends to each other one with probability p.
 
+    Parameters
+    ----------
+    n
+        The number of agents, at least 1.
+    p
+        The probability of an edge, each direction by itself.
+    seed
+        Of the draw.
+
+    Returns
+    -------
+    networkx.DiGraph
+        Strongly connected, on the nodes 0, …, n − 1.
+
     Raises
     ------
     ValueError
-        If p is no probability, or if the draw is not strongly connected: another seed or a larger p helps.
-        As n grows, p > log(n)/n is where draws begin to be.
+        If n < 1 or p is no probability, or if the draw is not strongly connected: another seed or a larger p
+        helps. As n grows, p > log(n)/n is where draws begin to be.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> p2p.graphs.directed_random(5, 1.0).number_of_edges()  # with certainty all of them
+    20
     """
     _at_least_one("directed_random", n=n)
     if not 0 <= p <= 1:
@@ -190,7 +469,10 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> nx.DiGraph:
 
     Examples
     --------
-    >>> sorted(one_way(cycle(4), 0.5).edges)
+    Of 4 links, 2 keep one direction and 2 have both:
+
+    >>> import ntkp2p as p2p
+    >>> sorted(p2p.graphs.one_way(p2p.graphs.cycle(4), 0.5).edges)
     [(0, 3), (1, 0), (2, 1), (2, 3), (3, 0), (3, 2)]
 
     References
@@ -268,7 +550,8 @@ def from_spec(spec: str, /) -> nx.Graph:
 
     Examples
     --------
-    >>> from_spec("hypercube:3").number_of_edges()
+    >>> import ntkp2p as p2p
+    >>> p2p.graphs.from_spec("hypercube:3").number_of_edges()
     12
     """
     name, _, rest = spec.partition(":")

@@ -71,7 +71,7 @@ class ScheduleReport(Report):
 
     @classmethod
     def of(cls, schedule: Schedule, /) -> ScheduleReport:
-        """Check a schedule."""
+        """Check a `schedule`."""
         matrices = schedule.matrices
         rounds = np.bincount(schedule.order, minlength=len(matrices))
         each = [len(facts.components(W)) == 1 for W in matrices]

@@ -44,6 +44,20 @@ def load_mixing(path: str | os.PathLike[str], /) -> Float[np.ndarray, "Q Q"]:
     ValueError, TypeError
         If the file does not hold one square matrix of finite real numbers, or an edge list repeats an edge or leaves
         out an agent; rows are counted from 1, as an editor counts them.
+
+    Examples
+    --------
+    A directed edge 0 → 1 of weight 0.5 is W[1, 0]:
+
+    >>> import tempfile, pathlib
+    >>> import ntkp2p as p2p
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder) / "W.edges"
+    ...     _ = file.write_text("0 0 1\\n0 1 0.5\\n1 1 0.5\\n")
+    ...     W = p2p.load_mixing(file)
+    >>> W
+    array([[1. , 0. ],
+           [0.5, 0.5]])
     """
     found = read(path)
     return square_matrix(mixing_of(found)[0] if isinstance(found, nx.Graph) else found, name=str(path))

@@ -4,7 +4,8 @@ Row q receives, as in a single matrix. The agents need not be connected in any o
 
 Examples
 --------
->>> schedule = one_peer_exponential(8)
+>>> import ntkp2p as p2p
+>>> schedule = p2p.schedules.one_peer_exponential(8)
 >>> schedule
 Schedule(8 agents, periodic over 3 rounds, 3 matrices)
 >>> (schedule.at(2) @ schedule.at(1) @ schedule.at(0))[0]
@@ -63,7 +64,7 @@ class Schedule:
 
     @property
     def agents(self) -> int:
-        """Q."""
+        """Q, the number of agents."""
         return self.matrices.shape[1]
 
     @property
@@ -82,16 +83,16 @@ class Schedule:
         return abs(self.matrices[np.unique(self.order)]).max(axis=0)
 
     def covers(self, rounds: int, /) -> bool:
-        """Whether a run of so many rounds has a matrix for each."""
+        """Whether a run of so many `rounds` has a matrix for each."""
         return self.periodic or rounds <= self.period
 
     def at(self, k: int, /) -> Float[np.ndarray, "Q Q"]:
-        """W_k, the matrix of round k; IndexError where there is none."""
+        """W_k, the matrix of round `k`, shape (Q, Q); IndexError where there is none."""
         self._must_reach(k)
         return self.matrices[self.order[k % self.period]]
 
     def indices(self, rounds: int, /) -> Int[np.ndarray, " rounds"]:
-        """Which of the matrices the rounds 0, …, rounds − 1 mix with; IndexError where one has none."""
+        """Which of the matrices the rounds 0, …, `rounds` − 1 mix with; IndexError where one has none."""
         if rounds:
             self._must_reach(rounds - 1)
         return self.order[np.arange(rounds) % self.period]
@@ -118,11 +119,24 @@ def periodic(matrices: Iterable[object], /) -> Schedule:
     matrices
         T ≥ 1 square matrices of one size, shape (T, Q, Q); row q receives. Equal ones are kept once.
 
+    Returns
+    -------
+    Schedule
+        Of period T.
+
     Raises
     ------
     TypeError, ValueError
         If there is none, or one is not square and finite, or not of the first one's size. `validate_mixing` checks
         the rest.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> one, other = [[1, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]
+    >>> p2p.schedules.periodic([one, other]).at(5)
+    array([[0.5, 0.5],
+           [0.5, 0.5]])
     """
     return _schedule(matrices, repeats=True)
 
@@ -135,10 +149,25 @@ def sequence(matrices: Iterable[object], /) -> Schedule:
     matrices
         As for `periodic`.
 
+    Returns
+    -------
+    Schedule
+        Of T rounds.
+
     Raises
     ------
     TypeError, ValueError
         As `periodic`.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> one, other = [[1, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]
+    >>> schedule = p2p.schedules.sequence([one, one, other])
+    >>> schedule
+    Schedule(2 agents, 3 rounds, 2 matrices)
+    >>> schedule.covers(4)
+    False
     """
     return _schedule(matrices, repeats=False)
 
@@ -154,10 +183,28 @@ def one_peer_exponential(agents: int) -> Schedule:
     agents
         Q ≥ 1.
 
+    Returns
+    -------
+    Schedule
+        Of period max(1, τ).
+
     Raises
     ------
     ValueError
         If there is no agent.
+
+    Examples
+    --------
+    Three rounds average eight values:
+
+    >>> import ntkp2p as p2p
+    >>> import numpy as np
+    >>> schedule = p2p.schedules.one_peer_exponential(8)
+    >>> x = np.arange(8.0)
+    >>> for k in range(3):
+    ...     x = schedule.at(k) @ x
+    >>> x
+    array([3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5])
 
     References
     ----------
@@ -185,10 +232,24 @@ def random_matchings(graph: nx.Graph, rounds: int, *, seed: int = 0) -> Schedule
     seed
         Of all draws; the first rounds do not depend on how many there are.
 
+    Returns
+    -------
+    Schedule
+        Of so many rounds.
+
     Raises
     ------
     TypeError, ValueError
         If the graph is none that `metropolis` takes, or there is no round.
+
+    Examples
+    --------
+    Of 6 agents that all know one another, every round pairs all:
+
+    >>> import ntkp2p as p2p
+    >>> schedule = p2p.schedules.random_matchings(p2p.graphs.complete(6), rounds=20, seed=1)
+    >>> bool((schedule.at(7).diagonal() == 0.5).all())
+    True
 
     References
     ----------
@@ -213,10 +274,24 @@ def rotating_ring(agents: int) -> Schedule:
     agents
         Q ≥ 1. The period takes 8 (Q − 1) Q² bytes.
 
+    Returns
+    -------
+    Schedule
+        Of period max(1, Q − 1).
+
     Raises
     ------
     ValueError
         If there is no agent.
+
+    Examples
+    --------
+    Four agents, and agent 0 hears agents 3, 2 and 1 in turn:
+
+    >>> import ntkp2p as p2p
+    >>> schedule = p2p.schedules.rotating_ring(4)
+    >>> [schedule.at(k)[0].tolist() for k in range(3)]
+    [[0.5, 0.0, 0.0, 0.5], [0.5, 0.0, 0.5, 0.0], [0.5, 0.5, 0.0, 0.0]]
     """
     if agents < 1:
         raise ValueError(f"rotating_ring(agents) needs agents >= 1, got {agents}")
@@ -249,6 +324,11 @@ def failing_links(
         Which sums are to be kept, ``"row"`` (DGD, CTA, ATC) or ``"column"`` (push-sum): then directions fail separately
         in a symmetric W, too. By default those that are one, and of both the column sums.
 
+    Returns
+    -------
+    Schedule
+        Of so many rounds.
+
     Raises
     ------
     TypeError, ValueError
@@ -257,7 +337,8 @@ def failing_links(
 
     Examples
     --------
-    >>> failing_links([[0.5, 0.5], [0.5, 0.5]], 2, 1.0).at(1)
+    >>> import ntkp2p as p2p
+    >>> p2p.schedules.failing_links([[0.5, 0.5], [0.5, 0.5]], 2, 1.0).at(1)
     array([[1., 0.],
            [0., 1.]])
 
@@ -296,6 +377,11 @@ def absence(
     leaves, returns
         The first round without it, and the first one with it again: 0 ≤ leaves < returns ≤ rounds.
 
+    Returns
+    -------
+    Schedule
+        Of so many rounds.
+
     Raises
     ------
     TypeError, ValueError
@@ -303,7 +389,8 @@ def absence(
 
     Examples
     --------
-    >>> absence([[0.5, 0.5], [0.5, 0.5]], 5, agent=1, leaves=2, returns=4)
+    >>> import ntkp2p as p2p
+    >>> p2p.schedules.absence([[0.5, 0.5], [0.5, 0.5]], 5, agent=1, leaves=2, returns=4)
     Schedule(2 agents, 5 rounds, 2 matrices)
     """
     schedule = _lasting(mixing, rounds)

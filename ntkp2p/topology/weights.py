@@ -5,8 +5,8 @@ give a symmetric W with row and column sums one, so that mixing keeps the averag
 
 Examples
 --------
->>> import networkx as nx
->>> metropolis(nx.path_graph(3)).round(3)
+>>> import ntkp2p as p2p
+>>> p2p.metropolis(p2p.graphs.path(3)).round(3)
 array([[0.667, 0.333, 0.   ],
        [0.333, 0.333, 0.333],
        [0.   , 0.333, 0.667]])
@@ -55,6 +55,17 @@ def metropolis(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     The variant with the 1 in the denominator, so that every agent keeps a positive weight on itself
     and no graph makes W periodic. Metropolis–Hastings is sometimes written 1/max(d_i, d_j) [2]_.
 
+    Examples
+    --------
+    Of a complete graph, every weight is 1/Q:
+
+    >>> import ntkp2p as p2p
+    >>> p2p.metropolis(p2p.graphs.complete(4))
+    array([[0.25, 0.25, 0.25, 0.25],
+           [0.25, 0.25, 0.25, 0.25],
+           [0.25, 0.25, 0.25, 0.25],
+           [0.25, 0.25, 0.25, 0.25]])
+
     References
     ----------
     .. [1] L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging",
@@ -90,6 +101,17 @@ def max_degree(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     The variant with the 1 in the denominator. The 1/d_max of [1]_ mixes faster on some graphs, but
     leaves a regular bipartite graph, such as an even cycle, periodic.
 
+    Examples
+    --------
+    A star's hub has the degree 3:
+
+    >>> import ntkp2p as p2p
+    >>> p2p.max_degree(p2p.graphs.star(4))
+    array([[0.25, 0.25, 0.25, 0.25],
+           [0.25, 0.75, 0.  , 0.  ],
+           [0.25, 0.  , 0.75, 0.  ],
+           [0.25, 0.  , 0.  , 0.75]])
+
     References
     ----------
     .. [1] L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging",
@@ -118,6 +140,17 @@ def best_constant(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     ------
     TypeError, ValueError
         As `metropolis`.
+
+    Examples
+    --------
+    The Laplacian of a star of Q has the eigenvalues 0, 1 and Q, so that α = 2/(Q + 1):
+
+    >>> import ntkp2p as p2p
+    >>> p2p.best_constant(p2p.graphs.star(4)).round(10)
+    array([[-0.2,  0.4,  0.4,  0.4],
+           [ 0.4,  0.6,  0. ,  0. ],
+           [ 0.4,  0. ,  0.6,  0. ],
+           [ 0.4,  0. ,  0. ,  0.6]])
 
     References
     ----------
@@ -150,6 +183,16 @@ def push_weights(graph: nx.Graph, /) -> Float[np.ndarray, "Q Q"]:
     ------
     TypeError, ValueError
         If it is no networkx graph, or a multigraph, empty or with self-loops.
+
+    Examples
+    --------
+    Who sends to one other keeps a half:
+
+    >>> import ntkp2p as p2p
+    >>> p2p.push_weights(p2p.graphs.directed_ring(3))
+    array([[0.5, 0. , 0.5],
+           [0.5, 0.5, 0. ],
+           [0. , 0.5, 0.5]])
 
     References
     ----------
@@ -193,6 +236,15 @@ def fastest_mixing(graph: nx.Graph, /, *, nonnegative: bool = True) -> Float[np.
     The modulus is the least one to about 1e-8. Unlike the other weights it takes a solver: 6 seconds for 50 agents
     with 382 links on 2 cores, 18 seconds for 70 with 513.
 
+    Examples
+    --------
+    On a cycle of 6 the least modulus is 0.6, where Metropolis weights have 2/3:
+
+    >>> import ntkp2p as p2p
+    >>> W = p2p.fastest_mixing(p2p.graphs.cycle(6))
+    >>> round(p2p.check_mixing(W).second_modulus, 6)
+    0.6
+
     References
     ----------
     .. [1] L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging",
@@ -231,6 +283,13 @@ def lazy(W: ArrayLike, /) -> Float[np.ndarray, "Q Q"]:
     ------
     TypeError, ValueError
         If W is not a square matrix of finite real numbers.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> p2p.lazy([[0, 1], [1, 0]])
+    array([[0.5, 0.5],
+           [0.5, 0.5]])
 
     References
     ----------
