@@ -23,6 +23,7 @@ from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import Objective, best_weights
 from ntkp2p.dynamics import NoSteadyStateError, linear_system, solve, transition
 from ntkp2p.experiment import Experiment
+from ntkp2p.explore import explore
 from ntkp2p.mixings import MixingComparison, compare_mixings
 from ntkp2p.prediction import predict, predictions, steady_state
 from ntkp2p.stability import StabilityReport, stability, stability_map
@@ -82,6 +83,7 @@ __all__ = [
     "data",
     "devices",
     "expected_staleness",
+    "explore",
     "fastest_mixing",
     "gossip_rate_for",
     "graphs",
