@@ -14,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ GRAPHS = {
     "directed_ring": "directed_ring",
     "directed_exponential": "directed_exponential",
 }
+#: Graphs that look like circles.
+ROUND = ("cycle", "complete", "exponential", "directed_ring", "directed_exponential")
 WEIGHTS = ("metropolis", "max_degree", "lazy_metropolis", "best_constant", "fastest_mixing", "push")
 ALGORITHMS = tuple(algorithm.__name__ for algorithm in EAGER)
 VARIABLES = ("local_loss", "global_loss", "consensus_distance", "parameter_distance")
@@ -106,6 +109,42 @@ class _Control:
         return tables[self.table] if self.table else tables
 
 
+class _Picture:
+    """One panel, which keeps its axes: most of the time of drawing would go into new ones.
+
+    Parameters
+    ----------
+    pixels
+        Width and height.
+    place
+        Of the axes, as shares of both: left, bottom, width and height.
+    """
+
+    def __init__(self, pixels: tuple[int, int], place: tuple[float, float, float, float]):
+        self.image = widgets.Image(format="png", width=pixels[0], height=pixels[1])
+        with plt.style.context(plotting.STYLE):
+            self._canvas = FigureCanvasAgg(Figure(figsize=(pixels[0] / DPI, pixels[1] / DPI), dpi=DPI))
+            self._axes = self._canvas.figure.add_axes(place)
+
+    def draw(self, draw: Callable[..., Any], *shown: Any) -> tuple[float, float]:
+        """Show what `draw(axes, *shown)` draws; the seconds of drawing and of encoding."""
+        begin, ax = time.perf_counter(), self._axes
+        for artist in [*ax.lines, *ax.texts, *ax.patches, *ax.collections, *ax.child_axes, ax.get_legend()]:
+            if artist is not None:
+                artist.remove()
+        ax.relim()
+        # A title that keeps its place need not be kept clear of what is below it.
+        with plt.style.context([plotting.STYLE, {"axes.titley": 1.02}]):
+            draw(ax, *shown)
+            ax.minorticks_off()  # they took a third of the time
+            self._canvas.draw()
+        drawn = time.perf_counter()
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(np.asarray(self._canvas.buffer_rgba())).save(buffer, format="png", compress_level=1)
+        self.image.value = buffer.getvalue()
+        return drawn - begin, time.perf_counter() - drawn
+
+
 class Explorer(widgets.VBox):
     """Widgets for an experiment, of what `ntkp2p.explore` makes one.
 
@@ -128,7 +167,7 @@ class Explorer(widgets.VBox):
         self.experiment: Experiment | None = None
         self.predicted: Mapping[str, Trajectory] = {}
         self.trained: Trajectory | None = None
-        self.seconds: dict[str, float] = {}
+        self.seconds = dict.fromkeys(("prediction", "drawing", "encoding"), 0.0)
         self._eigenvalues = np.empty(0)
         self._drawn: Any = None
         self._pool: tuple[str, Features] | None = None
@@ -209,8 +248,10 @@ class Explorer(widgets.VBox):
         self._panel = widgets.VBox([*controls, self.variable, *buttons], layout=widgets.Layout(min_width="296px"))
 
         self.verdict = widgets.HTML(layout=widgets.Layout(width="600px"))
-        self.curves, self.picture, self.disc = (widgets.Image(format="png", width=w) for w in (600, 280, 320))
-        self._pictures = widgets.VBox([self.curves, widgets.HBox([self.picture, self.disc])])
+        self.curves = _Picture((600, 330), (0.11, 0.14, 0.86, 0.74))
+        self.net = _Picture((280, 320), (0.02, 0.02, 0.96, 0.88))
+        self.disc = _Picture((320, 320), (0.21, 0.15, 0.76, 0.75))
+        self._pictures = widgets.VBox([self.curves.image, widgets.HBox([self.net.image, self.disc.image])])
         self._view = widgets.VBox([self.verdict, self._pictures])
         self._source = widgets.Textarea(rows=12, layout=widgets.Layout(width="900px", display="none"))
 
@@ -261,7 +302,7 @@ class Explorer(widgets.VBox):
         self._pictures.layout.display, self.train.disabled = None, False
         self._draw_curves()
         self._draw_graph()
-        self._draw(self.disc, (3.2, 3.2), (0.2, 0.15, 0.76, 0.75), self._disc)
+        self._draw(self.disc, self._disc)
 
     def _dealt(self, experiment: Experiment) -> tuple[Experiment, Features]:
         """The experiment without test samples, which are not shown, and the kernel in the order of its agents' data."""
@@ -287,7 +328,7 @@ class Explorer(widgets.VBox):
     def _draw_curves(self) -> None:
         shown = [t for t in (self.trained, *self.predicted.values()) if t is not None]
         if shown:
-            self._draw(self.curves, (6.0, 3.3), (0.11, 0.14, 0.86, 0.74), self._curves, shown)
+            self._draw(self.curves, self._curves, shown)
 
     def _curves(self, ax: Axes, shown: list[Trajectory]) -> None:
         plotting.agent_curves(shown, self.variable.value, ax=ax)
@@ -299,10 +340,10 @@ class Explorer(widgets.VBox):
     def _draw_graph(self) -> None:
         mixing = self.experiment and self.experiment.mixing
         if self._drawn is None or not (isinstance(mixing, np.ndarray) and np.array_equal(self._drawn, mixing)):
-            self._draw(self.picture, (2.8, 3.2), (0.02, 0.02, 0.96, 0.88), self._graph, mixing)
+            self._draw(self.net, self._net, mixing)
             self._drawn = mixing
 
-    def _graph(self, ax: Axes, mixing: Any) -> None:
+    def _net(self, ax: Axes, mixing: Any) -> None:
         if not isinstance(mixing, np.ndarray) or len(mixing) > plotting.LARGEST_GRAPH:
             ax.text(0.5, 0.5, "no one matrix\nthat could be drawn", ha="center", transform=ax.transAxes)
             ax.set_axis_off()
@@ -311,22 +352,15 @@ class Explorer(widgets.VBox):
         if spec is None:
             graph = nx.from_numpy_array(mixing.T - np.diag(np.diagonal(mixing)), create_using=nx.DiGraph)
         else:
-            graph = sized(spec, len(mixing))
+            graph = _placed(spec, len(mixing))
         plotting.weighted_graph(mixing, graph, ax=ax)
         ax.set_title("width: weights; size: self-weights")
 
-    def _draw(self, image: Any, inches: tuple, place: tuple, draw: Callable, *shown: Any) -> None:
-        """A picture of one panel, at a fixed place: to look for one takes as long as the drawing."""
-        begin = time.perf_counter()
-        with self._painting, plt.style.context(plotting.STYLE):
-            figure = Figure(figsize=inches, dpi=DPI)
-            canvas = FigureCanvasAgg(figure)
-            draw(figure.add_axes(place), *shown)
-            canvas.draw()
-            drawn = time.perf_counter()
-            image.value = _png(canvas)
-        self.seconds["drawing"] = self.seconds.get("drawing", 0.0) + drawn - begin
-        self.seconds["encoding"] = self.seconds.get("encoding", 0.0) + time.perf_counter() - drawn
+    def _draw(self, picture: "_Picture", draw: Callable[..., Any], *shown: Any) -> None:
+        with self._painting:
+            drawing, encoding = picture.draw(draw, *shown)
+        self.seconds["drawing"] += drawing
+        self.seconds["encoding"] += encoding
 
     # Training
 
@@ -427,18 +461,22 @@ def sized(spec: str, agents: int, /) -> nx.Graph:
     return from_spec(spec if ":" in spec else f"{spec}:{agents}")
 
 
+@cache
+def _placed(spec: str, agents: int) -> nx.Graph:
+    """A graph that knows where its agents are drawn: to find that out takes longer than to draw them."""
+    graph = sized(spec, agents)
+    if not nx.get_node_attributes(graph, "pos"):
+        links = graph.to_undirected()
+        place = nx.circular_layout if spec.partition(":")[0] in ROUND else nx.kamada_kawai_layout
+        nx.set_node_attributes(graph, place(links), "pos")
+    return graph
+
+
 def _spec(name: str, agents: int) -> str:
     """A graph of that name for so many agents, as near to a square or a power of two as there is one."""
     rows = next(r for r in range(math.isqrt(agents), 0, -1) if agents % r == 0)
     sizes = {"agents": agents, "rows": rows, "columns": agents // rows, "dimension": max(1, agents.bit_length() - 1)}
     return GRAPHS.get(name, name).format(**sizes)
-
-
-def _png(canvas: FigureCanvasAgg) -> bytes:
-    """The picture that the canvas holds, quickly: half of the time would go into a fifth of the bytes."""
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).save(buffer, format="png", compress_level=1)
-    return buffer.getvalue()
 
 
 def _show(widget: Any, value: Any) -> None:
