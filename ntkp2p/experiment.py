@@ -300,13 +300,13 @@ class Experiment:
             if not isinstance(tables[key], Mapping):
                 raise ValueError(f"{key} must be a table: write [{key}] above its fields")
 
-        source = _with_paths(tables["data"], folder)
+        source = with_paths(tables["data"], folder)
         name = _take(source, "data", "name")
         data = _call(datasets.load, "data", source, name).split(**_checked(datasets.split, tables["split"], "split"))
         return cls(
             model=_named(NETWORKS, tables["model"], "model"),
             data=data,
-            mixing=_mixing(_with_paths(tables["mixing"], folder), data.agents, tables["rounds"]),
+            mixing=_mixing(with_paths(tables["mixing"], folder), data.agents, tables["rounds"]),
             algorithm=_algorithm(tables["algorithm"]),
             **{key: tables[key] for key in plain if key in tables},
         )
@@ -424,7 +424,8 @@ def _call(load: Callable, table: str, entries: Mapping[str, Any], name: str) -> 
         raise type(error)(f"[{table}] {error}") from error
 
 
-def _with_paths(entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def with_paths(entries: Mapping[str, Any], folder: Path, /) -> dict[str, Any]:
+    """A table whose paths, relative to a folder, are such as the process takes them."""
     for key in ("file", "folder"):
         if not isinstance(entries.get(key, ""), str):
             raise ValueError(f"{key} must be a path in quotes, found {entries[key]!r}")

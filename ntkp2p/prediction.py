@@ -1,23 +1,25 @@
 """A whole run, predicted: features, linear system, transition, and the measures along it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from threadpoolctl import threadpool_limits
 
 from ntkp2p import measures
 from ntkp2p.algorithms import Algorithm, RandomK
 from ntkp2p.asynchrony import AsynchronousGossip
 from ntkp2p.communication import sent_until
 from ntkp2p.compression import compressors_of, with_measured_shares
+from ntkp2p.dynamics.eager import EAGER, eager_system
 from ntkp2p.dynamics.gossip import MOMENTS, mean_square_radius
 from ntkp2p.dynamics.integrate import Integration, integrate
 from ntkp2p.dynamics.krylov import Time, checked_time, times_of
-from ntkp2p.dynamics.stability import Spectrum, edge, spectrum
+from ntkp2p.dynamics.stability import Spectrum, edge, eigenvalues, spectrum, spectrum_of
 from ntkp2p.dynamics.steady import steady_state as solve_steady
 from ntkp2p.dynamics.system import MeanStep, assemble, linear_system
 from ntkp2p.dynamics.transition import Method, Solution, lasting, solve
@@ -27,6 +29,8 @@ from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
 from ntkp2p.trajectory import Trajectory
 
+#: Up to so many states all eigenvalues are computed within a blink: of a symmetric system, and of others.
+QUICK = {True: 800, False: 400}
 #: Bytes of outputs that are evaluated at a time.
 CHUNK = 2**28
 
@@ -168,7 +172,13 @@ def predictions(
     has_flow = experiment.has_flow
     times = times_of(has_flow) if times is None else times
     asked: list[Time] = [checked_time(time, has_flow=has_flow) for time in times]
-    features = features_of(experiment, features)
+    return predictions_in(features_of(experiment, features), experiment, asked, method, rtol)
+
+
+def predictions_in(
+    features: Features, experiment: Experiment, asked: Sequence[Time], method: Method, rtol: float, /
+) -> dict[Time, Trajectory]:
+    """`predictions` in features that are known to be of this experiment's data."""
     run, averages = _averaged(experiment)
     if experiment.loss != "squared":
         return _integrated(experiment, run.algorithm, features, asked, method, rtol, averages)
@@ -194,6 +204,47 @@ def predictions(
         )
         for time in asked
     }
+
+
+@in_float64
+@threadpool_limits.wrap(limits=1, user_api="blas")  # many small products
+def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any, Trajectory], np.ndarray]:
+    """Predictions as `predictions` makes them, but for counters, and eigenvalues of their rounds: within a blink.
+
+    The diffusion family over one matrix is taken by NumPy, and nothing is compiled. Of large systems the eigenvalues
+    are the largest only, and of cross-entropy there are none.
+
+    Parameters
+    ----------
+    features
+        Known to be of this experiment's data.
+    """
+    asked = times_of(experiment.has_flow)
+    plain = experiment.loss == "squared" and experiment.batch_size is None and features.spread is None
+    if not (plain and isinstance(experiment.mixing, np.ndarray) and type(experiment.algorithm) in EAGER):
+        predicted = predictions_in(features, experiment, asked, "auto", 1e-8)
+        if experiment.loss != "squared":
+            return predicted, np.empty(0)
+        run, _ = _averaged(experiment)
+        system = linear_system(run.algorithm, run.mixing, features, run.data).lasting
+        return predicted, eigenvalues(system, dense=QUICK[system.symmetric])
+    system = eager_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+    known = replace(system, symmetric=experiment.algorithm.is_symmetric(experiment.mixing))
+    values = eigenvalues(known, dense=QUICK[known.symmetric])
+    found = spectrum_of(system, values) if len(values) == system.size else spectrum(known, dense=0)
+    solution = solve(system, experiment.recorded, times=asked, method="krylov")
+    measured = _measure(experiment, features, solution, asked)
+    return {
+        time: Trajectory.of(
+            experiment,
+            time,
+            solution.rounds,
+            measured[time],
+            models=_Models.of(experiment, features, solution, time),
+            **_verdict(features, solution, found, time),
+        )
+        for time in asked
+    }, values
 
 
 @in_float64

