@@ -34,7 +34,6 @@ from ntkp2p.dynamics import linear_system as linear_system
 from ntkp2p.dynamics import solve as solve
 from ntkp2p.dynamics import transition as transition
 from ntkp2p.experiment import Experiment as Experiment
-from ntkp2p.explore import Explorer as Explorer
 from ntkp2p.explore import explore as explore
 from ntkp2p.mixings import MixingComparison as MixingComparison
 from ntkp2p.mixings import compare_mixings as compare_mixings

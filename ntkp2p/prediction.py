@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from threadpoolctl import threadpool_limits
+from ntkp2p.threads import one_thread
 
 from ntkp2p import measures
 from ntkp2p.algorithms import Algorithm, RandomK
@@ -207,7 +207,7 @@ def predictions_in(
 
 
 @in_float64
-@threadpool_limits.wrap(limits=1, user_api="blas")  # many small products
+@one_thread()  # many small products
 def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any, Trajectory], np.ndarray]:
     """Predictions as `predictions` makes them, but for counters, and eigenvalues of their rounds: within a blink.
 
