@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -29,6 +29,7 @@ app = App(
 
 Out = Annotated[Path, Parameter(help="The folder that gets the results; made if it does not exist.")]
 Toml = Annotated[Path, Parameter(help="An experiment in TOML; the README shows one.")]
+Format = Annotated[Literal["png", "pdf", "svg"], Parameter(help="Of the pictures; PDF and SVG are vector graphics.")]
 Cache = Annotated[Path | None, Parameter(help="A folder that keeps finished blocks of the kernel, to resume from.")]
 
 
@@ -44,7 +45,12 @@ class Processes:
 
 @app.command
 def figures(
-    *, quick: bool = False, only: str | None = None, images: Path | None = None, out: Out = Path("figures")
+    *,
+    quick: bool = False,
+    only: str | None = None,
+    images: Path | None = None,
+    out: Out = Path("figures"),
+    format: Format = "png",
 ) -> None:
     """Draw the figures, predicted and trained on the same axes, and print the errors between them.
 
@@ -62,7 +68,7 @@ def figures(
 
     folder = _writable(out)
     with _progress() as progress:
-        table = figures.draw(folder, quick=quick, only=only, images=images, progress=progress)
+        table = figures.draw(folder, quick=quick, only=only, images=images, format=format, progress=progress)
     print(table.to_string(float_format="{:.2e}".format, na_rep=""))
     print(f"\nErrors are the worst of any agent and round, relative to the initial loss. Written to {folder}/")
 
@@ -100,7 +106,13 @@ def check(
 
 @app.command
 def predict(
-    experiment: Toml, /, *, out: Out = Path("results"), cache: Cache = None, processes: Processes | None = None
+    experiment: Toml,
+    /,
+    *,
+    out: Out = Path("results"),
+    cache: Cache = None,
+    format: Format = "png",
+    processes: Processes | None = None,
 ) -> None:
     """Predict a run in closed form: predicted_rounds.nc, predicted_flow.nc unless it has delays, predicted.png."""
     from ntkp2p import compare
@@ -112,19 +124,27 @@ def predict(
     for time, trajectory in predicted.items():
         trajectory.save(folder / f"predicted_{time}.nc")
     both = compare(*predicted.values()) if len(predicted) > 1 else None
-    _save_figure(both.plot() if both else predicted["rounds"].plot().figure, folder / "predicted.png")
+    ax = both.plot()[0] if both else predicted["rounds"].plot()
+    _save_figure(ax.figure, folder / f"predicted.{format}")
     _flag(run, predicted)
     print(both or predicted["rounds"])
 
 
 @app.command
-def train(experiment: Toml, /, *, out: Out = Path("results"), processes: Processes | None = None) -> None:
+def train(
+    experiment: Toml,
+    /,
+    *,
+    out: Out = Path("results"),
+    format: Format = "png",
+    processes: Processes | None = None,
+) -> None:
     """Train the real networks of a run: trained.nc and trained.png."""
     run, folder = _begin(experiment, out, processes)
     trained, diverged = _trained(run, folder)
     if folder is not None:
         trained.save(folder / "trained.nc")
-        _save_figure(trained.plot().figure, folder / "trained.png")
+        _save_figure(trained.plot().figure, folder / f"trained.{format}")
     if diverged is not None:
         raise diverged
     if folder is not None:
@@ -140,6 +160,7 @@ def stability(
     out: Path | None = None,
     json: bool = False,
     cache: Cache = None,
+    format: Format = "png",
 ) -> None:
     """Whether a run is stable, in rounds and in flow, why, and up to which step size and delay.
 
@@ -162,13 +183,19 @@ def stability(
     if folder is not None:
         with replacing(folder / "stability.json") as temporary:
             temporary.write_text(_in_json(report) + "\n", encoding="utf-8")
-        _save_figure(report.plot(), folder / "stability.png")
+        _save_figure(report.plot()[0].figure, folder / f"stability.{format}")
     _print(report, json)
 
 
 @app.command
 def compare(
-    experiment: Toml, /, *, out: Out = Path("results"), cache: Cache = None, processes: Processes | None = None
+    experiment: Toml,
+    /,
+    *,
+    out: Out = Path("results"),
+    cache: Cache = None,
+    format: Format = "png",
+    processes: Processes | None = None,
 ) -> None:
     """Predict and train a run, and set both side by side: comparison.nc, comparison.png and a table of errors."""
     from ntkp2p import compare as side_by_side
@@ -184,7 +211,7 @@ def compare(
         _say(str(diverged))
     result = side_by_side(trained, *predicted.values())
     result.save(folder)
-    _save_figure(result.plot(), folder / "comparison.png")
+    _save_figure(result.plot()[0].figure, folder / f"comparison.{format}")
     print(result)
 
 
@@ -309,7 +336,7 @@ def _save_figure(figure, path: Path) -> None:
 
     from ntkp2p.plotting import STYLE
 
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure.savefig(path)
     plt.close(figure)
 

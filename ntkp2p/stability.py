@@ -31,14 +31,14 @@ from ntkp2p.dynamics.gossip import (
 )
 from ntkp2p.dynamics.realisation import PBH_SIZE, Hidden, hidden_modes, realisation
 from ntkp2p.dynamics.stability import (
+    DENSE,
     DENSE_SIZE,
     EDGE,
     Mode,
     Spectrum,
     edge,
-    extremes,
+    eigenvalues,
     largest_step_size,
-    multipliers,
     slowest_modes,
     spectrum,
     with_step_size,
@@ -49,14 +49,13 @@ from ntkp2p.models import Features
 from ntkp2p.models.ntk import jacobian
 from ntkp2p.precision import in_float64
 from ntkp2p.prediction import features_of
-from ntkp2p.reports import Report, Rows, Verdict, as_plain
+from ntkp2p.reports import Report, Rows, Verdict, as_plain, html_table
 from ntkp2p.target import rounds_to_loss
 from ntkp2p.timeliness import Timeliness, timeliness
 from ntkp2p.topology import MixingReport, Schedule, check_mixing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from ntkp2p.experiment import Experiment
 
@@ -241,8 +240,8 @@ class StabilityReport(Report):
             }
         )
 
-    def plot(self) -> Figure:
-        """The spectrum in the unit disc, and the slowest modes by agent; returns the figure."""
+    def plot(self) -> list[Axes]:
+        """The spectrum in the unit disc, and, where there are modes, the slowest by agent; returns the axes."""
         from ntkp2p import plotting
 
         return plotting.stability_report(self)
@@ -311,7 +310,7 @@ def stability(
         hidden=hidden,
         spectrum=extremal,
         edge=edge(system, extremal),
-        eigenvalues=_eigenvalues(system, dense),
+        eigenvalues=eigenvalues(system, dense=dense),
         # Of a symmetric system the iteration is as exact, and quicker.
         step_size_limit=float("nan")
         if drawn
@@ -353,10 +352,6 @@ def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> 
     return characteristic_roots(*matrices, delay * system.step_size)
 
 
-#: Up to so many states all eigenvalues are computed: of a symmetric system, and of others.
-DENSE = {True: 1500, False: 600}
-
-
 def _removed(experiment: Experiment, features: Features) -> tuple[int | None, str]:
     """How many marginal modes the features leave out, and how that is known."""
     if features.spread is not None:
@@ -376,19 +371,6 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
     marginal = hidden_modes(*realisation(system, experiment.data), at=0.0)
     found = min(marginal[0].uncontrollable, marginal[0].unobservable) if marginal else 0
     return removed, "shown by rank tests" if found == removed else f"by construction, where rank tests find {found}"
-
-
-def _eigenvalues(system: LinearSystem, dense: int) -> np.ndarray:
-    if system.varying:
-        return multipliers(system, "rounds") if system.timetable.periodic else np.empty(0)
-    if system.size <= dense:
-        values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
-        return values[np.argsort(-np.abs(values), kind="stable")]
-    if system.symmetric:
-        return np.concatenate(
-            [extremes(system.apply, system.size, end, count=3, symmetric=True).values for end in ("LA", "SA")]
-        )
-    return extremes(system.apply, system.size, "LM", count=6).values
 
 
 def _certificates(system: LinearSystem, report: MixingReport, dense: int) -> dict[str, Certificate]:
@@ -614,12 +596,23 @@ class StabilityMap:
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """The map, white where it is stable, and both boundaries; returns the axes."""
-        import matplotlib.pyplot as plt
-
         from ntkp2p import plotting
 
-        with plt.rc_context(plotting.STYLE):
-            return plotting.stability_map(self, ax=plt.subplots(layout="constrained")[1] if ax is None else ax)
+        return plotting.stability_map(self, ax=ax)
+
+    def __repr__(self) -> str:
+        name, steps = str(self.radius.dims[0]), self.radius["step_size"].values
+        up, stable = self.radius[name].values, int((self.radius <= 1 + EDGE).sum())
+        return (
+            f"StabilityMap(step sizes {steps.min():.4g} to {steps.max():.4g} × {name.replace('_', ' ')} "
+            f"{up.min():.4g} to {up.max():.4g}, {stable} of {self.radius.size} stable)"
+        )
+
+    def _repr_html_(self) -> str:
+        name = str(self.radius.dims[0])
+        rows = zip(self.radius[name].values, self.limits, self.textbook, strict=True)
+        header = [name.replace("_", " "), "largest stable step size", "textbook's sufficient bound"]
+        return html_table(header, ([f"{value:.4g}" for value in row] for row in rows))
 
 
 @in_float64

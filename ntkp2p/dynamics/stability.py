@@ -111,6 +111,35 @@ def multipliers(system: LinearSystem, time: Time, /) -> Inexact[np.ndarray, " m"
     return extremes(step.linear, system.size, "LM").values
 
 
+#: Up to so many states all eigenvalues are computed: of a symmetric system, and of others.
+DENSE = {True: 1500, False: 600}
+
+
+@in_float64
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def eigenvalues(system: LinearSystem, /, *, dense: int | None = None) -> Inexact[np.ndarray, " m"]:
+    """All eigenvalues of M, or of a period's map, by falling modulus; of a large system the extreme ones by iteration.
+
+    None where the mixing changes without repeating itself.
+
+    Parameters
+    ----------
+    dense
+        Up to so many states all are computed; by default 1,500 if M is symmetric and 600 if not, a matter of seconds.
+    """
+    system = system.lasting
+    if system.varying:
+        return multipliers(system, "rounds") if system.timetable.periodic else np.empty(0)
+    if system.size <= (DENSE[system.symmetric] if dense is None else dense):
+        values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
+        return values[np.argsort(-np.abs(values), kind="stable")]
+    if system.symmetric:
+        return np.concatenate(
+            [extremes(system.apply, system.size, end, count=3, symmetric=True).values for end in ("LA", "SA")]
+        )
+    return extremes(system.apply, system.size, "LM", count=6).values
+
+
 class Eigenpairs(NamedTuple):
     """Some eigenvalues (count,), unit eigenvectors (n, count), and ‖M v − λ v‖ of each."""
 
