@@ -148,10 +148,12 @@ def agent_curves(
             _time_above(ax, trajectories[0])
         _mark_unstable(ax, trajectories)
         if legend:
-            # What grows leaves the upper left free; there the legend goes, below the mark.
+            # What grows leaves the upper left free; there the legend goes, below the mark. A range leaves nothing free.
             place = {} if all(t.stable for t in trajectories) else {"loc": "upper left", "bbox_to_anchor": (0, 0.93)}
+            place = place if few else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}
             beside = {_SideBySide: HandlerTuple(ndivide=None, pad=0)}
-            ax.legend(list(handles.values()), list(handles), handler_map=beside, **place)
+            frame = {"frameon": True, "framealpha": 0.8, "edgecolor": "none", "fontsize": 8}  # to be read on curves, too
+            ax.legend(list(handles.values()), list(handles), handler_map=beside, **frame, **place)
     return ax
 
 
@@ -193,7 +195,8 @@ def _draw_each(ax: Axes, found: Sequence[_Curves]) -> dict[str, Any]:
             ax.plot(curves.across, values, **({"color": colour} | style), **curves.place)
     handles: dict[str, Any] = source_handles([curves.source for curves in found])
     if agents > 1:
-        ramp = (Line2D([], [], color=colour, linewidth=4, solid_capstyle="butt") for colour in colours)
+        look = {"linewidth": 4, "solid_capstyle": "butt", "alpha": LINES[found[0].source].get("alpha")}
+        ramp = (Line2D([], [], color=colour, **look) for colour in colours)
         handles[f"agents 0 to {agents - 1}"] = _SideBySide(ramp)
     return handles
 
@@ -217,7 +220,7 @@ def _draw_range(ax: Axes, found: Sequence[_Curves]) -> dict[str, Any]:
     handles[means] = (Patch(facecolor="0.92", edgecolor="0.45", linewidth=0.6), Line2D([], [], color="0.35"))
     if ends:
         lines = (Line2D([], [], color=colour, linewidth=2) for colour in ends.values())
-        handles["the lowest and the highest at the end"] = _SideBySide(lines)
+        handles["lowest and highest at the end"] = _SideBySide(lines)
     return handles
 
 
@@ -352,7 +355,7 @@ def weighted_graph(mixing: np.ndarray | None, graph: nx.Graph, /, *, ax: Axes) -
     W = _alike(graph) if mixing is None else mixing
     crowd = min(1.0, 30 / len(graph))
     own = np.diagonal(W)
-    areas = (80 if crowd == 1 else 40) + 500 * crowd * abs(own)  # the smallest have room for their number
+    areas = (80 + 500 * abs(own)) * crowd**2  # the smallest have room for their number
     for u, v in graph.edges:
         ends = [row[u], row[v]]
         radii = np.sqrt(areas[ends]) / 2
@@ -361,7 +364,7 @@ def weighted_graph(mixing: np.ndarray | None, graph: nx.Graph, /, *, ax: Axes) -
     styles = ["-" if weight >= 0 else DOTTED for weight in own]
     ax.scatter(x, y, s=areas, color="white", edgecolor="black", linewidth=0.8, linestyle=styles, zorder=3)
     for agent, at in zip(graph, zip(x, y, strict=True), strict=True):
-        ax.annotate(str(agent), at, ha="center", va="center", fontsize=7 if crowd == 1 else 5, zorder=4)
+        ax.annotate(str(agent), at, ha="center", va="center", fontsize=np.clip(8 * crowd, 3.5, 7), zorder=4)
     ax.margins(0.15)
     ax.set_aspect("equal")
     ax.set_axis_off()
@@ -758,7 +761,7 @@ def timeliness(report: "Timeliness", /, *, ax: Axes | None = None) -> Axes:
             margin, known = late.margin.rounds, "stable up to" if late.margin.exact else "stable up to, at least"
             ax.plot([margin], [row], "s" if late.margin.exact else ">", color=VERMILLION, markersize=7, label=known)
         ax.set_yticks(range(len(report.lateness)), list(report.lateness))
-        ax.set(xlabel="lateness / rounds of one update of every agent", ylabel="of", ylim=(len(report.lateness), -1))
+        ax.set(xlabel="lateness / rounds of one update of every agent", ylabel="what is late", ylim=(len(report.lateness), -1))
         handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         ax.legend(list(handles.values()), list(handles), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     return ax

@@ -26,7 +26,7 @@ def test_a_figure_is_drawn_and_its_runs_are_written(name, tmp_path):
 
 def test_the_edge_of_stability_has_trained_runs_on_both_sides():
     """What training did is marked: it fell at 0.9 of the predicted limit, and grew at 1.1 of it, in every row."""
-    with plt.rc_context(figures.STYLE):
+    with plt.style.context(figures.STYLE):
         figure, results = figures.stability(figures.Study(figures.QUICK, lambda *step: None))
     assert set(results) == {"_delay", "_smallest_eigenvalue"}
     for ax in figure.axes[:2]:

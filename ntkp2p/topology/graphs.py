@@ -178,7 +178,7 @@ def exponential(n: int) -> Graph:
        efficient for decentralized deep training", NeurIPS 2021.
     """
     _at_least_one("exponential", n=n)
-    return Graph(nx.circulant_graph(n, [2**j for j in range((n - 1).bit_length())]), name=f"exponential:{n}")
+    return Graph.of(nx.circulant_graph(n, [2**j for j in range((n - 1).bit_length())]), f"exponential:{n}")
 
 
 def erdos_renyi(n: int, p: float, *, seed: int = 0) -> Graph:
