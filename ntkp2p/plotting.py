@@ -152,7 +152,12 @@ def agent_curves(
             place = {} if all(t.stable for t in trajectories) else {"loc": "upper left", "bbox_to_anchor": (0, 0.93)}
             place = place if few else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}
             beside = {_SideBySide: HandlerTuple(ndivide=None, pad=0)}
-            frame = {"frameon": True, "framealpha": 0.8, "edgecolor": "none", "fontsize": 8}  # to be read on curves, too
+            frame = {
+                "frameon": True,
+                "framealpha": 0.8,
+                "edgecolor": "none",
+                "fontsize": 8,
+            }  # to be read on curves, too
             ax.legend(list(handles.values()), list(handles), handler_map=beside, **frame, **place)
     return ax
 
@@ -761,7 +766,11 @@ def timeliness(report: "Timeliness", /, *, ax: Axes | None = None) -> Axes:
             margin, known = late.margin.rounds, "stable up to" if late.margin.exact else "stable up to, at least"
             ax.plot([margin], [row], "s" if late.margin.exact else ">", color=VERMILLION, markersize=7, label=known)
         ax.set_yticks(range(len(report.lateness)), list(report.lateness))
-        ax.set(xlabel="lateness / rounds of one update of every agent", ylabel="what is late", ylim=(len(report.lateness), -1))
+        ax.set(
+            xlabel="lateness / rounds of one update of every agent",
+            ylabel="what is late",
+            ylim=(len(report.lateness), -1),
+        )
         handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         ax.legend(list(handles.values()), list(handles), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     return ax

@@ -132,9 +132,11 @@ def test_cross_entropy_that_outgrows_all_bounds(run, experiment, tmp_path):
 
 def test_predict_and_train_write_what_they_say(run, experiment, tmp_path):
     assert run("predict", experiment(), "--out", tmp_path)[0] == 0
-    assert run("train", experiment(), "--out", tmp_path)[0] == 0
+    assert run("train", experiment(), "--out", tmp_path, "--format", "svg")[0] == 0
     files = {p.name for p in tmp_path.iterdir()}
-    assert {"predicted_rounds.nc", "predicted_flow.nc", "predicted.png", "trained.nc", "trained.png"} <= files
+    assert {"predicted_rounds.nc", "predicted_flow.nc", "predicted.png", "trained.nc", "trained.svg"} <= files
+    assert ">trained</text>" in (tmp_path / "trained.svg").read_text()  # and not its outlines
+    fails(run("train", experiment(), "--out", tmp_path, "--format", "gif"), "format")
     assert not [f for f in files if f.startswith(".")]  # no temporary file is left
 
 

@@ -68,6 +68,11 @@ def test_an_unknown_figure_is_refused(tmp_path):
         figures.draw(tmp_path, only="figure3")
 
 
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown format 'gif'"):
+        figures.draw(tmp_path, only="figure1", format="gif")
+
+
 def test_quick_and_full_are_the_same_figures():
     names = "figure1 figure2 algorithms width parameters ten_classes design stability"
     names += " sparse-push-accuracy sparse-push-predicted sparse-push-directed"

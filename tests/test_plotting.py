@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ def closed():
 
 def trajectory(source, agents, level=1.0):
     """Losses that fall from one level to a tenth of it, agent by agent at a rate of its own."""
-    losses = level * np.exp(-np.log(10) * ROUNDS[:, None] / 40 * np.linspace(1, 1.3, agents))
+    losses = level * np.exp(-np.log(10) * ROUNDS[:, None] / 40 * np.linspace(1, 3, agents))
     attributes = {"source": source, "step_size": 0.1}
     coords = {"round": ROUNDS, "time": ("round", 0.1 * ROUNDS), "agent": np.arange(agents)}
     return Trajectory(xr.Dataset({"local_loss": (("round", "agent"), losses)}, coords, attributes))
@@ -57,10 +58,10 @@ def test_trained_and_predicted_differ_on_grey_paper(agents):
     above, below = np.array_split(grey(ax), 2)
     if agents == 4:  # thick and without gaps below, thin and with gaps above
         bare = [(half.min(axis=0) > 200).mean() for half in (above, below)]
-        assert bare[0] > 0.15 > 0.01 > bare[1]
+        assert bare[0] > 0.03 > bare[1]
         assert (below < 230).sum() > 2 * (above < 230).sum()
     else:  # a filled range below, and hatches on white above
-        filled = [((half > 190) & (half < 240)).mean() for half in (above, below)]
+        filled = [((half > 213) & (half < 221)).mean() for half in (above, below)]
         assert filled[1] > 3 * filled[0]
 
 
@@ -92,7 +93,7 @@ def test_standard_deviations_of_many_agents_are_one_band():
 
 def test_a_prediction_by_itself_has_the_agents_colours():
     ax = plotting.agent_curves([trajectory("rounds", 4)])
-    assert len({line.get_color()[:3] for line in ax.lines}) == 4
+    assert len({tuple(line.get_color()) for line in ax.lines}) == 4
     assert all(line.is_dashed() for line in ax.lines)
 
 
@@ -133,6 +134,9 @@ def results(digits):
     ten = run(metropolis(graphs.cycle(20)), data=digits(agents=20, samples=100, classes=range(10), by="iid"))
     regression = p2p.data.load("regression", samples=12, test_samples=0).split(agents=4)
 
+    columns = {"spectral_gap": [0.5, 0.2], "effective_neighbours": [3.0, 2.0], "rounds": [12.0, np.nan]}
+    rows = pd.DataFrame(columns, index=["metropolis(graph)", "lazy(metropolis(graph))"])
+
     def system(mixing):
         return p2p.linear_system(static.algorithm, mixing, features, static.data)
 
@@ -149,14 +153,14 @@ def results(digits):
         "experiment, regression": run(static.mixing, data=regression),
         "system": system(static.mixing),
         "system, period": system(schedule),
-        "system, drawn": system(p2p.schedules.random_gossip(graphs.cycle(4), 5, seed=0)),
+        "system, drawn": system(p2p.schedules.sequence([static.mixing, schedule.at(0)])),
         "trajectory": predicted["rounds"],
         "comparison": p2p.compare(*predicted.values()),
-        "stability": p2p.stability(static, features=features),
+        "stability": p2p.stability(static, features=features, modes=2),
         "map": p2p.stability_map(static, [0.1, 1.0], gradient_delays=[0, 1], features=features),
         "communication": p2p.communication(lossy),
         "timeliness": p2p.timeliness(run(events, **local), features=features),
-        "mixings": p2p.compare_mixings(graphs.cycle(4), experiment=static),
+        "mixings": p2p.MixingComparison({}, rows, 0.1),
         "clocks": gossip,
         "events": events,
         "events, many": gossip.draw(events=1000, seed=1),
