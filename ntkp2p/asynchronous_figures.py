@@ -28,7 +28,6 @@ from ntkp2p.asynchrony import (
     Deterministic,
     Events,
     Exponential,
-    Kind,
     expected_staleness,
     gossip_rate_for,
     staleness,
@@ -40,7 +39,7 @@ from ntkp2p.dynamics.gossip import largest_mean_square_step_size
 from ntkp2p.dynamics.stability import largest_step_size
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import affine, mlp
-from ntkp2p.plotting import LINES
+from ntkp2p.plotting import BLUE, LINES, ORANGE, VERMILLION, raster
 from ntkp2p.prediction import predict
 from ntkp2p.timeliness import timeliness
 from ntkp2p.topology import metropolis
@@ -56,7 +55,7 @@ CAPACITIES: dict[str, Callable[[int], float]] = {
     "λ ∝ n": lambda n: n / 4,
 }
 MARKERS = dict(zip(CAPACITIES, "osD", strict=True))
-COLOURS = dict(zip(CAPACITIES, ("#9b2226", "#c98b2c", "#2a6f97"), strict=True))
+COLOURS = dict(zip(CAPACITIES, (VERMILLION, ORANGE, BLUE), strict=True))
 SCHEMES = {"push": "randomised", "opportunistic": "opportunistic"}
 WALL = "wall-clock time [mean computations]"
 WALL_OF_FAST = "wall-clock time [mean computations of a fast user]"
@@ -206,7 +205,7 @@ def _draw_means(ax: Any, means: xr.DataArray) -> None:
     n = np.geomspace(means["users"][0], means["users"][-1], 200).round().astype(int)
     for law, capacity in CAPACITIES.items():
         theory = [expected_staleness(int(k), 1.0, capacity(int(k))) for k in n]
-        ax.plot(n, theory, color=COLOURS[law], linewidth=1)
+        ax.plot(n, theory, "-", color=COLOURS[law], linewidth=1)
         for scheme, face, line in (("push", COLOURS[law], "none"), ("opportunistic", "white", ":")):
             ax.plot(
                 means["users"],
@@ -232,7 +231,7 @@ def _draw_means(ax: Any, means: xr.DataArray) -> None:
 
 
 def _draw_capacities(ax: Any, capacity: xr.DataArray, fits: list[dict[str, Any]]) -> None:
-    looks = {"push": ("o", "#2a6f97"), "opportunistic": ("s", "#9b2226")}
+    looks = {"push": ("o", BLUE), "opportunistic": ("s", VERMILLION)}
     for row, (scheme, (marker, colour)) in zip(fits, looks.items(), strict=True):
         rates = capacity.sel(scheme=scheme).dropna("users")
         n, mean = rates["users"].values.astype(float), rates.mean("seed")
@@ -401,8 +400,8 @@ def events(study: Study, /) -> Drawn:
     _draw_histogram(figure.add_subplot(grid[0, 3:]), counted)
     ax = figure.add_subplot(grid[1, 3:])
     history = staleness(drawn, until=60.0)
-    ax.plot(history.times, history.history, color="0.2", linewidth=0.8)
-    ax.axhline(counted.mean, color="#9b2226", linestyle="--", linewidth=1)
+    ax.plot(history.times, history.history, "-", color="0.2", linewidth=0.8)
+    ax.axhline(counted.mean, color=VERMILLION, linestyle="--", linewidth=1)
     ax.set(xlabel=WALL_OF_FAST, ylabel="mean staleness\nof the pairs [updates]")
     distribution = xr.DataArray(counted.distribution, dims="staleness", name="share")
     series = xr.DataArray(history.history, coords={"time": history.times}, name="mean_staleness")
@@ -417,42 +416,19 @@ def straggling(**options: Any) -> AsynchronousGossip:
 
 
 def _draw_raster(ax: Any, drawn: Events, plan: AsynchronousGossip, until: float) -> None:
-    sent: dict[int, float] = {}
-    columns = (getattr(drawn, name).tolist() for name in ("time", "kind", "user", "peer", "relay"))
-    for now, kind, user, peer, relay in zip(*columns, strict=True):
-        if now > until:
-            break
-        if kind == Kind.UPDATE:
-            ax.plot([now], [user], "|", color="black", markersize=15, markeredgewidth=1.8, zorder=3)
-        elif kind == Kind.SEND:
-            sent[relay] = now
-        elif kind in (Kind.ARRIVE, Kind.LOST):
-            lost = kind == Kind.LOST
-            colour = "#9b2226" if lost else "#2a6f97"
-            look = {"arrowstyle": "-" if lost else "-|>", "color": colour, "linewidth": 0.8, "mutation_scale": 7}
-            look |= {"linestyle": (0, (2, 1.5)) if lost else "-", "shrinkA": 0, "shrinkB": 0}
-            ax.annotate("", xy=(now, user), xytext=(sent[relay], peer), arrowprops=look, zorder=2)
-            if lost:
-                ax.plot([now], [user], "x", color=colour, markersize=6, markeredgewidth=1.4, zorder=4)
+    handles = raster(drawn.until(int(np.searchsorted(drawn.time, until))), ax=ax)
     for user, leaves, returns in plan.absences:
         ax.fill_between([leaves, returns], user - 0.28, user + 0.28, color="0.85", zorder=0)
-    for user in range(plan.users):
-        ax.axhline(user, color="0.85", linewidth=0.6, zorder=0)
-    handles = [
-        Line2D([], [], linestyle="none", marker="|", color="black", markersize=11, markeredgewidth=1.8, label="update"),
-        Line2D([], [], color="#2a6f97", linewidth=0.8, marker=">", markersize=3, label="message, sent to taken"),
-        Line2D([], [], color="#9b2226", linewidth=0.8, linestyle=(0, (2, 1.5)), marker="x", label="message lost"),
-        Patch(color="0.85", label="absent"),
-    ]
+    handles.append(Patch(color="0.85", label="absent"))
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.11), ncols=4, fontsize=8)
     names = [f"{user}\nslow" if user >= 6 else str(user) for user in range(plan.users)]
     ax.set_yticks(range(plan.users), names)
-    ax.set(xlabel=WALL_OF_FAST, ylabel="user", xlim=(0, until), ylim=(plan.users - 0.5, -0.5))
+    ax.set(xlabel=WALL_OF_FAST, ylabel="user", xlim=(0, until))
 
 
 def _draw_histogram(ax: Any, counted: Any) -> None:
     ax.bar(np.arange(len(counted.distribution)), counted.distribution, width=0.9, color="0.6")
-    ax.axvline(counted.mean, color="#9b2226", linestyle="--", linewidth=1, label=f"mean {counted.mean:.2f}")
+    ax.axvline(counted.mean, color=VERMILLION, linestyle="--", linewidth=1, label=f"mean {counted.mean:.2f}")
     high = counted.quantile(0.95)
     ax.axvline(high, color="black", linestyle=":", linewidth=1, label=f"95 % at most {high}")
     ax.set(xlabel="staleness [updates]", ylabel="share of time\nand pairs", xlim=(-0.7, counted.quantile(0.9995)))
@@ -484,8 +460,8 @@ def stragglers(study: Study, /) -> Drawn:
     features, results = start.features(), {}
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.2), sharey=True, layout="constrained")
     for name, run, colour, marker in (
-        ("asynchronous", start, "#2a6f97", "o"),
-        ("synchronous", replace(start, mixing=W, rounds=rounds, record=rounds + 1), "#c98b2c", "s"),
+        ("asynchronous", start, BLUE, "o"),
+        ("synchronous", replace(start, mixing=W, rounds=rounds, record=rounds + 1), ORANGE, "s"),
     ):
         trained = train(run, progress=lambda done, total, name=name: study.progress(name, done, total))
         predicted = predict(run, features=features)
@@ -619,8 +595,8 @@ def _draw_boundary(found: xr.Dataset) -> Figure:
     beside_it = 0.3 * (found["share"] - found["share"].min())
     diverged = (found["grown"] > 0).values
     for which, look, label in (
-        (~diverged, {"marker": "o", "color": "#2a6f97", "s": 26}, CONVERGED),
-        (diverged, {"marker": "x", "color": "#9b2226", "s": 30, "linewidth": 1.4}, DIVERGED),
+        (~diverged, {"marker": "o", "color": BLUE, "s": 26}, CONVERGED),
+        (diverged, {"marker": "x", "color": VERMILLION, "s": 30, "linewidth": 1.4}, DIVERGED),
     ):
         delay = (found["delay"] + shift).broadcast_like(step).transpose(*step.dims).values[which]
         ax.scatter(delay, step.values[which], label=f"trained, {label}", zorder=3, **look)
@@ -648,7 +624,7 @@ def _draw_boundary(found: xr.Dataset) -> Figure:
 def _draw_margins(ax: Any, found: xr.Dataset) -> None:
     most = float(found["lateness"].max()) + 1
     reach = max(most, float(found["margin"].max()) + 1)
-    ax.plot([-1.5, reach], [-1.5, reach], color="black", linewidth=1)
+    ax.plot([-1.5, reach], [-1.5, reach], "-", color="black", linewidth=1)
     ax.fill_between([-1.5, reach], -1.5, [-1.5, reach], color="0.88", zorder=0, label="inside the margin")
     ax.set(xlim=(-1.5, reach), ylim=(0, most))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -67,6 +67,7 @@ app.register_install_completion_command(
 
 Out = Annotated[Path, Parameter(help="The folder that gets the results; made if it does not exist.")]
 Toml = Annotated[Path, Parameter(help="An experiment in TOML; the README shows one.")]
+Format = Annotated[Literal["png", "pdf", "svg"], Parameter(help="Of the pictures; PDF and SVG are vector graphics.")]
 Cache = Annotated[Path | None, Parameter(help="A folder that keeps finished blocks of the kernel, to resume from.")]
 Json = Annotated[bool, Parameter(show_default=False, help="Print the result in JSON.")]
 Quiet = Annotated[
@@ -96,6 +97,7 @@ def figures(
     only: str | None = None,
     images: Path | None = None,
     out: Out = Path("figures"),
+    format: Format = "png",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,7 +117,7 @@ def figures(
 
     folder = _writable(out)
     with _progress(shown=not quiet) as progress:
-        table = figures.draw(folder, quick=quick, only=only, images=images, progress=progress)
+        table = figures.draw(folder, quick=quick, only=only, images=images, format=format, progress=progress)
     text = table.to_string(float_format="{:.2e}".format, na_rep="")
     about = f"Errors are the worst of any agent and round, relative to the initial loss. Written to {folder}/"
     plain = {"errors": table.reset_index().to_dict("records"), "folder": str(folder)}
@@ -178,6 +180,7 @@ def predict(
     *,
     out: Out = Path("results"),
     cache: Cache = None,
+    format: Format = "png",
     processes: Processes | None = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -191,8 +194,8 @@ def predict(
         return
     files = [trajectory.save(folder / f"predicted_{time}.nc") for time, trajectory in predicted.items()]
     both = compare(*predicted.values()) if len(predicted) > 1 else None
-    figure = both.plot() if both else predicted["rounds"].plot().figure
-    files.append(_save_figure(figure, folder / "predicted.png"))
+    ax = both.plot()[0] if both else predicted["rounds"].plot()
+    files.append(_save_figure(ax.figure, folder / f"predicted.{format}"))
     _flag(run, predicted)
     _print(both or predicted["rounds"], _in_plain(run, predicted, files, both) if json else None)
 
@@ -207,6 +210,7 @@ def train(
     /,
     *,
     out: Out = Path("results"),
+    format: Format = "png",
     processes: Processes | None = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -215,7 +219,7 @@ def train(
     run, folder = _begin(experiment, out, processes)
     trained, ended = _trained(run, folder, quiet=quiet)
     if folder is not None:
-        files = [trained.save(folder / "trained.nc"), _save_figure(trained.plot().figure, folder / "trained.png")]
+        files = [trained.save(folder / "trained.nc"), _save_figure(trained.plot().figure, folder / f"trained.{format}")]
         _print(trained, _in_plain(run, {"trained": trained}, files) if json else None)
     if ended is not None:
         raise ended
@@ -235,6 +239,7 @@ def stability(
     target: float | None = None,
     out: Path | None = None,
     cache: Cache = None,
+    format: Format = "png",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -257,7 +262,7 @@ def stability(
     if folder is not None:
         with replacing(folder / "stability.json") as temporary:
             temporary.write_text(_in_json(report.to_dict()) + "\n", encoding="utf-8")
-        _save_figure(report.plot(), folder / "stability.png")
+        _save_figure(report.plot()[0].figure, folder / f"stability.{format}")
     _print(report, report.to_dict() if json else None)
 
 
@@ -274,6 +279,7 @@ def compare(
     *,
     out: Out = Path("results"),
     cache: Cache = None,
+    format: Format = "png",
     processes: Processes | None = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -288,7 +294,7 @@ def compare(
     trained, ended = _trained(run, folder, quiet=quiet)
     if folder is not None:
         result = side_by_side(trained, *predicted.values())
-        files = [result.save(folder), _save_figure(result.plot(), folder / "comparison.png")]
+        files = [result.save(folder), _save_figure(result.plot()[0].figure, folder / f"comparison.{format}")]
         _print(result, _in_plain(run, result.trajectories, files, result) if json else None)
     if isinstance(ended, KeyboardInterrupt):
         raise ended
@@ -498,7 +504,7 @@ def _save_figure(figure, path: Path) -> Path:
     from ntkp2p.files import replacing
     from ntkp2p.plotting import STYLE
 
-    with replacing(path) as temporary, plt.rc_context(STYLE):
+    with replacing(path) as temporary, plt.style.context(STYLE):
         figure.savefig(temporary, format=path.suffix[1:])
     plt.close(figure)
     return path

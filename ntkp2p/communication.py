@@ -11,6 +11,7 @@ taken or not.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,9 @@ from ntkp2p.measures import COUNTERS
 from ntkp2p.precision import in_float64
 from ntkp2p.reports import Report, Rows, Verdict
 from ntkp2p.topology import Schedule, schedules
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,6 +100,12 @@ class Communication(Report):
         return xr.Dataset(
             {name: (("round", "agent"), getattr(self, name)) for name in ("messages", "bytes", "dense", "gradients")}
         )
+
+    def plot(self) -> "list[Axes]":
+        """The bytes that are sent by each round, and by each agent, beside dense exchange; returns both axes."""
+        from ntkp2p import plotting
+
+        return plotting.communication(self)
 
     @property
     def title(self) -> str:

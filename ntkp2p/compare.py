@@ -29,7 +29,7 @@ from ntkp2p.trajectory import Trajectory, save_netcdf
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 SOURCES = ("trained", "rounds", "flow")
 
@@ -103,8 +103,8 @@ class Comparison:
         first = next(iter(self.trajectories.values())).dataset
         return pd.DataFrame({str(name): self.errors(str(name)) for name in first.data_vars if name in VARIABLES}).T
 
-    def plot(self, *variables: str) -> Figure:
-        """One panel for each of the `variables`, by default the local and the global loss; returns the figure."""
+    def plot(self, *variables: str) -> list[Axes]:
+        """One panel for each of the `variables`, by default the local and the global loss; returns the axes."""
         from ntkp2p import plotting
 
         return plotting.comparison(self, variables or ("local_loss", "global_loss"))

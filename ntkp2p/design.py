@@ -24,9 +24,10 @@ from ntkp2p.experiment import Experiment
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
 from ntkp2p.prediction import features_of
+from ntkp2p.reports import html_table
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Objective:
     """A predicted measure of every agent as a function that `jax.grad` differentiates in reverse mode.
 
@@ -176,6 +177,21 @@ class Objective:
             ]
         return measures.losses(_outputs(features.initial, features.matrix, z), experiment.data, "squared", y)[
             self.variable
+        ]
+
+    def __repr__(self) -> str:
+        return f"Objective({', '.join(value for _, value in self._facts())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(["Objective", ""], self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        run = self.experiment
+        return [
+            ("measure", f"{self.variable} of {run.agents} agents"),
+            ("time", f"{self.time}, by default {run.rounds} rounds"),
+            ("algorithm", f"{run.algorithm!r}"),
+            ("system", f"{self.system.size} states"),
         ]
 
     @in_float64

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import textwrap
 import tomllib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import networkx as nx
 import numpy as np
@@ -26,12 +27,16 @@ from ntkp2p.data.datasets import whole
 from ntkp2p.dynamics.system import flow_time_of_a_round, has_flow
 from ntkp2p.losses import LOSSES, name_classes
 from ntkp2p.models import NETWORKS, Features, Model, Network, infinite_features, prepare
+from ntkp2p.reports import html_table
 from ntkp2p.topology import Schedule, load_mixing, schedules, validate_mixing
 from ntkp2p.topology.graphs import from_spec
 from ntkp2p.topology.weights import from_graph
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Experiment:
     """A run: who trains what, on which data, over which mixing matrix, by which algorithm, for how long.
 
@@ -243,6 +248,29 @@ class Experiment:
             "kernel": self.kernel,
             **({} if self.kernel_rtol is None else {"kernel_rtol": self.kernel_rtol}),
         }
+
+    def plot(self) -> list[Axes]:
+        """Who mixes with whom, with the weights, and the agents' samples by class; returns both axes.
+
+        Of a schedule the mean over its rounds is drawn, of clocks and events who sends to whom.
+        """
+        from ntkp2p import plotting
+
+        return plotting.experiment(self)
+
+    def __repr__(self) -> str:
+        model = textwrap.shorten(self.describe()["model"], 90, placeholder=" …")
+        mixing = "W" if isinstance(self.mixing, np.ndarray) else repr(self.mixing)
+        return (
+            f"Experiment({self.algorithm!r}, {self.rounds} rounds over {mixing} of {self.agents} agents,\n"
+            f"  {model}, {self.loss.replace('_', '-')}{' error' * (self.loss == 'squared')}, seed {self.seed},\n"
+            f"  {self.data!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        facts = {"agents": self.agents, "rounds": self.rounds, "recorded rounds": len(self.recorded)}
+        rows = (facts | self.describe() | {"precision": self.precision}).items()
+        return html_table(["Experiment", ""], ((name.replace("_", " "), value) for name, value in rows))
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], /) -> Experiment:

@@ -31,7 +31,7 @@ from ntkp2p.dynamics import linear_system, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.files import replacing
 from ntkp2p.models import affine, mlp
-from ntkp2p.plotting import STYLE, agent_curves, weighted_graph
+from ntkp2p.plotting import BLUE, ORANGE, STYLE, agent_curves, weighted_graph
 from ntkp2p.prediction import predictions
 from ntkp2p.stability import stability_map
 from ntkp2p.topology import fastest_mixing, graphs, metropolis
@@ -163,6 +163,7 @@ def draw(
     quick: bool = False,
     only: str | None = None,
     images: str | os.PathLike[str] | None = None,
+    format: str = "png",
     progress: Progress = lambda label, done, total: None,
 ) -> pd.DataFrame:
     """Run, draw and write the figures.
@@ -170,7 +171,7 @@ def draw(
     Parameters
     ----------
     out
-        The folder that gets a PNG for each figure and a netCDF file for each run.
+        The folder that gets a picture for each figure and a netCDF file for each run.
     quick
         The same figures in small.
     only
@@ -178,6 +179,8 @@ def draw(
         long, `LONG`.
     images
         A folder of IDX files whose images take MNIST's place in the accuracies of Sparse-Push, Fashion-MNIST for one.
+    format
+        Of the pictures: "png", or "pdf" or "svg" for vector graphics with text as text.
     progress
         Called with (run, round, rounds) as the runs go on.
 
@@ -190,18 +193,19 @@ def draw(
     Raises
     ------
     ValueError
-        If there is no such figure.
+        If there is no such figure, or format.
     """
+    lookup(dict.fromkeys(("png", "pdf", "svg")), format, "format")
     names = [name for name in FIGURES if quick or name not in LONG]
     if only is not None:
         names = [name for name in FIGURES if name == only or name.startswith(f"{only}-")] or [only]
     drawings = [lookup(FIGURES, name, "figure") for name in names]
     study = Study(QUICK if quick else FULL, progress, images=None if images is None else Path(images))
     for name, drawing in zip(names, drawings, strict=True):
-        with plt.rc_context(STYLE):
+        with plt.style.context(STYLE):
             figure, results = drawing(study)
-            with replacing(out / f"{name}.png") as temporary:
-                figure.savefig(temporary, format="png")
+            with replacing(out / f"{name}.{format}") as temporary:
+                figure.savefig(temporary, format=format)
             plt.close(figure)
         for part, result in results.items():
             save_netcdf(result, out / f"{name}{part}.nc")
@@ -436,8 +440,8 @@ def design(study: Study, /) -> Drawn:
         run = replace(start, mixing=weights[name])
         result = study.compared(f"weights, {name}", run, lambda: features)
         trained, predicted = (result.trajectories[source].global_loss.mean("agent") for source in ("trained", "rounds"))
-        shade = {"Metropolis": "#8c8c8c", "designed": "#2a6f97", "fastest mixing": "#c98b2c"}[name]
-        ax.semilogy(trained["round"], trained, color=shade, linewidth=4, alpha=0.5, solid_capstyle="round")
+        shade = {"Metropolis": "0.55", "designed": BLUE, "fastest mixing": ORANGE}[name]
+        ax.semilogy(trained["round"], trained, color=shade, linewidth=4, linestyle="-", alpha=0.5)
         label = f"{name}: {float(predicted[-1]):.4g}"
         ax.semilogy(predicted["round"], predicted, color="black", linewidth=1.1, linestyle=line, label=label)
         results[f"_{name.replace(' ', '_')}"] = result.dataset

@@ -22,6 +22,7 @@ from ntkp2p.topology import best_constant, check_mixing, fastest_mixing, lazy, m
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 #: Above so many agents the semidefinite programs are not tried: they would take minutes.
 LARGEST_PROGRAM = 100
@@ -65,6 +66,12 @@ class MixingComparison:
         return f"<p>{self._title}</p>" + self.table.to_html(
             na_rep="—", float_format="{:.5f}".format, formatters=_FORMATS
         )
+
+    def plot(self) -> list[Axes]:
+        """Bars of the spectral gaps and the effective neighbours, and of the rounds to the target; returns the axes."""
+        from ntkp2p import plotting
+
+        return plotting.mixings(self)
 
     @property
     def _title(self) -> str:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from ntkp2p.threads import one_thread
 
 from ntkp2p import measures
 from ntkp2p.algorithms import Algorithm, RandomK
@@ -27,6 +26,7 @@ from ntkp2p.experiment import Experiment
 from ntkp2p.initialisations import over_initialisations
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
+from ntkp2p.threads import one_thread
 from ntkp2p.trajectory import Trajectory
 
 #: Up to so many states all eigenvalues are computed within a blink: of a symmetric system, and of others.

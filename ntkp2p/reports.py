@@ -1,9 +1,11 @@
-"""How reports read: facts by name and verdicts, as text, as HTML for the notebook, for rich, and as data for JSON."""
+"""How results read: reports of facts and verdicts, as text, HTML, for rich, and as data for JSON; small HTML tables."""
 
+import base64
 import html
+import io
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -132,6 +134,42 @@ def as_plain(value: Any, /) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+def html_table(header: Iterable[object], rows: Iterable[Iterable[object]], /) -> str:
+    """A small HTML table for a notebook.
+
+    Parameters
+    ----------
+    header
+        The names of the columns.
+    rows
+        Their cells, as words.
+    """
+
+    def row(cells: Iterable[object], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(str(x))}</{tag}>" for x in cells) + "</tr>"
+
+    return "<table>" + row(header, "th") + "".join(row(cells, "td") for cells in rows) + "</table>"
+
+
+def picture(draw: Callable[..., Any], /, *, size: tuple[float, float]) -> str:
+    """A small image for a notebook's HTML.
+
+    Parameters
+    ----------
+    draw
+        Called with the axes as `ax`.
+    size
+        Width and height in inches.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")  # not one of pyplot's: nobody would close it
+    draw(ax=figure.add_subplot())
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=90)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"/>'
 
 
 def _grouped(verdicts: Mapping[str, Verdict]) -> list[tuple[str, Verdict]]:

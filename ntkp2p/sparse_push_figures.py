@@ -21,6 +21,7 @@ from ntkp2p import data as datasets
 from ntkp2p.algorithms import DGD, Algorithm, PushSum, SkewCompensatedSparsePush, SparsePush, TopK
 from ntkp2p.experiment import Experiment
 from ntkp2p.models import mlp
+from ntkp2p.plotting import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILLION
 from ntkp2p.prediction import predict
 from ntkp2p.topology import graphs, push_weights, schedules
 from ntkp2p.training import DivergedError, train
@@ -39,7 +40,7 @@ ALGORITHMS: dict[str, Build] = {
     "SCSP 99.8 %, 1 merge": lambda eta, mu, agents, rounds: _compensated(eta, mu, agents, rounds),
 }
 MARKERS = dict(zip(ALGORITHMS, "osD^vP", strict=True))
-COLOURS = dict(zip(ALGORITHMS, ("#000000", "#2a6f97", "#61a5c2", "#c98b2c", "#9b2226", "#6a994e"), strict=True))
+COLOURS = dict(zip(ALGORITHMS, (BLACK, BLUE, SKY, ORANGE, VERMILLION, GREEN), strict=True))
 
 GRAPHS: dict[str, Callable[[int, int, int], Any]] = {
     "directed ring": lambda agents, rounds, seed: push_weights(graphs.directed_ring(agents)),
@@ -180,7 +181,7 @@ def _panel(ax: Any, results: xr.Dataset) -> None:
         for size, face in zip(sizes, (colour, "white"), strict=False):
             accuracy, sent = own["accuracy"].sel(agents=size), own["bytes"].sel(agents=size).mean("seed")
             mean, spread = accuracy.mean("seed"), accuracy.std("seed", ddof=1 if accuracy.sizes["seed"] > 1 else 0)
-            ax.plot(sent[1:], mean[1:], color=colour, linewidth=0.8, alpha=0.6, zorder=1)
+            ax.plot(sent[1:], mean[1:], "-", color=colour, linewidth=0.8, alpha=0.6, zorder=1)
             ax.errorbar(
                 sent[-1:],
                 mean[-1:],
@@ -213,7 +214,7 @@ def predicted(study: Study, /) -> Drawn:
         )
         for ax, variable in zip(axes, ("global_loss", "consensus_distance"), strict=True):
             trained, predicted = (t.dataset[variable].mean("agent") for t in result.trajectories.values())
-            ax.plot(trained["round"], trained, color=COLOURS[name], linewidth=4, alpha=0.5, label=name)
+            ax.plot(trained["round"], trained, "-", color=COLOURS[name], linewidth=4, alpha=0.5, label=name)
             ax.plot(predicted["round"], predicted, color="black", linewidth=1, linestyle="--")
         results["_" + name.replace(" ", "_").replace(",", "").replace("%", "").replace(".", "_")] = result.dataset
     for ax, label in zip(
@@ -244,11 +245,11 @@ def directed(study: Study, /) -> Drawn:
     optimum, weighted = _minima(start, W)
     results = {}
     records = np.unique(np.geomspace(1, start.rounds, 60).astype(int))
-    for (name, (algorithm, mixing)), colour in zip(runs.items(), ("#c98b2c", "#2a6f97"), strict=True):
+    for (name, (algorithm, mixing)), colour in zip(runs.items(), (ORANGE, BLUE), strict=True):
         run = replace(start, mixing=mixing, algorithm=algorithm, record=records)
         trained, found = train(run), predict(run)
         for trajectory, style in (
-            (trained, {"linewidth": 4, "alpha": 0.45, "color": colour}),
+            (trained, {"linewidth": 4, "alpha": 0.45, "linestyle": "-", "color": colour}),
             (found, {"linewidth": 0.9, "color": "black", "linestyle": "--"}),
         ):
             for q in range(agents):

@@ -30,6 +30,7 @@ from ntkp2p.dynamics.gossip import (
 )
 from ntkp2p.dynamics.realisation import PBH_SIZE, Hidden, hidden_modes, realisation
 from ntkp2p.dynamics.stability import (
+    DENSE,
     DENSE_SIZE,
     EDGE,
     Mode,
@@ -47,7 +48,7 @@ from ntkp2p.models import Features
 from ntkp2p.models.ntk import jacobian
 from ntkp2p.precision import in_float64
 from ntkp2p.prediction import features_of
-from ntkp2p.reports import Report, Rows, Verdict, as_plain
+from ntkp2p.reports import Report, Rows, Verdict, as_plain, html_table
 from ntkp2p.target import rounds_to_loss
 from ntkp2p.threads import one_thread
 from ntkp2p.timeliness import Timeliness, timeliness
@@ -55,7 +56,6 @@ from ntkp2p.topology import MixingReport, Schedule, check_mixing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from ntkp2p.experiment import Experiment
 
@@ -250,8 +250,8 @@ class StabilityReport(Report):
             }
         )
 
-    def plot(self) -> Figure:
-        """The spectrum in the unit disc, and the slowest modes by agent; returns the figure."""
+    def plot(self) -> list[Axes]:
+        """The spectrum in the unit disc, and, where there are modes, the slowest by agent; returns the axes."""
         from ntkp2p import plotting
 
         return plotting.stability_report(self)
@@ -381,10 +381,6 @@ def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> 
     kind, delay = ("gradients", late.gradients) if late.gradients else ("messages", late.messages)
     matrices = delay_matrices(late.algorithm, experiment.mixing, features, experiment.data, late=kind)
     return characteristic_roots(*matrices, delay * system.step_size)
-
-
-#: Up to so many states all eigenvalues are computed: of a symmetric system, and of others.
-DENSE = {True: 1500, False: 600}
 
 
 def _removed(experiment: Experiment, features: Features) -> tuple[int | None, str]:
@@ -631,12 +627,23 @@ class StabilityMap:
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """The map, white where it is stable, and both boundaries, into the axes `ax` or new ones; returns the axes."""
-        import matplotlib.pyplot as plt
-
         from ntkp2p import plotting
 
-        with plt.rc_context(plotting.STYLE):
-            return plotting.stability_map(self, ax=plt.subplots(layout="constrained")[1] if ax is None else ax)
+        return plotting.stability_map(self, ax=ax)
+
+    def __repr__(self) -> str:
+        name, steps = str(self.radius.dims[0]), self.radius["step_size"].values
+        up, stable = self.radius[name].values, int((self.radius <= 1 + EDGE).sum())
+        return (
+            f"StabilityMap(step sizes {steps.min():.4g} to {steps.max():.4g} × {name.replace('_', ' ')} "
+            f"{up.min():.4g} to {up.max():.4g}, {stable} of {self.radius.size} stable)"
+        )
+
+    def _repr_html_(self) -> str:
+        name = str(self.radius.dims[0])
+        rows = zip(self.radius[name].values, self.limits, self.textbook, strict=True)
+        header = [name.replace("_", " "), "largest stable step size", "textbook's sufficient bound"]
+        return html_table(header, ([f"{value:.4g}" for value in row] for row in rows))
 
 
 @in_float64

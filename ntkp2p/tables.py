@@ -157,8 +157,8 @@ def _asynchronous(entries: dict[str, Any], agents: int, rounds: int) -> _Source:
     for name in ("update", "gossip", "transmission"):
         if isinstance(entries.get(name), Mapping | list):
             entries[name] = _clocks(entries[name], agents)
-    weights, graph = entries.pop("weights", None), entries.pop("graph", None)
-    if graph is not None:
+    weights, graph = entries.pop("weights", None), str(entries.pop("graph", ""))
+    if graph:
         entries["graph"] = _graph(graph, agents)
     if weights is not None:
         entries["weight"] = _weighted(graph, weights, agents)

@@ -34,6 +34,8 @@ from ntkp2p.prediction import features_of
 from ntkp2p.reports import Report, Rows, Verdict
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from ntkp2p.experiment import Experiment
 
 #: The share of all lateness that is called usual.
@@ -85,6 +87,12 @@ class Timeliness(Report):
     interval: float
     mixing: Float[np.ndarray, "Q Q"]
     lateness: Mapping[str, Lateness]
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Measured lateness beside the delays that are stable; returns the axes, new ones by default."""
+        from ntkp2p import plotting
+
+        return plotting.timeliness(self, ax=ax)
 
     @property
     def title(self) -> str:

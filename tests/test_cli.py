@@ -303,10 +303,12 @@ def test_predict_and_train_write_what_they_say(run, experiment, tmp_path):
     """And say it in JSON: nothing else is on stdout, and nothing on stderr when they are quiet."""
     found = {}
     for name in ("predict", "train"):
-        code, out, err = run(name, experiment(), "--out", tmp_path / "results", "--json", "-q")
+        drawn = "--format", {"predict": "png", "train": "svg"}[name]
+        code, out, err = run(name, experiment(), "--out", tmp_path / "results", *drawn, "--json", "-q")
         assert (code, err) == (0, "")
         found[name] = json.loads(out)
-    files = {"predicted_rounds.nc", "predicted_flow.nc", "predicted.png", "trained.nc", "trained.png"}
+    fails(run("train", experiment(), "--out", tmp_path, "--format", "gif"), "format")
+    files = {"predicted_rounds.nc", "predicted_flow.nc", "predicted.png", "trained.nc", "trained.svg"}
     assert {p.name for p in (tmp_path / "results").iterdir()} == files  # no temporary file is left
     assert {Path(file).name for result in found.values() for file in result["files"]} == files
     predicted, trained = found["predict"], found["train"]["runs"]["trained"]
@@ -318,6 +320,7 @@ def test_predict_and_train_write_what_they_say(run, experiment, tmp_path):
     assert found["train"]["experiment"]["constants"] == "DGD(step_size=0.2)"
     recorded = xr.load_dataset(tmp_path / "results" / "trained.nc", engine="h5netcdf")
     assert (trained["round"], trained["final"]["local_loss"]) == (20, recorded["local_loss"][-1].values.tolist())
+    assert ">trained</text>" in (tmp_path / "results" / "trained.svg").read_text()  # and not its outlines
 
 
 def test_a_delayed_run_is_predicted_in_rounds(run, experiment, tmp_path):

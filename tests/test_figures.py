@@ -26,7 +26,7 @@ def test_a_figure_is_drawn_and_its_runs_are_written(name, tmp_path):
 
 def test_the_edge_of_stability_has_trained_runs_on_both_sides():
     """What training did is marked: it fell at 0.9 of the predicted limit, and grew at 1.1 of it, in every row."""
-    with plt.rc_context(figures.STYLE):
+    with plt.style.context(figures.STYLE):
         figure, results = figures.stability(figures.Study(figures.QUICK, lambda *step: None))
     assert set(results) == {"_delay", "_smallest_eigenvalue"}
     for ax in figure.axes[:2]:
@@ -66,6 +66,11 @@ def test_the_study_of_staleness_finds_its_laws(tmp_path, monkeypatch):
 def test_an_unknown_figure_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"unknown figure 'figure3'.*did you mean"):
         figures.draw(tmp_path, only="figure3")
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown format 'gif'"):
+        figures.draw(tmp_path, only="figure1", format="gif")
 
 
 def test_quick_and_full_are_the_same_figures():

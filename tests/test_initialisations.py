@@ -285,8 +285,8 @@ def test_the_band_is_on_the_plots(predicted):
     assert corners.min() == pytest.approx(float(np.maximum(low, high / 10)[:, 0].min()))
     assert "standard deviation" in ax.get_legend().get_texts()[-1].get_text()
     assert len(both["rounds"].plot("consensus_distance").collections) == 0
-    figure = compare(*both.values()).plot("local_loss", "test_accuracy")
-    assert [len(panel.collections) for panel in figure.axes] == [3, 0]
+    panels = compare(*both.values()).plot("local_loss", "test_accuracy")
+    assert [len(panel.collections) for panel in panels] == [3, 0]
 
 
 def test_a_diverging_run_is_predicted_and_drawn(predicted):
@@ -310,7 +310,7 @@ def test_any_width_and_seed_is_compared_with_the_average(predicted, tmp_path):
     assert errors["initialisation and width"] == pytest.approx(worst / both["rounds"].local_loss[0].values.mean())
     assert "linearisation" not in errors
     assert set(comparison.table().index) == {*LOSSES, "test_accuracy", "consensus_distance", "parameter_distance"}
-    assert len(comparison.plot().axes) == 2
+    assert len(comparison.plot()) == 2
     comparison.save(tmp_path)
     other = train(dataclasses.replace(run, model=models.mlp(width=64, depth=1)))
     with pytest.raises(ValueError, match="not runs of one experiment: limit is"):

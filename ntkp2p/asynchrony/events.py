@@ -6,11 +6,16 @@ sender's model into one, and to arrive is to average with it, so that a late mes
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
+
+from ntkp2p.reports import html_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Kind(IntEnum):
@@ -304,8 +309,24 @@ class Events:
     def _taken(self, user: np.ndarray, peer: np.ndarray) -> np.ndarray:
         return np.broadcast_to(self.weight, (self.users, self.users))[user, peer]
 
+    def plot(self, *, ax: "Axes | None" = None) -> "Axes":
+        """Updates and messages of every user over time, of many events the updates' number; returns the axes.
+
+        Up to 400 events are drawn one by one: `events.until(200).plot()` shows the first 200.
+        """
+        from ntkp2p import plotting
+
+        return plotting.events(self, ax=ax)
+
+    def _repr_html_(self) -> str:
+        columns = np.arange(self.users), self.updates, self.messages, self.silent
+        return f"<p><code>{self!r}</code></p>" + html_table(_COUNTED, zip(*columns, strict=True))
+
     def __repr__(self) -> str:
         return f"Events({len(self)} of {self.users} users until {self.duration:.4g})"
+
+
+_COUNTED = ("user", "updates", "messages sent", "opportunities passed")
 
 
 def _shares(taken: np.ndarray) -> Float[np.ndarray, "K 2"]:

@@ -13,10 +13,11 @@ Events(1000 of 5 users until 70.46)
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+import networkx as nx
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float
@@ -27,9 +28,13 @@ from ntkp2p._names import lookup
 from ntkp2p.asynchrony._drawing import Drawing, streams
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Trace
 from ntkp2p.asynchrony.events import Events, Kind
+from ntkp2p.reports import html_table
 from ntkp2p.topology._matrix import square_matrix
 from ntkp2p.topology.facts import TOLERANCE
 from ntkp2p.topology.weights import links_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEMES = {name: name for name in ("push", "pull", "push-pull", "opportunistic")}
 BEYOND = {name: name for name in ("wait", "drop")}
@@ -385,6 +390,30 @@ class AsynchronousGossip:
         traced = [a for clock in clocks if isinstance(clock, Trace) for a in (clock.times, clock.receivers)]
         numbers = [self._turns(), self.weight, *(a for a in traced if a is not None)]
         return np.frombuffer("|".join(words).encode(), np.uint8), *(np.asarray(a, float) for a in numbers)
+
+    def plot(self, *, ax: "Axes | None" = None) -> "Axes":
+        """Every user's mean rates of updates and of opportunities to talk; returns the axes, new ones by default."""
+        from ntkp2p import plotting
+
+        return plotting.clocks(self, ax=ax)
+
+    def _repr_html_(self) -> str:
+        rows = [(f.name, self._in_words(f.name)) for f in fields(self)]
+        return html_table(["AsynchronousGossip", ""], rows)
+
+    def _in_words(self, name: str) -> str:
+        """A field; of a sequence with one for each user, how many and between which means."""
+        value: Any = getattr(self, name)
+        if name in ("update", "gossip") and not isinstance(value, Clock):
+            means = [clock.mean for clock in value]
+            return f"{len(value)} clocks, mean intervals {min(means):.4g} to {max(means):.4g}"
+        if isinstance(value, np.ndarray):
+            return f"a matrix, {len(value)} × {len(value)}"
+        if name == "graph" and value is None:
+            return "all of them"
+        if isinstance(value, nx.Graph):
+            return f"{len(value)} users, {value.number_of_edges()} links"
+        return f"{value}"
 
     def __repr__(self) -> str:
         rates = f"{self.update_rates.mean():.4g} updates and {self.gossip_rates.mean():.4g} opportunities each per time"

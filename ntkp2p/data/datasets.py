@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from ntkp2p._names import lookup
+from ntkp2p.reports import html_table
 
 if TYPE_CHECKING:
     import ntkp2p.data.partition
@@ -770,15 +771,6 @@ def _check_finite(values: np.ndarray, what: str):
 
 
 # What leaves
-
-
-def html_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    """A small HTML table for a notebook."""
-
-    def row(cells: Iterable[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(str(x))}</{tag}>" for x in cells) + "</tr>"
-
-    return "<table>" + row(header, "th") + "".join(row(cells, "td") for cells in rows) + "</table>"
 
 
 def _plural(count: int, noun: str) -> str:

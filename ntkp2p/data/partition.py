@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ntkp2p._names import lookup
-from ntkp2p.data.datasets import Count, Dataset, html_table, whole
+from ntkp2p.data.datasets import Count, Dataset, whole
+from ntkp2p.reports import html_table
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -7,6 +7,7 @@ h_q = S_qᵀ (f₀ − y)_q / N_q: nothing depends on how many samples an agent 
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -68,7 +69,8 @@ class EagerSystem(LinearSystem):
             pulls = self.hessians @ x.reshape(agents, rank, -1)
             return (pulls.reshape(agents, rank, columns, m) + np.expand_dims(slopes, -1)).reshape(agents, -1)
 
-        world = World(mix=lambda x: mixing @ x, grad=grad, own=lambda x: np.diagonal(mixing)[:, None] * x)
+        verbs: dict[str, Any] = {"mix": lambda x: mixing @ x, "own": lambda x: np.diagonal(mixing)[:, None] * x}
+        world = World(grad=grad, **verbs)
         x = np.moveaxis(states.reshape(m, agents, rank * columns), 0, -1).reshape(agents, -1)
         after = self.algorithm.round(x, world).reshape(agents, rank * columns, m)
         return np.moveaxis(after, -1, 0).reshape(m, -1)

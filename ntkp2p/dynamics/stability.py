@@ -100,20 +100,6 @@ def spectrum_of(system: LinearSystem, values: Inexact[np.ndarray, " m"], residua
     return Spectrum(float(np.abs(values).max()), _abscissa(values, system), residual)
 
 
-def eigenvalues(system: LinearSystem, /, *, dense: int) -> Inexact[np.ndarray, " m"]:
-    """M's, or those of a period's map: all of them up to `dense` states, else the extreme ones; none without period."""
-    if system.varying:
-        return multipliers(system, "rounds") if system.timetable.periodic else np.empty(0)
-    if system.size <= dense:
-        values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
-        return values[np.argsort(-np.abs(values), kind="stable")]
-    if system.symmetric:
-        return np.concatenate(
-            [extremes(system.apply, system.size, end, count=3, symmetric=True).values for end in ("LA", "SA")]
-        )
-    return extremes(system.apply, system.size, "LM", count=6).values
-
-
 def _abscissa(values: np.ndarray, system: LinearSystem) -> float:
     return float((np.real(values).max() - 1) / system.step_size) if system.has_flow else float("nan")
 
@@ -134,6 +120,35 @@ def multipliers(system: LinearSystem, time: Time, /) -> Inexact[np.ndarray, " m"
         values = np.linalg.eigvals(step.matrix())
         return values[np.argsort(-np.abs(values), kind="stable")]
     return extremes(step.linear, system.size, "LM").values
+
+
+#: Up to so many states all eigenvalues are computed: of a symmetric system, and of others.
+DENSE = {True: 1500, False: 600}
+
+
+@in_float64
+@one_thread()
+def eigenvalues(system: LinearSystem, /, *, dense: int | None = None) -> Inexact[np.ndarray, " m"]:
+    """All eigenvalues of M, or of a period's map, by falling modulus; of a large system the extreme ones by iteration.
+
+    None where the mixing changes without repeating itself.
+
+    Parameters
+    ----------
+    dense
+        Up to so many states all are computed; by default 1,500 if M is symmetric and 600 if not, a matter of seconds.
+    """
+    system = system.lasting
+    if system.varying:
+        return multipliers(system, "rounds") if system.timetable.periodic else np.empty(0)
+    if system.size <= (DENSE[system.symmetric] if dense is None else dense):
+        values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
+        return values[np.argsort(-np.abs(values), kind="stable")]
+    if system.symmetric:
+        return np.concatenate(
+            [extremes(system.apply, system.size, end, count=3, symmetric=True).values for end in ("LA", "SA")]
+        )
+    return extremes(system.apply, system.size, "LM", count=6).values
 
 
 class Eigenpairs(NamedTuple):

@@ -10,7 +10,7 @@ an affine map of the state, and its derivative is M. Where the mixing matrix cha
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -27,7 +27,11 @@ from ntkp2p.data import AgentData
 from ntkp2p.losses import LOSSES
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
+from ntkp2p.reports import html_table
 from ntkp2p.topology import Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Bytes that a block of states may take where many are advanced together.
 BLOCK = 2**26
@@ -493,9 +497,31 @@ class LinearSystem:
     def _call(self, compiled: Callable, s: np.ndarray) -> np.ndarray:
         return np.asarray(compiled(self.advance, self.parameters, jnp.asarray(s, float)))
 
+    def plot(self, *, ax: "Axes | None" = None) -> "Axes":
+        """The eigenvalues of M, or of a period's map, in the unit disc; returns the axes, new ones by default.
+
+        Of more than 1,500 states, or 600 if M is not symmetric, the extreme ones, by iteration.
+        """
+        from ntkp2p import plotting
+
+        return plotting.system(self, ax=ax)
+
     def __repr__(self) -> str:
-        kind = "symmetric" if self.symmetric else "nonsymmetric"
-        return f"LinearSystem({self.size} states, {kind}, step_size={self.step_size:g})"
+        return f"LinearSystem({', '.join(value for _, value in self._facts())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(["LinearSystem", ""], self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        facts = [("states", f"{self.size} states")]
+        if isinstance(self.advance, Round):
+            algorithm = eqx.combine(self.parameters["algorithm"], self.advance.algorithm)
+            facts += [("agents", f"{self.advance.shape[0]} agents"), ("algorithm", _in_words(algorithm))]
+        else:
+            facts.append(("step size", f"step_size={self.step_size:g}"))
+        rounds = f"{len(self.timetable.order)} different rounds" if self.varying else "rounds all alike"
+        facts.append(("time", rounds + (" and flow" if self.has_flow else ", no flow")))
+        return [*facts, ("matrix", "symmetric" if self.symmetric else "nonsymmetric")]
 
 
 @in_float64
@@ -585,6 +611,11 @@ def linear_system(
         has_flow=has_flow(algorithm, mixing),
         timetable=timetable,
     )
+
+
+def _in_words(algorithm: Algorithm) -> str:
+    """With its constants, which are arrays here, as numbers."""
+    return repr(jax.tree.map(lambda constant: float(constant) if eqx.is_array(constant) else constant, algorithm))
 
 
 def has_flow(algorithm: Algorithm, mixing: Mixing, /) -> bool:

@@ -1,11 +1,13 @@
 """Graphs of agents: networkx graphs with the nodes 0, 1, …, n − 1.
 
 An edge u → v of a directed graph says that u sends to v; undirected links go both ways. Any other networkx graph serves
-as well; these are the ones with a name.
+as well; these are the ones with a name, which `from_spec` reads, and which show and draw themselves.
 
 Examples
 --------
 >>> import ntkp2p as p2p
+>>> p2p.graphs.star(4)
+Graph(star:4, 4 agents, 3 links)
 >>> sorted(p2p.graphs.star(4).edges)
 [(0, 1), (0, 2), (0, 3)]
 >>> p2p.graphs.from_spec("grid:4,5").number_of_nodes()
@@ -14,18 +16,108 @@ Examples
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import networkx as nx
 import numpy as np
 
 from ntkp2p._names import lookup
+from ntkp2p.reports import html_table, picture
 from ntkp2p.topology.weights import links_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 AnyGraph = TypeVar("AnyGraph", bound=nx.Graph)
 
 
-def cycle(n: int) -> nx.Graph:
+class _Shown:
+    """How a graph of agents reads and looks."""
+
+    #: What `from_spec` builds it from; empty for what was made of other graphs, or copied.
+    spec: str = ""
+
+    @classmethod
+    def of(cls: Any, graph: nx.Graph, spec: str, /) -> Any:
+        """Another networkx graph, copied, with its specification."""
+        made = cls(graph)
+        made.spec = spec
+        return made
+
+    def to_directed_class(self) -> type[nx.DiGraph]:
+        """What networkx makes of it where links are to have directions."""
+        return DiGraph
+
+    def to_undirected_class(self) -> type[nx.Graph]:
+        """What networkx makes of it where links are to go both ways."""
+        return Graph
+
+    def plot(self: Any, mixing: Any = None, /, *, ax: "Axes | None" = None) -> "Axes":
+        """Draw the agents and their links.
+
+        Parameters
+        ----------
+        mixing
+            W, shape (Q, Q), rows in the graph's node order: links are then as broad as their weights, and agents as
+            large as their self-weights. By default all are alike.
+        ax
+            Where to draw; by default new axes.
+
+        Returns
+        -------
+        Axes
+            Of more than 100 agents or 1,500 links there is but a note on it.
+
+        Raises
+        ------
+        ValueError
+            If the matrix has another shape.
+        """
+        from ntkp2p import plotting
+
+        W = None if mixing is None else np.asarray(mixing, float)
+        if W is not None and W.shape != (len(self), len(self)):
+            raise ValueError(f"mixing has shape {W.shape} and the graph {len(self)} agents: give it a row for each")
+        return plotting.graph(self, W, ax=ax)
+
+    def __repr__(self: Any) -> str:
+        spec = f"{self.spec}, " if self.spec else ""
+        links = "directed links" if self.is_directed() else "links"
+        return f"{type(self).__name__}({spec}{len(self)} agents, {self.number_of_edges()} {links})"
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self: Any) -> str:
+        degrees = [degree for _, degree in (self.out_degree if self.is_directed() else self.degree)]
+        rows = [("agents", len(self)), ("links", self.number_of_edges()), ("directed", self.is_directed())]
+        if degrees:
+            rows.append(("neighbours of an agent", f"{min(degrees)} to {max(degrees)}"))
+        drawn = picture(self.plot, size=(2.6, 2.6)) if len(self) else ""
+        return html_table([self.spec or type(self).__name__, ""], rows) + drawn
+
+
+class Graph(_Shown, nx.Graph):
+    """A networkx graph that shows itself: links go both ways.
+
+    Parameters
+    ----------
+    incoming_graph_data, **attr
+        As of `networkx.Graph`.
+    """
+
+
+class DiGraph(_Shown, nx.DiGraph):
+    """A networkx graph that shows itself: over u → v, u sends to v.
+
+    Parameters
+    ----------
+    incoming_graph_data, **attr
+        As of `networkx.DiGraph`.
+    """
+
+
+def cycle(n: int) -> Graph:
     """Ring of n ≥ 3 agents, each linked to the one before and the one after.
 
     Parameters
@@ -35,7 +127,7 @@ def cycle(n: int) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         On the nodes 0, …, n − 1.
 
     Raises
@@ -51,10 +143,10 @@ def cycle(n: int) -> nx.Graph:
     """
     if n < 3:
         raise ValueError(f"cycle(n) needs n >= 3, got {n}: use path({max(n, 1)})")
-    return nx.cycle_graph(n)
+    return Graph.of(nx.cycle_graph(n), f"cycle:{n}")
 
 
-def star(n: int) -> nx.Graph:
+def star(n: int) -> Graph:
     """Star of n ≥ 2 agents: node 0 is the hub, the other n − 1 are its leaves.
 
     Parameters
@@ -64,7 +156,7 @@ def star(n: int) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         On the nodes 0, …, n − 1.
 
     Raises
@@ -80,10 +172,10 @@ def star(n: int) -> nx.Graph:
     """
     if n < 2:
         raise ValueError(f"star(n) needs n >= 2, got {n}: use path(1) for a single agent")
-    return nx.star_graph(n - 1)
+    return Graph.of(nx.star_graph(n - 1), f"star:{n}")
 
 
-def complete(n: int) -> nx.Graph:
+def complete(n: int) -> Graph:
     """All n ≥ 1 agents linked to one another.
 
     Parameters
@@ -93,7 +185,7 @@ def complete(n: int) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         On the nodes 0, …, n − 1.
 
     Raises
@@ -110,10 +202,10 @@ def complete(n: int) -> nx.Graph:
     15
     """
     _at_least_one("complete", n=n)
-    return nx.complete_graph(n)
+    return Graph.of(nx.complete_graph(n), f"complete:{n}")
 
 
-def path(n: int) -> nx.Graph:
+def path(n: int) -> Graph:
     """Line of n ≥ 1 agents.
 
     Parameters
@@ -123,7 +215,7 @@ def path(n: int) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         On the nodes 0, …, n − 1.
 
     Raises
@@ -138,10 +230,10 @@ def path(n: int) -> nx.Graph:
     [(0, 1), (1, 2), (2, 3)]
     """
     _at_least_one("path", n=n)
-    return nx.path_graph(n)
+    return Graph.of(nx.path_graph(n), f"path:{n}")
 
 
-def grid(rows: int, columns: int) -> nx.Graph:
+def grid(rows: int, columns: int) -> Graph:
     """Rectangular grid; the agent in row i and column j is node i · columns + j.
 
     Parameters
@@ -151,7 +243,7 @@ def grid(rows: int, columns: int) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         On the nodes 0, …, rows · columns − 1.
 
     Raises
@@ -166,10 +258,10 @@ def grid(rows: int, columns: int) -> nx.Graph:
     [1, 3, 5]
     """
     _at_least_one("grid", rows=rows, columns=columns)
-    return _numbered(nx.grid_2d_graph(rows, columns))
+    return _numbered(nx.grid_2d_graph(rows, columns), f"grid:{rows},{columns}")
 
 
-def torus(rows: int, columns: int) -> nx.Graph:
+def torus(rows: int, columns: int) -> Graph:
     """Grid whose rows and columns close into rings; numbered as `grid`.
 
     Parameters
@@ -179,7 +271,7 @@ def torus(rows: int, columns: int) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         On the nodes 0, …, rows · columns − 1; every agent has 4 neighbours.
 
     Raises
@@ -198,10 +290,10 @@ def torus(rows: int, columns: int) -> nx.Graph:
             f"torus(rows, columns) needs both >= 3, got {rows} and {columns}: "
             f"use grid({max(rows, 1)}, {max(columns, 1)})"
         )
-    return _numbered(nx.grid_2d_graph(rows, columns, periodic=True))
+    return _numbered(nx.grid_2d_graph(rows, columns, periodic=True), f"torus:{rows},{columns}")
 
 
-def hypercube(dimension: int) -> nx.Graph:
+def hypercube(dimension: int) -> Graph:
     """Hypercube of 2^dimension agents: i and j are linked when they differ in one binary digit.
 
     Parameters
@@ -211,7 +303,7 @@ def hypercube(dimension: int) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         On the nodes 0, …, 2^dimension − 1.
 
     Raises
@@ -227,10 +319,10 @@ def hypercube(dimension: int) -> nx.Graph:
     """
     if dimension < 1:
         raise ValueError(f"hypercube(dimension) needs dimension >= 1, got {dimension}: use path(1) for a single agent")
-    return _numbered(nx.hypercube_graph(dimension))
+    return _numbered(nx.hypercube_graph(dimension), f"hypercube:{dimension}")
 
 
-def exponential(n: int) -> nx.Graph:
+def exponential(n: int) -> Graph:
     """Undirected exponential graph: i is linked to i ± 2^j mod n for every 2^j < n.
 
     The static exponential graph of [1]_ with its links taken both ways.
@@ -242,7 +334,7 @@ def exponential(n: int) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         On the nodes 0, …, n − 1.
 
     Raises
@@ -262,10 +354,10 @@ def exponential(n: int) -> nx.Graph:
        efficient for decentralized deep training", NeurIPS 2021.
     """
     _at_least_one("exponential", n=n)
-    return nx.circulant_graph(n, [2**j for j in range((n - 1).bit_length())])
+    return Graph.of(nx.circulant_graph(n, [2**j for j in range((n - 1).bit_length())]), f"exponential:{n}")
 
 
-def erdos_renyi(n: int, p: float, *, seed: int = 0) -> nx.Graph:
+def erdos_renyi(n: int, p: float, *, seed: int = 0) -> Graph:
     """Random graph in which each pair of n agents is linked with probability p.
 
     Parameters
@@ -279,7 +371,7 @@ def erdos_renyi(n: int, p: float, *, seed: int = 0) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         Connected, on the nodes 0, …, n − 1.
 
     Raises
@@ -297,11 +389,11 @@ def erdos_renyi(n: int, p: float, *, seed: int = 0) -> nx.Graph:
     _at_least_one("erdos_renyi", n=n)
     if not 0 <= p <= 1:
         raise ValueError(f"erdos_renyi(n, p) needs a probability 0 <= p <= 1, got {p}")
-    graph = nx.gnp_random_graph(n, p, seed=seed)
+    graph = Graph.of(nx.gnp_random_graph(n, p, seed=seed), f"erdos_renyi:{n},{p},seed={seed}")
     return _connected(graph, f"erdos_renyi({n}, {p}, seed={seed})", larger="p")
 
 
-def random_geometric(n: int, radius: float, *, seed: int = 0) -> nx.Graph:
+def random_geometric(n: int, radius: float, *, seed: int = 0) -> Graph:
     """n agents dropped uniformly on the unit square, linked when at most `radius` apart.
 
     The positions are kept as the node attribute ``"pos"``, where networkx draws from.
@@ -317,7 +409,7 @@ def random_geometric(n: int, radius: float, *, seed: int = 0) -> nx.Graph:
 
     Returns
     -------
-    networkx.Graph
+    Graph
         Connected, on the nodes 0, …, n − 1.
 
     Raises
@@ -335,11 +427,11 @@ def random_geometric(n: int, radius: float, *, seed: int = 0) -> nx.Graph:
     _at_least_one("random_geometric", n=n)
     if not radius > 0:
         raise ValueError(f"random_geometric(n, radius) needs radius > 0, got {radius}")
-    graph = nx.random_geometric_graph(n, radius, seed=seed)
+    graph = Graph.of(nx.random_geometric_graph(n, radius, seed=seed), f"random_geometric:{n},{radius},seed={seed}")
     return _connected(graph, f"random_geometric({n}, {radius}, seed={seed})", larger="radius")
 
 
-def directed_ring(n: int) -> nx.DiGraph:
+def directed_ring(n: int) -> DiGraph:
     """Ring of n ≥ 2 agents, each of which sends to the next: i → i + 1 mod n.
 
     Parameters
@@ -349,7 +441,7 @@ def directed_ring(n: int) -> nx.DiGraph:
 
     Returns
     -------
-    networkx.DiGraph
+    DiGraph
         On the nodes 0, …, n − 1.
 
     Raises
@@ -365,10 +457,10 @@ def directed_ring(n: int) -> nx.DiGraph:
     """
     if n < 2:
         raise ValueError(f"directed_ring(n) needs n >= 2, got {n}: use path(1) for a single agent")
-    return nx.cycle_graph(n, create_using=nx.DiGraph)
+    return DiGraph.of(nx.cycle_graph(n, create_using=nx.DiGraph), f"directed_ring:{n}")
 
 
-def directed_exponential(n: int) -> nx.DiGraph:
+def directed_exponential(n: int) -> DiGraph:
     """Exponential graph: i → i + 2^j mod n for every 2^j < n, so that everyone sends to ⌈log₂ n⌉ others.
 
     The static exponential graph of [1]_, in the direction in which an agent sends.
@@ -380,7 +472,7 @@ def directed_exponential(n: int) -> nx.DiGraph:
 
     Returns
     -------
-    networkx.DiGraph
+    DiGraph
         On the nodes 0, …, n − 1.
 
     Raises
@@ -400,12 +492,12 @@ def directed_exponential(n: int) -> nx.DiGraph:
        efficient for decentralized deep training", NeurIPS 2021.
     """
     _at_least_one("directed_exponential", n=n)
-    graph = nx.empty_graph(n, create_using=nx.DiGraph)
+    graph = DiGraph.of(nx.empty_graph(n, create_using=nx.DiGraph), f"directed_exponential:{n}")
     graph.add_edges_from((i, (i + 2**j) % n) for i in range(n) for j in range((n - 1).bit_length()))
     return graph
 
 
-def directed_random(n: int, p: float, *, seed: int = 0) -> nx.DiGraph:
+def directed_random(n: int, p: float, *, seed: int = 0) -> DiGraph:
     """Random directed graph in which each of n agents sends to each other one with probability p.
 
     Parameters
@@ -419,7 +511,7 @@ def directed_random(n: int, p: float, *, seed: int = 0) -> nx.DiGraph:
 
     Returns
     -------
-    networkx.DiGraph
+    DiGraph
         Strongly connected, on the nodes 0, …, n − 1.
 
     Raises
@@ -437,11 +529,11 @@ def directed_random(n: int, p: float, *, seed: int = 0) -> nx.DiGraph:
     _at_least_one("directed_random", n=n)
     if not 0 <= p <= 1:
         raise ValueError(f"directed_random(n, p) needs a probability 0 <= p <= 1, got {p}")
-    graph = nx.gnp_random_graph(n, p, seed=seed, directed=True)
+    graph = DiGraph.of(nx.gnp_random_graph(n, p, seed=seed, directed=True), f"directed_random:{n},{p},seed={seed}")
     return _connected(graph, f"directed_random({n}, {p}, seed={seed})", larger="p")
 
 
-def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> nx.DiGraph:
+def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> DiGraph:
     """Make a share of a graph's links one-way, at random, such that every agent still reaches every other.
 
     Of m links, round(share · m) that are no bridges lose one of their directions, whichever the toss of a coin says or,
@@ -458,7 +550,7 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> nx.DiGraph:
 
     Returns
     -------
-    networkx.DiGraph
+    DiGraph
         Strongly connected; u → v: u sends to v.
 
     Raises
@@ -495,7 +587,7 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> nx.DiGraph:
             f"one_way(graph, {share}): {len(bridges)} of the {links} links are bridges, which some agents need in both "
             f"directions: take share <= {len(others)}/{links}, or add links"
         )
-    directed = nx.DiGraph()
+    directed = DiGraph()
     directed.add_nodes_from(graph.nodes(data=True))
     directed.add_edges_from(nx.DiGraph(graph).edges)
     rng = np.random.default_rng(seed)
@@ -509,7 +601,7 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> nx.DiGraph:
 
 
 #: The graphs that a name can ask for; the one place that knows the names.
-GRAPHS: Mapping[str, Callable[..., nx.Graph]] = {
+GRAPHS: Mapping[str, Callable[..., Graph | DiGraph]] = {
     build.__name__: build
     for build in (
         cycle,
@@ -529,7 +621,7 @@ GRAPHS: Mapping[str, Callable[..., nx.Graph]] = {
 }
 
 
-def from_spec(spec: str, /) -> nx.Graph:
+def from_spec(spec: str, /) -> "Graph | DiGraph":
     """Build a graph from text such as ``cycle:10`` or ``erdos_renyi:20,0.3,seed=1``.
 
     Parameters
@@ -602,9 +694,9 @@ def _at_least_one(function: str, **sizes: int) -> None:
             raise ValueError(f"{function}({', '.join(sizes)}) needs {name} >= 1, got {size}")
 
 
-def _numbered(graph: nx.Graph) -> nx.Graph:
+def _numbered(graph: nx.Graph, spec: str) -> Graph:
     """Number tuple nodes in lexicographic order: row by row in a grid, as binary in a hypercube."""
-    return nx.convert_node_labels_to_integers(graph, ordering="sorted")
+    return Graph.of(nx.convert_node_labels_to_integers(graph, ordering="sorted"), spec)
 
 
 def _connected(graph: AnyGraph, call: str, *, larger: str) -> AnyGraph:
