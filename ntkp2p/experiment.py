@@ -259,13 +259,11 @@ class Experiment:
         return plotting.experiment(self)
 
     def __repr__(self) -> str:
-        model = textwrap.shorten(self.describe()["model"], 90, placeholder=" …")
-        mixing = "W" if isinstance(self.mixing, np.ndarray) else repr(self.mixing)
-        return (
-            f"Experiment({self.algorithm!r}, {self.rounds} rounds over {mixing} of {self.agents} agents,\n"
-            f"  {model}, {self.loss.replace('_', '-')}{' error' * (self.loss == 'squared')}, seed {self.seed},\n"
-            f"  {self.data!r})"
-        )
+        model = "(init, apply)" if isinstance(self.model, tuple) else repr(self.model)
+        mixing = f"W of {self.agents} agents" if isinstance(self.mixing, np.ndarray) else repr(self.mixing)
+        run = f"{self.algorithm!r}, {self.rounds} rounds, loss {self.loss!r}, seed {self.seed}, {model}"
+        short = [textwrap.shorten(words, 105, placeholder=" …") for words in (run, mixing, repr(self.data))]
+        return "Experiment(" + ",\n  ".join(short) + ")"
 
     def _repr_html_(self) -> str:
         facts = {"agents": self.agents, "rounds": self.rounds, "recorded rounds": len(self.recorded)}
