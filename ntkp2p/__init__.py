@@ -26,6 +26,7 @@ from ntkp2p.experiment import Experiment
 from ntkp2p.mixings import MixingComparison, compare_mixings
 from ntkp2p.prediction import predict, predictions, steady_state
 from ntkp2p.stability import StabilityReport, stability, stability_map
+from ntkp2p.sweep import Sweep, sweep
 from ntkp2p.target import rounds_to_loss
 from ntkp2p.timeliness import Timeliness, timeliness
 from ntkp2p.topology import (
@@ -68,6 +69,7 @@ __all__ = [
     "SkewCompensatedSparsePush",
     "SparsePush",
     "StabilityReport",
+    "Sweep",
     "Timeliness",
     "TopK",
     "Trajectory",
@@ -101,6 +103,7 @@ __all__ = [
     "stability_map",
     "staleness",
     "steady_state",
+    "sweep",
     "timeliness",
     "train",
     "transition",

@@ -188,6 +188,80 @@ def compare(
     print(result)
 
 
+@app.command
+def sweep(
+    experiment: Toml,
+    /,
+    *,
+    settings: Annotated[
+        list[str], Parameter(name="--set", negative=(), help="FIELD=VALUE,VALUE,... of the experiment; again for more.")
+    ],
+    out: Out = Path("results"),
+    train: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Predict a run for every combination of some fields' values: one netCDF file each, sweep.csv and sweep.png.
+
+    The same command again goes on where it was interrupted, and tries once more what failed. For example:
+
+    ntkp2p sweep experiment.toml --set algorithm.step_size=0.1,0.3,1.0 --set mixing.graph=cycle,star --out sweep
+
+    Parameters
+    ----------
+    train
+        Train the real networks of every cell beside its prediction.
+    workers
+        How many processes of this machine compute; by default one for each processor.
+    scheduler
+        In place of these a Dask cluster: its address, such as tcp://127.0.0.1:8786. The workers need the data files
+        that the experiment names.
+    json
+        Print the table in JSON.
+    quiet
+        Print nothing, and show no progress.
+    """
+    from ntkp2p.files import replacing
+    from ntkp2p.reports import as_plain
+    from ntkp2p.sweep import parse_settings
+    from ntkp2p.sweep import sweep as computed
+
+    fields, folder = parse_settings(settings), _writable(out)
+    with _progress(shown=not quiet) as progress:
+        try:
+            result = computed(
+                experiment,
+                fields,
+                out=folder,
+                train=train,
+                workers=workers,
+                scheduler=scheduler,
+                progress=lambda done, total: progress("cells", done, total),
+            )
+        except KeyboardInterrupt:
+            _say(f"interrupted: the finished cells are in {folder}, and the same command goes on with the others")
+            raise
+    table = result.table()
+    with replacing(folder / "sweep.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    if "global_loss" in table:
+        _save_figure(result.plot().figure, folder / "sweep.png")
+    if json:
+        from json import dumps
+
+        print(dumps(as_plain(table.to_dict("records")), indent=2, ensure_ascii=False, allow_nan=False))
+    elif not quiet:
+        print(result)
+    if failures := result.failures:
+        first, reason = next(iter(failures.items()))
+        raise ValueError(
+            f"{len(failures)} of {len(result.rows)} cells were not computed: {'; '.join(failures)}; the first because "
+            f"{reason}; all reasons are in {folder / 'sweep.csv'}, and the same command tries them again"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program: exit code 0, 2 for a user's mistake, 130 if interrupted."""
     try:

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -19,6 +20,7 @@ from ntkp2p.trajectory import Trajectory
 if TYPE_CHECKING:
     from ntkp2p.compare import Comparison
     from ntkp2p.stability import StabilityMap, StabilityReport
+    from ntkp2p.sweep import Sweep
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -371,3 +373,109 @@ MAP_LABELS = {
     "message_delay": "messages' delay / rounds",
     "smallest_eigenvalue": "$\\lambda_{\\min}(W)$",
 }
+
+
+#: More curves than this cannot be told apart; a map takes their place.
+MOST_CURVES = 8
+FINAL_LOSS = "agents' mean global loss after the last round"
+#: What fields are called on an axis, with their units; others are called as they are in a file.
+FIELDS = {
+    "algorithm.step_size": "step size η",
+    "algorithm.gradient_delay": "gradients' delay / rounds",
+    "algorithm.message_delay": "messages' delay / rounds",
+    "batch_size": "batch size / samples",
+    "data.samples": "training samples",
+    "model.width": "width / units",
+    "rounds": "run / rounds",
+    "split.agents": "agents",
+}
+
+
+def sweep(sweep: "Sweep", /, *, ax: Axes | None = None) -> Axes:
+    """The final loss over one swept field, a curve for each combination of the others, or a map of many.
+
+    Raises
+    ------
+    ValueError
+        If no cell has been computed.
+    """
+    table = sweep.table()
+    if "global_loss" not in table:
+        raise ValueError("no cell of this sweep has been computed: see its failures")
+    across = max(sweep.settings, key=lambda name: (_is_numeric(table[name]), table[name].nunique()))
+    others = [name for name in sweep.settings if name != across]
+    by_others = table.groupby(others, sort=False) if others else [((), table)]
+    curves = {", ".join(map(_tick, key)): rows for key, rows in by_others}
+    with plt.rc_context(STYLE):
+        if ax is None:
+            ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")[1]
+        ax.set_xlabel(FIELDS.get(across, across))
+        named = ", ".join(FIELDS.get(name, name) for name in others)
+        if len(curves) > MOST_CURVES:
+            _loss_map(ax, table, across, curves)
+            ax.set_ylabel(named)
+        else:
+            _loss_curves(ax, table, across, curves)
+            ax.set_ylabel(FINAL_LOSS)
+            ax.legend(title=named or None, fontsize=8)
+    return ax
+
+
+def _is_numeric(values: Any) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _tick(value: Any) -> str:
+    return f"{value:g}" if _is_numeric([value]) else str(value)
+
+
+def _loss_curves(ax: Axes, table: Any, across: str, curves: dict[str, Any]) -> None:
+    """Predictions are small marks, joined where numbers go across; trainings large hollow ones about them."""
+    numeric, names = _is_numeric(table[across]), list(table[across].unique())
+    ceiling = OFF_THE_CHART * table.loc[np.isfinite(table["global_loss"]), "global_loss"].min()
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.8, len(curves)))
+    for i, ((name, rows), colour) in enumerate(zip(curves.items(), colours, strict=True)):
+        rows = rows.sort_values(across) if numeric else rows
+        x = rows[across].to_numpy(float) if numeric else np.array([names.index(value) for value in rows[across]])
+        mark, label = "osD^vP*X"[i], f"{name}: " if name else ""
+        line = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))[i % 4] if numeric else "none"
+        ax.plot(
+            x,
+            rows["global_loss"].where(rows["global_loss"] <= ceiling),
+            marker=mark,
+            markersize=4,
+            color=colour,
+            linestyle=line,
+            linewidth=1,
+            label=f"{label}predicted",
+        )
+        if "trained_global_loss" in rows:
+            losses = rows["trained_global_loss"].where(rows["trained_global_loss"] <= ceiling)
+            look: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "color": colour, "linestyle": "none"}
+            ax.plot(x, losses, marker=mark, label=f"{label}trained", **look)
+        unstable = x[(rows["stable"] == False).to_numpy()]  # noqa: E712 - a cell that failed has none
+        height = np.full(len(unstable), 0.98 - 0.04 * i)
+        ax.plot(unstable, height, "x", color=colour, transform=ax.get_xaxis_transform(), clip_on=False)
+    if (table["stable"] == False).any():  # noqa: E712
+        ax.plot([], [], "x", color="0.3", label="unstable")
+    ax.set_yscale("log")
+    if not numeric:
+        ax.set_xticks(range(len(names)), [_tick(name) for name in names])
+        ax.margins(x=0.15)
+    elif table[across].min() > 0 and table[across].max() / table[across].min() > 30:
+        ax.set_xscale("log")
+
+
+def _loss_map(ax: Axes, table: Any, across: str, curves: dict[str, Any]) -> None:
+    names = sorted(table[across].unique()) if _is_numeric(table[across]) else list(table[across].unique())
+    losses = np.array([rows.set_index(across)["global_loss"].reindex(names) for rows in curves.values()], float)
+    lowest = np.nanmin(losses)
+    norm = LogNorm(lowest, min(np.nanmax(losses), OFF_THE_CHART * lowest))
+    colours = plt.get_cmap("viridis").with_extremes(bad="white")
+    image = ax.pcolormesh(np.arange(len(names)), np.arange(len(curves)), losses, norm=norm, cmap=colours)
+    ax.set_xticks(range(len(names)), [_tick(name) for name in names])
+    ax.set_yticks(range(len(curves)), list(curves), fontsize=7)
+    ax.figure.colorbar(image, ax=ax, label=FINAL_LOSS, extend="max")
+    for row, rows in enumerate(curves.values()):
+        for name in rows.loc[rows["stable"] == False, across]:  # noqa: E712
+            ax.plot(names.index(name), row, "x", color="#b03030")
