@@ -255,7 +255,7 @@ def sweep(
     elif not quiet:
         print(result)
     if failures := result.failures:
-        first, reason = next(iter(failures.items()))
+        reason = next(iter(failures.values()))
         raise ValueError(
             f"{len(failures)} of {len(result.rows)} cells were not computed: {'; '.join(failures)}; the first because "
             f"{reason}; all reasons are in {folder / 'sweep.csv'}, and the same command tries them again"

@@ -404,20 +404,20 @@ def sweep(sweep: "Sweep", /, *, ax: Axes | None = None) -> Axes:
         raise ValueError("no cell of this sweep has been computed: see its failures")
     across = max(sweep.settings, key=lambda name: (_is_numeric(table[name]), table[name].nunique()))
     others = [name for name in sweep.settings if name != across]
-    by_others = table.groupby(others, sort=False) if others else [((), table)]
-    curves = {", ".join(map(_tick, key)): rows for key, rows in by_others}
+    named = table[others].map(_tick).agg(", ".join, axis=1) if others else table["file"].map(lambda _: "")
+    curves = {str(name): rows for name, rows in table.groupby(named, sort=False)}
     with plt.rc_context(STYLE):
         if ax is None:
             ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")[1]
         ax.set_xlabel(FIELDS.get(across, across))
-        named = ", ".join(FIELDS.get(name, name) for name in others)
+        title = ", ".join(FIELDS.get(name, name) for name in others)
         if len(curves) > MOST_CURVES:
             _loss_map(ax, table, across, curves)
-            ax.set_ylabel(named)
+            ax.set_ylabel(title)
         else:
             _loss_curves(ax, table, across, curves)
             ax.set_ylabel(FINAL_LOSS)
-            ax.legend(title=named or None, fontsize=8)
+            ax.legend(title=title or None, fontsize=8)
     return ax
 
 

@@ -10,24 +10,22 @@ import copy
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import re
-import signal
 import time
 import tomllib
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
-from multiprocessing.connection import Connection, wait
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
+from ntkp2p._workers import Answers, Failure, locally, on_cluster, processors
 from ntkp2p.compare import SOURCES, Comparison
 from ntkp2p.data.datasets import whole
 from ntkp2p.devices import free_memory
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
 KERNEL = ("model", "data", "split", "seed", "kernel", "kernel_rtol")
 #: What a table tells of the last round, the agents' mean.
 FINAL = ("global_loss", "consensus_distance", "test_accuracy")
-#: So long a cluster without workers is waited for, in seconds.
-PATIENCE = 60
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,7 +174,7 @@ def sweep(
     """
     if scheduler is not None and workers is not None:
         raise ValueError("workers are processes of this machine, and a scheduler has its own: leave one of both out")
-    count = _processors() if workers is None else whole(workers, "workers", least=1)
+    count = processors() if workers is None else whole(workers, "workers", least=1)
     settings = _checked_settings(settings)
     tables, parent = (experiment, Path()) if isinstance(experiment, Mapping) else tables_of(experiment)
     cells = _cells(tables, parent.resolve(), settings, train)
@@ -189,13 +185,13 @@ def sweep(
     failures = {cell: cell.failure for cell in cells if cell.failure}
     missing = [cell for cell, found in facts.items() if found is None]
     done = len(cells) - len(missing)
-    with closing(_computed_by(missing, count, scheduler)) as outcomes:
-        for cell, outcome in outcomes:
-            if isinstance(outcome, str):
-                failures[cell] = outcome
+    with closing(_answers(missing, count, scheduler)) as answers:
+        for cell, answer in answers:
+            if isinstance(answer, Failure):
+                failures[cell] = answer.reason
             else:
-                save_netcdf(outcome, folder / cell.file)
-                facts[cell] = json.loads(outcome.attrs["facts"])
+                save_netcdf(answer, folder / cell.file)
+                facts[cell] = json.loads(answer.attrs["facts"])
             done += 1
             if progress is not None:
                 progress(done, len(cells))
@@ -276,9 +272,6 @@ class _Cell:
         words = re.sub(r"[^\w.=+-]+", "_", _label({name.rpartition(".")[2]: v for name, v in self.settings.items()}))
         return f"{words[:80]}_{self.checksum[:12]}.nc"
 
-    def run(self) -> Experiment:
-        return Experiment.from_dict(self.tables, folder=self.folder)
-
 
 def _checked_settings(settings: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     if not isinstance(settings, Mapping) or not settings:
@@ -321,7 +314,7 @@ def _cell(tables: Mapping[str, Any], folder: Path, settings: dict[str, Any], tra
     try:
         run = Experiment.from_dict(filled, folder=folder)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        return _Cell(settings, filled, folder, train, _checksum(filled), failure=_in_words(error))
+        return _Cell(settings, filled, folder, train, _checksum(filled), failure=Failure.of(error).reason)
     facts = run.describe()
     tests = [zlib.crc32(np.ascontiguousarray(x).tobytes()) for x in (run.data.test_inputs, run.data.test_targets)]
     kernel = _checksum(*(filled.get(name) for name in KERNEL), facts["data"], facts["split"])
@@ -351,14 +344,6 @@ def _in_cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def _in_words(error: BaseException) -> str:
-    """What was wrong, in one line; with its kind where that is no user's mistake."""
-    words = " ".join(str(error).split())
-    return (
-        words if isinstance(error, ValueError | TypeError | OSError) and words else f"{type(error).__name__}: {words}"
-    )
-
-
 def _kept(path: Path, cell: _Cell) -> dict[str, Any] | None:
     """What the file of a cell tells; None if it is not there, or lacks the training."""
     if not path.exists():
@@ -374,35 +359,31 @@ def _kept(path: Path, cell: _Cell) -> dict[str, Any] | None:
     return json.loads(dataset.attrs["facts"])
 
 
-def _computed_by(
-    cells: Sequence[_Cell], workers: int, scheduler: str | None
-) -> Iterator[tuple[_Cell, xr.Dataset | str]]:
-    """Every cell with its results, or why there are none, as they are finished."""
-    # Those of one kernel follow one another.
+def _answers(cells: Sequence[_Cell], workers: int, scheduler: str | None) -> Answers:
+    """The results of cells as they are finished, those of one kernel one after another."""
     cells = sorted(cells, key=lambda cell: cell.kernel)
-    if cells:
-        yield from _locally(cells, min(workers, len(cells))) if scheduler is None else _on_cluster(cells, scheduler)
+    if cells and scheduler is not None:
+        yield from on_cluster(_computed, cells, scheduler)
+    elif cells:
+        count = min(workers, len(cells))
+        share = partial(_computed, memory=free_memory() // (2 * count))
+        yield from locally(share, cells, count, alike=lambda cell: cell.kernel)
 
 
-def compute(cell: _Cell, memory: int | None = None, /) -> xr.Dataset | str:
-    """The results of a cell, or why there are none: whatever that is, it is this cell's alone."""
+def _computed(cell: _Cell, memory: int | None = None) -> xr.Dataset:
     started = time.perf_counter()
-    try:
-        run = cell.run()
-        features = _features(_Kernel(cell.kernel, run, memory))
-        trajectories = dict(predictions(run, features=features))
-        if cell.train:
-            try:
-                trajectories["trained"] = train(run)
-            except DivergedError as error:
-                trajectories["trained"] = error.trajectory
-        result = Comparison({source: trajectories[source] for source in SOURCES if source in trajectories})
-        dataset = result.dataset
-        facts = _facts(result, dataset) | {"seconds": round(time.perf_counter() - started, 3)}
-    except Exception as error:
-        return _in_words(error)
+    run = Experiment.from_dict(cell.tables, folder=cell.folder)
+    trajectories = dict(predictions(run, features=_features(_Kernel(cell.kernel, run, memory))))
+    if cell.train:
+        try:
+            trajectories["trained"] = train(run)
+        except DivergedError as error:
+            trajectories["trained"] = error.trajectory
+    result = Comparison({source: trajectories[source] for source in SOURCES if source in trajectories})
+    dataset = result.dataset
+    facts = _facts(result, dataset) | {"seconds": round(time.perf_counter() - started, 3)}
     return dataset.assign_attrs(
-        experiment_tables=json.dumps(cell.tables),
+        tables=json.dumps(cell.tables),
         settings=json.dumps(cell.settings),
         checksum=cell.checksum,
         facts=json.dumps(facts),
@@ -437,132 +418,3 @@ def _facts(result: Comparison, dataset: xr.Dataset) -> dict[str, Any]:
     facts["rounds_to_tenth"] = float(low[0]) if len(low) else np.nan
     facts["stable"] = result.trajectories["rounds"].stable
     return facts | result.errors("global_loss")
-
-
-def _on_cluster(cells: Sequence[_Cell], address: str) -> Iterator[tuple[_Cell, xr.Dataset | str]]:
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise ImportError("a cluster needs dask.distributed: pip install 'ntkp2p[cluster]'") from error
-    try:
-        client = Client(address, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise OSError(f"no Dask scheduler answers at {address!r} ({error}): is it running there?") from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError as error:
-            raise OSError(
-                f"no worker has come to {address} within {PATIENCE} s: start some with dask worker {address}"
-            ) from error
-        futures = {client.submit(compute, cell, pure=False): cell for cell in cells}
-        for future in as_completed(list(futures)):
-            error = future.exception()
-            outcome = future.result() if error is None else _in_words(error)
-            # What is wanted no longer is not computed again when its worker dies.
-            future.release()
-            yield futures.pop(future), outcome
-
-
-class _Worker:
-    """A process of its own, which computes one cell after another."""
-
-    def __init__(self, threads: int, memory: int):
-        context = multiprocessing.get_context("spawn")
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, threads, memory), daemon=True)
-        self.process.start()
-        other.close()  # so that the end of the process is the end of the connection
-        self.started = False
-        self.cell: _Cell | None = None
-
-    def begin(self, cell: _Cell) -> None:
-        self.cell = cell
-        with suppress(BrokenPipeError):  # it has died, which is heard of when its answer is awaited
-            self.connection.send(cell)
-
-    def answer(self) -> Any:
-        """What it sent; None if it has died."""
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            return None
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.join()
-        self.connection.close()
-
-
-def _serve(connection: Connection, threads: int, memory: int) -> None:
-    """Compute what comes until nothing does. Interrupts are for the process that writes."""
-    from threadpoolctl import threadpool_limits
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["NPROC"] = str(threads)  # for XLA, which has not started yet
-    threadpool_limits(threads)
-    connection.send("started")
-    with suppress(EOFError, OSError):
-        while True:
-            connection.send(compute(connection.recv(), memory))
-
-
-def _locally(cells: Sequence[_Cell], count: int) -> Iterator[tuple[_Cell, xr.Dataset | str]]:
-    pending, tried = list(cells), set()
-    threads, memory = max(1, _processors() // count), free_memory() // (2 * count)
-    workers: list[_Worker] = []
-
-    def employ(worker: _Worker) -> None:
-        """Give it a cell, rather of the kernel that it has, rather of one that nobody else has."""
-        last = None if worker.cell is None else worker.cell.kernel
-        taken = {other.cell.kernel for other in workers if other.cell is not None}
-        pending.sort(key=lambda cell: (cell.kernel != last, cell.kernel in taken))
-        worker.begin(pending.pop(0))
-
-    def start() -> None:
-        worker = _Worker(threads, memory)
-        employ(worker)
-        workers.append(worker)
-
-    try:
-        for _ in range(count):
-            start()
-        while workers:
-            ready = wait([worker.connection for worker in workers])
-            for worker in [worker for worker in workers if worker.connection in ready]:
-                cell, answer = worker.cell, worker.answer()
-                if isinstance(answer, str) and not worker.started:
-                    worker.started = True
-                    continue
-                if answer is None:
-                    workers.remove(worker)
-                    code = worker.process.exitcode
-                    worker.end()
-                    if not worker.started and code >= 0:
-                        raise RuntimeError(
-                            f"a process for the cells could not start (exit code {code}): a script must call sweep "
-                            'below if __name__ == "__main__":'
-                        )
-                    if cell not in tried:
-                        tried.add(cell)
-                        pending.append(cell)
-                        start()
-                        continue
-                    answer = f"its process died twice (exit code {code}): out of memory? take fewer workers"
-                    if pending:
-                        start()
-                elif pending:
-                    employ(worker)
-                else:
-                    workers.remove(worker)
-                    worker.end()
-                yield cell, answer
-    finally:
-        for worker in workers:
-            worker.end()
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
