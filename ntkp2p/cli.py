@@ -255,10 +255,11 @@ def sweep(
     elif not quiet:
         print(result)
     if failures := result.failures:
-        reason = next(iter(failures.values()))
+        reason, names = next(iter(failures.values())), list(failures)
+        named = "; ".join(names[:5]) + ("; …" if len(names) > 5 else "")
         raise ValueError(
-            f"{len(failures)} of {len(result.rows)} cells were not computed: {'; '.join(failures)}; the first because "
-            f"{reason}; all reasons are in {folder / 'sweep.csv'}, and the same command tries them again"
+            f"{len(failures)} of {len(result.rows)} cells were not computed: {named}; the first because {reason}; "
+            f"all reasons are in {folder / 'sweep.csv'}, and the same command tries them again"
         )
 
 
