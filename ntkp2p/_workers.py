@@ -200,7 +200,7 @@ def on_cluster(function: Callable[[Any], Any], tasks: Sequence[Any], address: st
         except TimeoutError as error:
             raise OSError(f"no worker came to {address} in {PATIENCE} s: start some, dask worker {address}") from error
         futures = {client.submit(function, task, pure=False): task for task in tasks}
-        for future in as_completed(list(futures)):
+        for future in as_completed(list(futures), loop=client.loop):
             error = future.exception()
             answer = future.result() if error is None else Failure.of(error)
             # What nobody holds is not computed again when its worker dies.

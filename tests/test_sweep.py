@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +17,7 @@ from ntkp2p._workers import Failure, locally, on_cluster
 from ntkp2p.sweep import parse_settings
 
 module = sys.modules["ntkp2p.sweep"]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TOML = """
 rounds = 12
@@ -72,6 +74,7 @@ def compiled(compiled_once):
     """Other processes share what this one has compiled."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled_once))
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield
 
@@ -136,25 +139,32 @@ def test_a_process_that_dies_twice_and_a_task_that_fails():
 def test_a_cluster_loses_a_worker(toml, tmp_path, compiled):
     from distributed import LocalCluster
 
-    settings = {"algorithm.step_size": [0.1, 0.2, 0.3], "mixing.graph": ["cycle", "star"]}
-    finished = {}
+    finished, forgotten = {}, []
     with LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, worker_dashboard_address=None
     ) as cluster:
 
+        def ended(end):
+            return [key for key, _, to, *_ in cluster.scheduler.transition_log if to == end]
+
         def kill(done, total):
-            if done == 2:
+            if done == 1:
                 finished.update(stamps(tmp_path))
+                until = time.monotonic() + 10
+                while not ended("forgotten") and time.monotonic() < until:
+                    time.sleep(0.01)
+                forgotten.extend(ended("forgotten"))
                 os.kill(cluster.workers[0].pid, signal.SIGKILL)
 
-        result = p2p.sweep(toml, settings, out=tmp_path, scheduler=cluster.scheduler_address, progress=kill)
-        story = [(str(key), end) for key, start, end, *_ in cluster.scheduler.transition_log if start == "processing"]
+        result = p2p.sweep(toml, SETTINGS, out=tmp_path, scheduler=cluster.scheduler_address, progress=kill)
+        computed = ended("memory")
     assert not result.failures
-    assert len(finished) == 2
+    assert len(finished) == len(forgotten) == 1
     assert finished.items() <= stamps(tmp_path).items()
     assert_as_by_hand(result)
-    # Dask remembers what it has computed how often: whatever was written before the kill, once.
-    assert sum(end == "memory" for _, end in story) <= 6 + 1
+    # What was written before the kill was computed once; what the worker had not handed over, anew.
+    assert computed.count(forgotten[0]) == 1
+    assert len(set(computed)) == 4
     with pytest.raises(OSError, match="no Dask scheduler answers at"):
         next(on_cluster(math.sqrt, [1.0], "tcp://127.0.0.1:1"))
 
@@ -163,11 +173,11 @@ def test_what_is_there_is_not_computed_again(toml, tmp_path, here):
     p2p.sweep(toml, SETTINGS, out=tmp_path)
     before, computed = stamps(tmp_path), list(here)
     assert len(computed) == 4
-    more = SETTINGS | {"mixing.graph": ["star", "cycle", "complete"]}
+    more = SETTINGS | {"mixing.graph": ["star", "cycle", "complete"], "algorithm.step_size": [0.3]}
     result = p2p.sweep(toml, more, out=tmp_path)
-    assert [cell["mixing.graph"] for cell in here[4:]] == ["complete", "complete"]
+    assert [cell["mixing.graph"] for cell in here[4:]] == ["complete"]
     assert before.items() <= stamps(tmp_path).items()
-    assert [row["settings"]["mixing.graph"] for row in result.rows] == ["star", "cycle", "complete"] * 2
+    assert [row["settings"]["mixing.graph"] for row in result.rows] == ["star", "cycle", "complete"]
 
     # With training they lack something; and the next time they do not.
     here.clear()
@@ -314,16 +324,16 @@ def test_plots(toml, tmp_path, here):
         result = p2p.sweep(toml, settings, out=tmp_path, **options)
         return result.table(), result.plot()
 
-    table, ax = drawn({"algorithm.step_size": [1000.0, 0.3, 0.1]})
-    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.1, 0.3, 1000.0])
-    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [*table["global_loss"][2:0:-1], np.nan])  # off the chart
+    table, ax = drawn({"algorithm.step_size": [1000.0, 0.1]})
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0.1, 1000.0])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [table["global_loss"][1], np.nan])  # off the chart
     np.testing.assert_array_equal(ax.lines[1].get_xdata(), [1000.0])  # and marked
     assert ax.get_xlabel() == "step size η"
     _, ax = drawn({"split.by": ["iid", "label"]}, train=True)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["iid", "label"]
     assert len(ax.lines) == 2
     np.testing.assert_allclose(ax.lines[0].get_ydata(), ax.lines[1].get_ydata(), rtol=1e-9)
-    table, ax = drawn({"mixing.graph": ["cycle", "star", "path"], "algorithm.step_size": [0.1, 0.3]})
+    table, ax = drawn({"mixing.graph": ["cycle", "star"], "algorithm.step_size": [0.1, 0.3]})
     assert len(ax.lines) == 2
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), table["global_loss"][1::2])
     plt.close("all")
