@@ -9,8 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -75,7 +75,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a program with threads, as JAX is, must not fork
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, function, threads), daemon=True)
-        self.process.start()
+        with _deaf():
+            self.process.start()
         other.close()  # so that the end of the process is the end of the connection
         self.started = False
         self.task: Any = None
@@ -89,6 +90,19 @@ class _Worker:
         self.process.terminate()
         self.process.join()
         self.connection.close()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Whoever is started within hears no interrupts from its first moment on, where the system has it so."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection, function: Callable[[Any], Any], threads: int) -> None:

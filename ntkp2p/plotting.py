@@ -454,10 +454,9 @@ def _loss_curves(ax: Axes, table: Any, across: str, curves: dict[str, Any]) -> N
             look: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "color": colour, "linestyle": "none"}
             ax.plot(x, losses, marker=mark, label=f"{label}trained", **look)
         unstable = x[(rows["stable"] == False).to_numpy()]  # noqa: E712 - a cell that failed has none
-        height = np.full(len(unstable), 0.98 - 0.04 * i)
-        ax.plot(unstable, height, "x", color=colour, transform=ax.get_xaxis_transform(), clip_on=False)
-    if (table["stable"] == False).any():  # noqa: E712
-        ax.plot([], [], "x", color="0.3", label="unstable")
+        if len(unstable):
+            height, above = np.full(len(unstable), 0.98 - 0.04 * i), ax.get_xaxis_transform()
+            ax.plot(unstable, height, "x", color=colour, transform=above, clip_on=False, label=f"{label}unstable")
     ax.set_yscale("log")
     if not numeric:
         ax.set_xticks(range(len(names)), [_tick(name) for name in names])

@@ -176,6 +176,8 @@ def sweep(
         raise ValueError("workers are processes of this machine, and a scheduler has its own: leave one of both out")
     count = processors() if workers is None else whole(workers, "workers", least=1)
     settings = _checked_settings(settings)
+    if isinstance(experiment, Experiment):
+        raise TypeError("sweep takes a TOML file or its tables, found an Experiment: its fields have no names to set")
     tables, parent = (experiment, Path()) if isinstance(experiment, Mapping) else tables_of(experiment)
     cells = _cells(tables, parent.resolve(), settings, train)
     folder = Path(out)
