@@ -377,6 +377,9 @@ MAP_LABELS = {
 
 #: More curves than this cannot be told apart; a map takes their place.
 MOST_CURVES = 8
+#: How the cells of a sweep are marked.
+PREDICTED: dict[str, Any] = {"markersize": 4, "linewidth": 1}
+TRAINED: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "linestyle": "none"}
 FINAL_LOSS = "agents' mean global loss after the last round"
 #: What fields are called on an axis, with their units; others are called as they are in a file.
 FIELDS = {
@@ -402,13 +405,13 @@ def sweep(sweep: "Sweep", /, *, ax: Axes | None = None) -> Axes:
     table = sweep.table()
     if "global_loss" not in table:
         raise ValueError("no cell of this sweep has been computed: see its failures")
-    across = max(sweep.settings, key=lambda name: (_is_numeric(table[name]), table[name].nunique()))
+    across = next((name for name in sweep.settings if _is_numeric(table[name])), next(iter(sweep.settings)))
     others = [name for name in sweep.settings if name != across]
     named = table[others].map(_tick).agg(", ".join, axis=1) if others else table["file"].map(lambda _: "")
     curves = {str(name): rows for name, rows in table.groupby(named, sort=False)}
     with plt.rc_context(STYLE):
         if ax is None:
-            ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")[1]
+            ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")[1]
         ax.set_xlabel(FIELDS.get(across, across))
         title = ", ".join(FIELDS.get(name, name) for name in others)
         if len(curves) > MOST_CURVES:
@@ -417,7 +420,8 @@ def sweep(sweep: "Sweep", /, *, ax: Axes | None = None) -> Axes:
         else:
             _loss_curves(ax, table, across, curves)
             ax.set_ylabel(FINAL_LOSS)
-            ax.legend(title=title or None, fontsize=8)
+            handles = _loss_handles(ax, table)
+            ax.legend(handles=handles, title=title or None, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return ax
 
 
@@ -430,33 +434,28 @@ def _tick(value: Any) -> str:
 
 
 def _loss_curves(ax: Axes, table: Any, across: str, curves: dict[str, Any]) -> None:
-    """Predictions are small marks, joined where numbers go across; trainings large hollow ones about them."""
+    """Predictions are small marks, joined where numbers go across; trainings large hollow ones about them.
+
+    What is unstable is crossed above the axes.
+    """
     numeric, names = _is_numeric(table[across]), list(table[across].unique())
     ceiling = OFF_THE_CHART * table.loc[np.isfinite(table["global_loss"]), "global_loss"].min()
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.8, len(curves)))
     for i, ((name, rows), colour) in enumerate(zip(curves.items(), colours, strict=True)):
         rows = rows.sort_values(across) if numeric else rows
         x = rows[across].to_numpy(float) if numeric else np.array([names.index(value) for value in rows[across]])
-        mark, label = "osD^vP*X"[i], f"{name}: " if name else ""
+        look: dict[str, Any] = {"marker": "osD^vP*X"[i], "color": colour}
         line = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))[i % 4] if numeric else "none"
-        ax.plot(
-            x,
-            rows["global_loss"].where(rows["global_loss"] <= ceiling),
-            marker=mark,
-            markersize=4,
-            color=colour,
-            linestyle=line,
-            linewidth=1,
-            label=f"{label}predicted",
-        )
+        losses = rows["global_loss"].where(rows["global_loss"] <= ceiling)
+        ax.plot(x, losses, **look, **PREDICTED, linestyle=line, label=name)
         if "trained_global_loss" in rows:
             losses = rows["trained_global_loss"].where(rows["trained_global_loss"] <= ceiling)
-            look: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "color": colour, "linestyle": "none"}
-            ax.plot(x, losses, marker=mark, label=f"{label}trained", **look)
-        unstable = x[(rows["stable"] == False).to_numpy()]  # noqa: E712 - a cell that failed has none
+            ax.plot(x, losses, **look, **TRAINED, label="_")
+        unstable = x[_unstable(rows)]
         if len(unstable):
-            height, above = np.full(len(unstable), 0.98 - 0.04 * i), ax.get_xaxis_transform()
-            ax.plot(unstable, height, "x", color=colour, transform=above, clip_on=False, label=f"{label}unstable")
+            height = np.full(len(unstable), 1.02 + 0.04 * i)
+            above: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+            ax.plot(unstable, height, "x", color=colour, label="_", **above)
     ax.set_yscale("log")
     if not numeric:
         ax.set_xticks(range(len(names)), [_tick(name) for name in names])
@@ -465,16 +464,35 @@ def _loss_curves(ax: Axes, table: Any, across: str, curves: dict[str, Any]) -> N
         ax.set_xscale("log")
 
 
+def _loss_handles(ax: Axes, table: Any) -> list[Line2D]:
+    """The curves by their names, and what small, large and crossed marks are."""
+    handles = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+    handles = handles if len(handles) > 1 else []
+    grey: dict[str, Any] = {"marker": "o", "color": "0.3"}
+    handles.append(Line2D([], [], **grey, **PREDICTED, linestyle="none", label="predicted"))
+    if "trained_global_loss" in table:
+        handles.append(Line2D([], [], **grey, **TRAINED, label="trained"))
+    if _unstable(table).any():
+        handles.append(Line2D([], [], marker="x", color="0.3", linestyle="none", label="unstable"))
+    return handles
+
+
+def _unstable(rows: Any) -> np.ndarray:
+    """Which cells are: not those that failed, of which nothing is known."""
+    return np.array([stable == False for stable in rows["stable"]])  # noqa: E712
+
+
 def _loss_map(ax: Axes, table: Any, across: str, curves: dict[str, Any]) -> None:
     names = sorted(table[across].unique()) if _is_numeric(table[across]) else list(table[across].unique())
     losses = np.array([rows.set_index(across)["global_loss"].reindex(names) for rows in curves.values()], float)
-    lowest = np.nanmin(losses)
-    norm = LogNorm(lowest, min(np.nanmax(losses), OFF_THE_CHART * lowest))
+    chosen = table.loc[~_unstable(table), "global_loss"]
+    chosen = chosen if chosen.notna().any() else table["global_loss"]
+    norm = LogNorm(chosen.min(), min(chosen.max(), OFF_THE_CHART * chosen.min()))
     colours = plt.get_cmap("viridis").with_extremes(bad="white")
     image = ax.pcolormesh(np.arange(len(names)), np.arange(len(curves)), losses, norm=norm, cmap=colours)
     ax.set_xticks(range(len(names)), [_tick(name) for name in names])
     ax.set_yticks(range(len(curves)), list(curves), fontsize=7)
     ax.figure.colorbar(image, ax=ax, label=FINAL_LOSS, extend="max")
     for row, rows in enumerate(curves.values()):
-        for name in rows.loc[rows["stable"] == False, across]:  # noqa: E712
+        for name in rows.loc[_unstable(rows), across]:
             ax.plot(names.index(name), row, "x", color="#b03030")

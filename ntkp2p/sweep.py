@@ -90,7 +90,7 @@ class Sweep:
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """The final global loss over a swept field, predicted and trained; returns the axes.
 
-        The numeric field with the most values goes across, one curve for each combination of the others; a map takes
+        The first numeric field goes across, one curve for each combination of the others; a map takes
         the place of more curves than can be told apart.
         """
         from ntkp2p import plotting
