@@ -43,6 +43,8 @@ from ntkp2p.prediction import steady_state as steady_state
 from ntkp2p.stability import StabilityReport as StabilityReport
 from ntkp2p.stability import stability as stability
 from ntkp2p.stability import stability_map as stability_map
+from ntkp2p.sweep import Sweep as Sweep
+from ntkp2p.sweep import sweep as sweep
 from ntkp2p.target import rounds_to_loss as rounds_to_loss
 from ntkp2p.timeliness import Timeliness as Timeliness
 from ntkp2p.timeliness import timeliness as timeliness

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -314,6 +315,72 @@ def info(*, json: Json = False, quiet: Quiet = False) -> None:
     )
 
 
+@app.command(
+    help_epilogue=_examples(
+        "ntkp2p sweep experiment.toml --set algorithm.step_size=0.1,0.3,1.0 --set mixing.graph=cycle,star --out sweep",
+        "ntkp2p sweep experiment.toml --set seed=0,1,2 --train --workers 2",
+        "ntkp2p sweep experiment.toml --set model.width=64,256,1024 --scheduler tcp://127.0.0.1:8786",
+    )
+)
+def sweep(
+    experiment: Toml,
+    /,
+    *,
+    settings: Annotated[
+        list[str], Parameter(name="--set", help="FIELD=VALUE,VALUE,... of the experiment; again for more.")
+    ],
+    out: Out = Path("results"),
+    train: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    format: Format = "png",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict a run for every combination of some fields' values: one netCDF file each, sweep.csv and sweep.png.
+
+    The same command again goes on where it was interrupted, and tries once more what failed.
+
+    Parameters
+    ----------
+    train
+        Train the real networks of every cell beside its prediction.
+    workers
+        How many processes of this machine compute; by default one for each processor.
+    scheduler
+        In place of these a Dask cluster: its address, such as tcp://127.0.0.1:8786. The workers need the data files
+        that the experiment names.
+    """
+    from ntkp2p.files import replacing
+    from ntkp2p.sweep import parse_settings
+    from ntkp2p.sweep import sweep as computed
+
+    fields, folder = parse_settings(settings), _writable(out)
+    where = {"workers": workers, "scheduler": scheduler}
+    with _progress(shown=not quiet) as progress:
+        result = computed(
+            experiment,
+            fields,
+            out=folder,
+            train=train,
+            progress=lambda done, total: progress("cells", done, total),
+            **where,
+        )
+    table = result.table()
+    with replacing(folder / "sweep.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    if "global_loss" in table:
+        _save_figure(result.plot().figure, folder / f"sweep.{format}")
+    _print(result, {"cells": table.to_dict("records"), "folder": str(folder)} if json else None)
+    if failures := result.failures:
+        reason, names = next(iter(failures.values())), list(failures)
+        named = "; ".join(names[:5]) + ("; …" if len(names) > 5 else "")
+        raise ValueError(
+            f"{len(failures)} of {len(result.rows)} cells were not computed: {named}; the first because {reason}; "
+            f"all reasons are in {folder / 'sweep.csv'}, and the same command tries them again"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program: exit code 0, 1 for a defect, 2 for a user's mistake, 130 if interrupted."""
     typed = sys.argv[1:] if arguments is None else list(arguments)
@@ -358,6 +425,8 @@ def _kept(typed: Sequence[str], interruption: KeyboardInterrupt) -> str:
         return f"what was recorded until then is in {bound.arguments['out']}; to train from the start, {again}"
     if (cache := bound.arguments.get("cache")) is not None:
         return f"the finished blocks of the kernel are kept in {cache}; to go on from there, {again}"
+    if "settings" in bound.arguments:
+        return f"the finished cells are kept in {bound.arguments['out']}; to go on with the others, {again}"
     if "cache" in bound.arguments:
         return "nothing is kept; with --cache DIR the finished blocks of the kernel are"
     return f"to begin again, {again}"

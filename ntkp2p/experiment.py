@@ -287,14 +287,9 @@ class Experiment:
         ValueError
             If it is not TOML, or a key is missing or unknown: the message names it and the closest known one.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist: give the path of an experiment in TOML")
+        tables, folder = tables_of(path)
         try:
-            text = path.read_text(encoding="utf-8")
-            return cls.from_dict(tomllib.loads(text), folder=path.parent)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not TOML: {error}") from error
+            return cls.from_dict(tables, folder=folder)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{path}: {error}") from error
 
@@ -336,6 +331,25 @@ class Experiment:
             algorithm=_algorithm(tables["algorithm"]),
             **{key: tables[key] for key in plain if key in tables},
         )
+
+
+def tables_of(path: str | os.PathLike[str], /) -> tuple[dict[str, Any], Path]:
+    """The tables of an experiment in TOML, and the folder that paths in them are relative to.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not TOML.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: give the path of an experiment in TOML")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), path.parent
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
 
 
 def _must_be_for(mixing: Events | AsynchronousGossip, agents: int, rounds: int, algorithm: Algorithm) -> None:

@@ -14,6 +14,7 @@ import networkx as nx
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ntkp2p.experiment import Experiment
     from ntkp2p.mixings import MixingComparison
     from ntkp2p.stability import StabilityMap, StabilityReport
+    from ntkp2p.sweep import Sweep
     from ntkp2p.timeliness import Timeliness
 
 #: The style sheet of all plots: `plt.style.use(STYLE)`, or by its name "ntkp2p.ntkp2p".
@@ -872,3 +874,126 @@ MAP_LABELS = {
     "message_delay": "messages' delay / rounds",
     "smallest_eigenvalue": "$\\lambda_{\\min}(W)$",
 }
+
+
+#: More curves than this cannot be told apart; a map takes their place.
+MOST_CURVES = 8
+#: How the cells of a sweep are marked.
+PREDICTED: dict[str, Any] = {"markersize": 4, "linewidth": 1}
+TRAINED: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "linestyle": "none"}
+FINAL_LOSS = "agents' mean global loss after the last round"
+#: What fields are called on an axis, with their units; others are called as they are in a file.
+FIELDS = {
+    "algorithm.step_size": "step size η",
+    "algorithm.gradient_delay": "gradients' delay / rounds",
+    "algorithm.message_delay": "messages' delay / rounds",
+    "batch_size": "batch size / samples",
+    "data.samples": "training samples",
+    "model.width": "width / units",
+    "rounds": "run / rounds",
+    "split.agents": "agents",
+}
+
+
+def sweep(sweep: "Sweep", /, *, ax: Axes | None = None) -> Axes:
+    """The final loss over one swept field, a curve for each combination of the others, or a map of many.
+
+    Raises
+    ------
+    ValueError
+        If no cell has been computed.
+    """
+    table = sweep.table()
+    if "global_loss" not in table:
+        raise ValueError("no cell of this sweep has been computed: see its failures")
+    across = next((name for name in sweep.settings if _is_numeric(table[name])), next(iter(sweep.settings)))
+    others = [name for name in sweep.settings if name != across]
+    named = table[others].map(_tick).agg(", ".join, axis=1) if others else table["file"].map(lambda _: "")
+    curves = {str(name): rows for name, rows in table.groupby(named, sort=False)}
+    with plt.style.context(STYLE):
+        if ax is None:
+            ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")[1]
+        ax.set_xlabel(FIELDS.get(across, across))
+        title = ", ".join(FIELDS.get(name, name) for name in others)
+        if len(curves) > MOST_CURVES:
+            _loss_map(ax, table, across, curves)
+            ax.set_ylabel(title)
+        else:
+            _loss_curves(ax, table, across, curves)
+            ax.set_ylabel(FINAL_LOSS)
+            handles = _loss_handles(ax, table)
+            ax.legend(handles=handles, title=title or None, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    return ax
+
+
+def _is_numeric(values: Any) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _tick(value: Any) -> str:
+    return f"{value:g}" if _is_numeric([value]) else str(value)
+
+
+def _loss_curves(ax: Axes, table: Any, across: str, curves: dict[str, Any]) -> None:
+    """Predictions are small marks, joined where numbers go across; trainings large hollow ones about them.
+
+    What is unstable is crossed above the axes.
+    """
+    numeric, names = _is_numeric(table[across]), list(table[across].unique())
+    ceiling = OFF_THE_CHART * table.loc[np.isfinite(table["global_loss"]), "global_loss"].min()
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.8, len(curves)))
+    for i, ((name, rows), colour) in enumerate(zip(curves.items(), colours, strict=True)):
+        rows = rows.sort_values(across) if numeric else rows
+        x = rows[across].to_numpy(float) if numeric else np.array([names.index(value) for value in rows[across]])
+        look: dict[str, Any] = {"marker": "osD^vP*X"[i], "color": colour}
+        line = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))[i % 4] if numeric else "none"
+        losses = rows["global_loss"].where(rows["global_loss"] <= ceiling)
+        ax.plot(x, losses, **look, **PREDICTED, linestyle=line, label=name)
+        if "trained_global_loss" in rows:
+            losses = rows["trained_global_loss"].where(rows["trained_global_loss"] <= ceiling)
+            ax.plot(x, losses, **look, **TRAINED, label="_")
+        unstable = x[_unstable(rows)]
+        if len(unstable):
+            height = np.full(len(unstable), 1.02 + 0.04 * i)
+            above: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+            ax.plot(unstable, height, "x", color=colour, label="_", **above)
+    ax.set_yscale("log")
+    if not numeric:
+        ax.set_xticks(range(len(names)), [_tick(name) for name in names])
+        ax.margins(x=0.15)
+    elif table[across].min() > 0 and table[across].max() / table[across].min() > 30:
+        ax.set_xscale("log")
+
+
+def _loss_handles(ax: Axes, table: Any) -> list[Line2D]:
+    """The curves by their names, and what small, large and crossed marks are."""
+    handles = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+    handles = handles if len(handles) > 1 else []
+    grey: dict[str, Any] = {"marker": "o", "color": "0.3"}
+    handles.append(Line2D([], [], **grey, **PREDICTED, linestyle="none", label="predicted"))
+    if "trained_global_loss" in table:
+        handles.append(Line2D([], [], **grey, **TRAINED, label="trained"))
+    if _unstable(table).any():
+        handles.append(Line2D([], [], marker="x", color="0.3", linestyle="none", label="unstable"))
+    return handles
+
+
+def _unstable(rows: Any) -> np.ndarray:
+    """Which cells are: not those that failed, of which nothing is known."""
+    return np.array([stable == False for stable in rows["stable"]])  # noqa: E712
+
+
+def _loss_map(ax: Axes, table: Any, across: str, curves: dict[str, Any]) -> None:
+    names = sorted(table[across].unique()) if _is_numeric(table[across]) else list(table[across].unique())
+    losses = np.array([rows.set_index(across)["global_loss"].reindex(names) for rows in curves.values()], float)
+    chosen = table.loc[~_unstable(table), "global_loss"]
+    chosen = chosen if chosen.notna().any() else table["global_loss"]
+    norm = LogNorm(chosen.min(), min(chosen.max(), OFF_THE_CHART * chosen.min()))
+    colours = plt.get_cmap("viridis").with_extremes(bad="white")
+    image = ax.pcolormesh(np.arange(len(names)), np.arange(len(curves)), losses, norm=norm, cmap=colours)
+    ax.set_xticks(range(len(names)), [_tick(name) for name in names])
+    ax.set_yticks(range(len(curves)), list(curves), fontsize=7)
+    ax.figure.colorbar(image, ax=ax, label=FINAL_LOSS, extend="max")
+    for row, rows in enumerate(curves.values()):
+        for name in rows.loc[_unstable(rows), across]:
+            ax.plot(names.index(name), row, "x", color=VERMILLION)

@@ -182,7 +182,8 @@ class Algorithm(eqx.Module):
     array([0.5, 2. ])
     """
 
-    step_size: Any
+    # A whole number, as TOML may have it, would be no parameter of the linear system.
+    step_size: Any = eqx.field(converter=lambda value: float(value) if type(value) is int else value)
 
     #: What the rows and columns of the mixing matrix must sum to: "row", "column" or "doubly" (stochastic).
     stochastic: ClassVar[Literal["row", "column", "doubly"]] = "row"
