@@ -124,11 +124,11 @@ class _Picture:
         self.image = widgets.Image(format="png", width=pixels[0], height=pixels[1])
         with plt.style.context(plotting.STYLE):
             self._canvas = FigureCanvasAgg(Figure(figsize=(pixels[0] / DPI, pixels[1] / DPI), dpi=DPI))
-            self._axes = self._canvas.figure.add_axes(place)
+            self.axes = self._canvas.figure.add_axes(place)
 
     def draw(self, draw: Callable[..., Any], *shown: Any) -> tuple[float, float]:
         """Show what `draw(axes, *shown)` draws; the seconds of drawing and of encoding."""
-        begin, ax = time.perf_counter(), self._axes
+        begin, ax = time.perf_counter(), self.axes
         for artist in [*ax.lines, *ax.texts, *ax.patches, *ax.collections, *ax.child_axes, ax.get_legend()]:
             if artist is not None:
                 artist.remove()
@@ -249,8 +249,9 @@ class Explorer(widgets.VBox):
 
         self.verdict = widgets.HTML(layout=widgets.Layout(width="600px"))
         self.curves = _Picture((600, 330), (0.11, 0.14, 0.86, 0.74))
-        self.net = _Picture((280, 320), (0.02, 0.02, 0.96, 0.88))
-        self.disc = _Picture((320, 320), (0.21, 0.15, 0.76, 0.75))
+        self.net = _Picture((270, 320), (0.02, 0.02, 0.96, 0.88))
+        self.disc = _Picture((330, 320), (0.2, 0.15, 0.74, 0.75))
+        self.disc.axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))  # every label takes a millisecond
         self._pictures = widgets.VBox([self.curves.image, widgets.HBox([self.net.image, self.disc.image])])
         self._view = widgets.VBox([self.verdict, self._pictures])
         self._source = widgets.Textarea(rows=12, layout=widgets.Layout(width="900px", display="none"))
@@ -285,8 +286,7 @@ class Explorer(widgets.VBox):
 
     def _update(self) -> None:
         """Predict the experiment of the tables, and draw it."""
-        self._cancel()
-        self.trained, self.note.value = None, ""
+        self.trained, self.note.value = None, "Training was cancelled by the change." if self._cancel() else ""
         if self._source.layout.display != "none":
             self._source.value = self.python()
         begin = time.perf_counter()
@@ -365,8 +365,7 @@ class Explorer(widgets.VBox):
     # Training
 
     def _toggle_training(self) -> None:
-        if self._training is not None:
-            self._cancel()
+        if self._cancel():
             self.note.value = "Training was cancelled."
         elif self.experiment is not None:
             cancelled = threading.Event()
@@ -377,12 +376,14 @@ class Explorer(widgets.VBox):
             self.progress.layout.visibility = "visible"
             thread.start()
 
-    def _cancel(self) -> None:
-        """Leave a training to itself, which ends at its next recorded round and shows nothing any more."""
+    def _cancel(self) -> bool:
+        """Leave a training, if there is one, to itself: it ends at its next recorded round, and shows nothing more."""
         with self._painting:
-            if self._training is not None:
-                self._training[1].set()
-                self._training_ends()
+            if self._training is None:
+                return False
+            self._training[1].set()
+            self._training_ends()
+            return True
 
     def _training_ends(self) -> None:
         self._training = None
