@@ -27,6 +27,7 @@ import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from ntkp2p import plotting
 from ntkp2p.algorithms import DGD
@@ -463,6 +464,7 @@ def sized(spec: str, agents: int, /) -> nx.Graph:
 
 
 @cache
+@threadpool_limits.wrap(limits=1, user_api="blas")  # threads would wait for one another in many small products
 def _placed(spec: str, agents: int) -> nx.Graph:
     """A graph that knows where its agents are drawn: to find that out takes longer than to draw them."""
     graph = sized(spec, agents)
