@@ -27,6 +27,7 @@ import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from ntkp2p import plotting
 from ntkp2p.algorithms import DGD
@@ -124,11 +125,11 @@ class _Picture:
         self.image = widgets.Image(format="png", width=pixels[0], height=pixels[1])
         with plt.style.context(plotting.STYLE):
             self._canvas = FigureCanvasAgg(Figure(figsize=(pixels[0] / DPI, pixels[1] / DPI), dpi=DPI))
-            self._axes = self._canvas.figure.add_axes(place)
+            self.axes = self._canvas.figure.add_axes(place)
 
     def draw(self, draw: Callable[..., Any], *shown: Any) -> tuple[float, float]:
         """Show what `draw(axes, *shown)` draws; the seconds of drawing and of encoding."""
-        begin, ax = time.perf_counter(), self._axes
+        begin, ax = time.perf_counter(), self.axes
         for artist in [*ax.lines, *ax.texts, *ax.patches, *ax.collections, *ax.child_axes, ax.get_legend()]:
             if artist is not None:
                 artist.remove()
@@ -249,8 +250,9 @@ class Explorer(widgets.VBox):
 
         self.verdict = widgets.HTML(layout=widgets.Layout(width="600px"))
         self.curves = _Picture((600, 330), (0.11, 0.14, 0.86, 0.74))
-        self.net = _Picture((280, 320), (0.02, 0.02, 0.96, 0.88))
-        self.disc = _Picture((320, 320), (0.21, 0.15, 0.76, 0.75))
+        self.net = _Picture((270, 320), (0.02, 0.02, 0.96, 0.88))
+        self.disc = _Picture((330, 320), (0.2, 0.15, 0.74, 0.75))
+        self.disc.axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))  # every label takes a millisecond
         self._pictures = widgets.VBox([self.curves.image, widgets.HBox([self.net.image, self.disc.image])])
         self._view = widgets.VBox([self.verdict, self._pictures])
         self._source = widgets.Textarea(rows=12, layout=widgets.Layout(width="900px", display="none"))
@@ -285,8 +287,7 @@ class Explorer(widgets.VBox):
 
     def _update(self) -> None:
         """Predict the experiment of the tables, and draw it."""
-        self._cancel()
-        self.trained, self.note.value = None, ""
+        self.trained, self.note.value = None, "Training was cancelled by the change." if self._cancel() else ""
         if self._source.layout.display != "none":
             self._source.value = self.python()
         begin = time.perf_counter()
@@ -365,8 +366,7 @@ class Explorer(widgets.VBox):
     # Training
 
     def _toggle_training(self) -> None:
-        if self._training is not None:
-            self._cancel()
+        if self._cancel():
             self.note.value = "Training was cancelled."
         elif self.experiment is not None:
             cancelled = threading.Event()
@@ -377,12 +377,14 @@ class Explorer(widgets.VBox):
             self.progress.layout.visibility = "visible"
             thread.start()
 
-    def _cancel(self) -> None:
-        """Leave a training to itself, which ends at its next recorded round and shows nothing any more."""
+    def _cancel(self) -> bool:
+        """Leave a training, if there is one, to itself: it ends at its next recorded round, and shows nothing more."""
         with self._painting:
-            if self._training is not None:
-                self._training[1].set()
-                self._training_ends()
+            if self._training is None:
+                return False
+            self._training[1].set()
+            self._training_ends()
+            return True
 
     def _training_ends(self) -> None:
         self._training = None
@@ -462,6 +464,7 @@ def sized(spec: str, agents: int, /) -> nx.Graph:
 
 
 @cache
+@threadpool_limits.wrap(limits=1, user_api="blas")  # threads would wait for one another in many small products
 def _placed(spec: str, agents: int) -> nx.Graph:
     """A graph that knows where its agents are drawn: to find that out takes longer than to draw them."""
     graph = sized(spec, agents)

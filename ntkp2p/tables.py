@@ -160,8 +160,8 @@ def _asynchronous(entries: dict[str, Any], agents: int, rounds: int) -> _Source:
     weights, graph = entries.pop("weights", None), str(entries.pop("graph", ""))
     if graph:
         entries["graph"] = _graph(graph, agents)
-    if weights is not None:
-        entries["weight"] = _weighted(graph, weights, agents)
+        if weights is not None:
+            entries["weight"] = _weighted(graph, weights, agents)
     clocks = _call("p2p.AsynchronousGossip", users=agents, **entries)
     return clocks if seed is None else _Source(f"{clocks}.{_call('draw', events=rounds, seed=seed)}")
 

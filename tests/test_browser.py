@@ -135,11 +135,21 @@ def pixels(picture) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture.screenshot())).convert("RGB"), int)
 
 
-def changed(page, picture, before: str) -> str:
-    """The picture's source, once it is another one."""
+def changed(page, picture, before: str) -> None:
+    """Wait until a picture is another one."""
     page.wait_for_function("([image, before]) => image.src !== before", arg=[picture.element_handle(), before])
     page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=picture.element_handle())
-    return picture.get_attribute("src")
+
+
+def coloured(shown: np.ndarray) -> int:
+    """The pixels of trained agents' curves: predictions are thin and dark."""
+    return int((shown.max(axis=-1) - shown.min(axis=-1) > 60).sum())
+
+
+def says(page, element, words: str) -> None:
+    """Wait until it does."""
+    arguments = [element.element_handle(), words]
+    page.wait_for_function("([element, words]) => (element.value ?? element.innerText).includes(words)", arg=arguments)
 
 
 def test_moves_and_training_in_jupyterlab(lab, page, tmp_path):
@@ -154,28 +164,27 @@ def test_moves_and_training_in_jupyterlab(lab, page, tmp_path):
     source, drawn = curves.get_attribute("src"), pixels(curves)
     assert drawn.std() > 10  # it is no blank
 
-    slider = page.locator(".widget-slider").filter(has_text="step size")
-    slider.locator(".noUi-handle").focus()
+    page.get_by_role("button", name="Copy as Python").click()
+    program = page.locator(".widget-textarea textarea")
+    says(page, program, "p2p.Experiment(")
+    assert program.evaluate("text => text === document.activeElement")  # Ctrl+A and Ctrl+C are for the source
+
+    handle = page.locator(".widget-slider").filter(has_text="step size").locator(".noUi-handle")
+    handle.focus()
     for _ in range(9):
         page.keyboard.press("ArrowRight")
-    source = changed(page, curves, source)
-    page.wait_for_function("text => text.innerText.includes('unstable')", arg=verdict.element_handle())
-    moved = pixels(curves)
-    assert (moved != drawn).any()
+    says(page, program, "step_size=0.282)")
+    says(page, verdict, "unstable")
+    changed(page, curves, source)
+    assert (pixels(curves) != drawn).any()
     for _ in range(9):
         page.keyboard.press("ArrowLeft")
-    page.wait_for_function("text => !text.innerText.includes('unstable')", arg=verdict.element_handle())
+    says(page, program, "step_size=0.1)")
 
-    source = curves.get_attribute("src")
     page.get_by_role("button", name="Train").click()
     page.get_by_text("Trained for 40 rounds.").wait_for()
-    changed(page, curves, source)
-    trained = pixels(curves)
-    colourful = (trained.max(axis=-1) - trained.min(axis=-1) > 60).sum()  # agents' curves, which alone are coloured
-    assert colourful > 5 * (drawn.max(axis=-1) - drawn.min(axis=-1) > 60).sum()
-
-    page.get_by_role("button", name="Copy as Python").click()
-    text = page.locator(".widget-textarea textarea")
-    page.wait_for_function("text => text.value.includes('p2p.Experiment(')", arg=text.element_handle())
+    page.wait_for_timeout(200)  # the picture came before these words, and is decoded
+    assert coloured(pixels(curves)) > 5 * coloured(drawn)
+    page.locator(".jp-OutputArea").first.evaluate("area => area.scrollIntoView()")
     page.screenshot(path=tmp_path / "explorer.png")
     assert not page.errors

@@ -7,7 +7,6 @@ h_q = S_qᵀ (f₀ − y)_q / N_q: nothing depends on how many samples an agent 
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -63,14 +62,13 @@ class EagerSystem(LinearSystem):
     def _round(self, states: Float[np.ndarray, "m n"], slopes: np.ndarray | float = 0.0) -> Float[np.ndarray, "m n"]:
         """A round of many states at once: side by side, they are one state of longer models."""
         m, (agents, rank, columns) = len(states), self.slopes.shape
-        mixing = self.parameters["mixing"]
+        mixing: Any = self.parameters["mixing"]
 
         def grad(x, /, *, when=True):
             pulls = self.hessians @ x.reshape(agents, rank, -1)
             return (pulls.reshape(agents, rank, columns, m) + np.expand_dims(slopes, -1)).reshape(agents, -1)
 
-        verbs: dict[str, Any] = {"mix": lambda x: mixing @ x, "own": lambda x: np.diagonal(mixing)[:, None] * x}
-        world = World(grad=grad, **verbs)
+        world = World(mix=lambda x: mixing @ x, grad=grad, own=lambda x: mixing.diagonal()[:, None] * x)
         x = np.moveaxis(states.reshape(m, agents, rank * columns), 0, -1).reshape(agents, -1)
         after = self.algorithm.round(x, world).reshape(agents, rank * columns, m)
         return np.moveaxis(after, -1, 0).reshape(m, -1)
