@@ -18,6 +18,7 @@ from ntkp2p.algorithms import (
     World,
 )
 from ntkp2p.asynchrony import AsynchronousGossip, Events, clocks, expected_staleness, gossip_rate_for, staleness
+from ntkp2p.citation import citation
 from ntkp2p.communication import Communication, communication
 from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import Objective, best_weights
@@ -75,6 +76,7 @@ __all__ = [
     "best_constant",
     "best_weights",
     "check_mixing",
+    "citation",
     "clocks",
     "communication",
     "compare",

@@ -61,7 +61,7 @@ class CharacteristicRoots(NamedTuple):
     values
         s, per unit of flow time, in descending order of their real parts: modes e^{st}.
     residuals
-        ‖(s I − A₀ − A₁ e^{−sτ}) v‖ / ((|s| + ‖A₀‖ + ‖A₁‖ |e^{−sτ}|) ‖v‖) with their vectors v.
+        ‖(s I − A₀ − A₁ e^{−sτ}) v‖ / ((abs(s) + ‖A₀‖ + ‖A₁‖ abs(e^{−sτ})) ‖v‖) with their vectors v.
     method
         "eigenvalues" without delay, "Lambert W" where the modes decouple, "discretisation" elsewhere.
     """

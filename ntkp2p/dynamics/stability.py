@@ -34,7 +34,7 @@ class Spectrum(NamedTuple):
     Attributes
     ----------
     radius
-        max |λ(M)|: the rounds are unstable above 1. NaN if the iteration has not found it.
+        max abs λ(M): the rounds are unstable above 1. NaN if the iteration has not found it.
     abscissa
         max Re λ(A), A = (M − I)/η, per unit of flow time: the flow is unstable above 0. NaN likewise, or where the
         algorithm has no such flow.
