@@ -53,17 +53,20 @@ def setup(app):
 
 
 def _inline(translator, node):
-    """Mathematics as MathML, by docutils, which browsers draw by themselves: no script, and nothing is fetched."""
-    translator.body.append(tex2mathml(node.astext()))
+    translator.body.append(_mathml(node.astext(), display=False))
     raise nodes.SkipNode
 
 
 def _display(translator, node):
-    tex = node.astext()
+    translator.body.append(f'<div class="math">{_mathml(node.astext(), display=True)}</div>')
+    raise nodes.SkipNode
+
+
+def _mathml(tex, *, display):
+    """Mathematics as MathML, by docutils, which browsers draw by themselves: no script, and nothing is fetched."""
     if r"\\" in tex and r"\begin" not in tex:  # several rows
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
-    translator.body.append(f'<div class="math">{tex2mathml(tex, as_block=True)}</div>')
-    raise nodes.SkipNode
+    return tex2mathml(tex, as_block=display)
 
 
 # Where a page is found here that is elsewhere in the repository.
