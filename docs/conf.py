@@ -1,9 +1,11 @@
-"""Sphinx: pages in Markdown, the reference from docstrings, notebooks with their committed outputs. Nothing is fetched."""
+"""Pages in Markdown, the reference from docstrings, notebooks with their committed outputs. Nothing is fetched."""
 
 import re
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
 
 import ntkp2p
 from ntkp2p.citation import references
@@ -41,6 +43,7 @@ nb_ipywidgets_js = {}  # by default fetched from elsewhere; a widget shows its l
 
 html_theme = "furo"
 html_title = f"ntkp2p {release}"
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 html_math_renderer = "mathml"
@@ -49,24 +52,31 @@ html_math_renderer = "mathml"
 def setup(app):
     app.add_html_math_renderer("mathml", (_inline, None), (_display, None))
     app.connect("source-read", _links)
-    app.connect("autodoc-process-docstring", _sources)
+    # Before and after napoleon, whose priority is 500.
+    app.connect("autodoc-process-docstring", _colons, priority=400)
+    app.connect("autodoc-process-docstring", _sources, priority=600)
 
 
 def _inline(translator, node):
-    translator.body.append(_mathml(node.astext(), display=False))
+    translator.body.append(_mathml(node, display=False))
     raise nodes.SkipNode
 
 
 def _display(translator, node):
-    translator.body.append(f'<div class="math">{_mathml(node.astext(), display=True)}</div>')
+    translator.body.append(f'<div class="math">{_mathml(node, display=True)}</div>')
     raise nodes.SkipNode
 
 
-def _mathml(tex, *, display):
+def _mathml(node, *, display):
     """Mathematics as MathML, by docutils, which browsers draw by themselves: no script, and nothing is fetched."""
+    tex = node.astext()
     if r"\\" in tex and r"\begin" not in tex:  # several rows
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
-    return tex2mathml(tex, as_block=display)
+    try:
+        return tex2mathml(tex, as_block=display)
+    except MathError as error:
+        logging.getLogger(__name__).warning("%s in %r", error, tex, location=node)
+        return ""
 
 
 # Where a page is found here that is elsewhere in the repository.
@@ -83,7 +93,9 @@ def _links(app, name, source):
 
 def _in_words(entry):
     field = dict(re.findall(r"(\w+) = {+(.*?)}+,", entry))
-    authors = [author.split(",")[0] for author in field.get("author", "").replace(" and others", " et al.").split(" and ")]
+    authors = [
+        author.split(",")[0] for author in field.get("author", "").replace(" and others", " et al.").split(" and ")
+    ]
     where = [field.get(name, "") for name in ("journal", "booktitle", "publisher", "school", "howpublished")]
     number = field.get("volume", "")
     arxiv = f"arXiv {field['eprint']}" if "eprint" in field else ""
@@ -92,6 +104,13 @@ def _in_words(entry):
     return (f"{names}. " if names else "") + f"*{field['title']}*. " + ", ".join(filter(None, source)) + "."
 
 
+def _colons(app, what, name, thing, options, lines):
+    """What precedes a colon in an attribute's docstring is a sentence, not its type, for which napoleon takes it."""
+    if what in ("attribute", "property", "data") and lines:
+        lines[0] = lines[0].replace(":", "\0")
+
+
 def _sources(app, what, name, thing, options, lines):
     """Numbered sources of a docstring as a plain list: numbers are of one docstring, a page has many."""
-    lines[:] = [re.sub(r"\[(\d+)\]_", r"[\1]", re.sub(r"^\.\. \[(\d+)\] ", r"\1. ", line)) for line in lines]
+    text = (line.replace("\0", ":") for line in lines)
+    lines[:] = [re.sub(r"\[(\d+)\]_", r"[\1]", re.sub(r"^\.\. \[(\d+)\] ", r"\1. ", line)) for line in text]
