@@ -93,15 +93,14 @@ def _links(app, name, source):
 
 def _in_words(entry):
     field = dict(re.findall(r"(\w+) = {+(.*?)}+,", entry))
-    authors = [
-        author.split(",")[0] for author in field.get("author", "").replace(" and others", " et al.").split(" and ")
-    ]
-    where = [field.get(name, "") for name in ("journal", "booktitle", "publisher", "school", "howpublished")]
-    number = field.get("volume", "")
+    names = [author.split(",")[0] for author in field.get("author", "").split(" and ") if author != "others"]
+    names = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    where = [field.get(name, "") for name in ("journal", "booktitle", "publisher", "school", "howpublished", "volume")]
+    version = f"version {field['version']}" if "version" in field else ""
     arxiv = f"arXiv {field['eprint']}" if "eprint" in field else ""
-    source = [" ".join(filter(None, [*where, number])), arxiv, field.get("year", ""), field.get("url", "")]
-    names = " and ".join(filter(None, [", ".join(authors[:-1]), authors[-1]]))
-    return (f"{names}. " if names else "") + f"*{field['title']}*. " + ", ".join(filter(None, source)) + "."
+    source = [" ".join(filter(None, where)), version, arxiv, field.get("year", ""), field.get("url", "")]
+    names += " et al." if "others" in field.get("author", "") else "." if names else ""
+    return f"{names} *{field['title']}*. {', '.join(filter(None, source))}."
 
 
 def _colons(app, what, name, thing, options, lines):
