@@ -73,7 +73,12 @@ def _mathml(node, *, display):
     if r"\\" in tex and r"\begin" not in tex:  # several rows
         tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"
     try:
-        return tex2mathml(tex, as_block=display)
+        # Bars of a norm would be as high as the line on one side, and as low as its exponent on the other.
+        return re.sub(
+            r"<mo(?: class=\"mathopen\")?>([‖|])</mo>",
+            r'<mo stretchy="false">\1</mo>',
+            tex2mathml(tex, as_block=display),
+        )
     except MathError as error:
         logging.getLogger(__name__).warning("%s in %r", error, tex, location=node)
         return ""
