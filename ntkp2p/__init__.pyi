@@ -23,6 +23,7 @@ from ntkp2p.asynchrony import clocks as clocks
 from ntkp2p.asynchrony import expected_staleness as expected_staleness
 from ntkp2p.asynchrony import gossip_rate_for as gossip_rate_for
 from ntkp2p.asynchrony import staleness as staleness
+from ntkp2p.citation import citation as citation
 from ntkp2p.communication import Communication as Communication
 from ntkp2p.communication import communication as communication
 from ntkp2p.compare import Comparison as Comparison

@@ -27,7 +27,6 @@ import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from threadpoolctl import threadpool_limits
 
 from ntkp2p import plotting
 from ntkp2p.algorithms import DGD
@@ -38,6 +37,7 @@ from ntkp2p.files import replacing
 from ntkp2p.models import NETWORKS, Features
 from ntkp2p.prediction import explored
 from ntkp2p.tables import as_python, as_toml
+from ntkp2p.threads import one_thread
 from ntkp2p.topology.graphs import from_spec
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
@@ -464,7 +464,7 @@ def sized(spec: str, agents: int, /) -> nx.Graph:
 
 
 @cache
-@threadpool_limits.wrap(limits=1, user_api="blas")  # threads would wait for one another in many small products
+@one_thread()  # threads would wait for one another in many small products
 def _placed(spec: str, agents: int) -> nx.Graph:
     """A graph that knows where its agents are drawn: to find that out takes longer than to draw them."""
     graph = sized(spec, agents)

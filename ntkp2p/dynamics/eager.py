@@ -7,6 +7,7 @@ h_q = S_qᵀ (f₀ − y)_q / N_q: nothing depends on how many samples an agent 
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float

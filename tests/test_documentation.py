@@ -1,0 +1,56 @@
+"""The documentation's programs run, and what it names is there."""
+
+import functools
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+import ntkp2p as p2p
+from ntkp2p import algorithms, asynchrony, data, dynamics, models, topology
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+REFERENCE = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.rst"))
+#: Whose blocks are run, a page's in turn and in one namespace.
+RUN = ("start", "extending", "mathematics")
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def programs(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_blocks_run(page):
+    namespace = {"__name__": page}
+    blocks = programs(ROOT / "docs" / f"{page}.md")
+    assert blocks
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"{page}.md, block {number}", "exec"), namespace)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_what_is_named_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    for name in set(re.findall(r"\bp2p((?:\.[A-Za-z]\w*)+)", text)):
+        functools.reduce(getattr, name.split(".")[1:], p2p)
+    for block in programs(page):
+        compile(block, page.name, "exec")
+    for target in re.findall(r"(?<!\\)\]\(([^)#:\s]+)[^)\s]*\)", text):
+        assert (page.parent / target).exists(), target
+    for path in re.findall(r"`((?:ntkp2p|tests|benchmarks)/[\w/]+\.\w+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(
+    "room", [p2p, algorithms, asynchrony, data, dynamics, models, topology], ids=lambda m: m.__name__
+)
+def test_what_is_public_is_in_the_reference(room):
+    entries = set(re.findall(r"^\.\. auto\w+:: (\w+)$", REFERENCE, re.M))
+    rooms = set(re.findall(r"^\.\. currentmodule:: ntkp2p\.(?:\w+\.)?(\w+)$", REFERENCE, re.M))
+    tables = {name for name in room.__all__ if name.isupper() and isinstance(getattr(room, name), dict)}
+    assert set(room.__all__) - entries - rooms - tables == set()
