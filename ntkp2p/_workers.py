@@ -1,7 +1,7 @@
 """Tasks computed elsewhere: by processes of this machine, or by the workers of a Dask cluster.
 
-Either way an answer comes as soon as it is there, what goes wrong with a task is its own answer, and a process that
-dies takes no other task with it than the one it was at, which is then given to another.
+Either way an answer comes as soon as it is there, what goes wrong with a task is its own answer, and what a process
+was at when it died is computed by another.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -42,152 +42,61 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def locally(
-    function: Callable[[Any], Any], tasks: Sequence[Any], count: int, /, *, alike: Callable[[Any], Any]
-) -> Answers:
-    """Every task with its result or `Failure`, as so many processes are done with them.
-
-    They divide the processors among themselves. Of tasks for which `alike` says the same a process takes one after
-    another, and rather those that no other one has begun with.
+def locally(function: Callable[[Any], Any], tasks: Sequence[Any], count: int, /) -> Answers:
+    """Every task with its result or `Failure`, as so many processes, which divide the processors, are done with them.
 
     Raises
     ------
     RuntimeError
-        If a process cannot start.
+        If processes do not even start.
     """
-    crew = _Crew(function, list(tasks), alike, max(1, processors() // count))
+    left = list(tasks)
+    for _ in range(2):  # a process that dies takes all with it, and what these were at is begun anew
+        for task, answer in _in_processes(function, left, min(count, len(left))):
+            left.remove(task)
+            yield task, answer
+        if not left:
+            return
+    if len(left) == len(tasks) > 1:
+        raise RuntimeError(
+            'no process could compute anything: a script calls sweep below if __name__ == "__main__": and its main '
+            "file must be importable; if memory is short, take fewer workers"
+        )
+    for task in left:  # each by itself, to learn which one it is
+        yield next(_in_processes(function, [task], 1), (task, Failure("its process dies: is it out of memory?")))
+
+
+def _in_processes(function: Callable[[Any], Any], tasks: Sequence[Any], count: int) -> Answers:
+    """The answers that there are until a process dies, if one does."""
+    others = multiprocessing.active_children()
+    # A program with threads, as JAX is, must not fork.
+    begin = multiprocessing.get_context("spawn"), _begin, (max(1, processors() // count),)
+    pool = ProcessPoolExecutor(count, *begin)
+    futures = {pool.submit(_answer, function, task): task for task in tasks}
     try:
-        for _ in range(min(count, len(tasks))):
-            crew.start()
-        while crew.workers:
-            for worker in crew.ready():
-                if (answer := crew.answer_of(worker)) is not None:
-                    yield answer
-    finally:
-        for worker in crew.workers:
-            worker.end()
-
-
-class _Worker:
-    """A process, and the task that it is at."""
-
-    def __init__(self, function: Callable[[Any], Any], threads: int):
-        context = multiprocessing.get_context("spawn")  # a program with threads, as JAX is, must not fork
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, function, threads), daemon=True)
-        with _deaf():
-            self.process.start()
-        other.close()  # so that the end of the process is the end of the connection
-        self.started = False
-        self.task: Any = None
-
-    def begin(self, task: Any) -> None:
-        self.task = task
-        with suppress(OSError):  # it has died, which is heard of when its answer is awaited
-            self.connection.send(task)
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.join()
-        self.connection.close()
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Whoever is started within hears no interrupts from its first moment on, where the system has it so."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if not all(future.done() for future in futures):  # interrupted
+            for process in set(multiprocessing.active_children()) - set(others):
+                process.terminate()
+        pool.shutdown(cancel_futures=True)
 
 
-def _serve(connection: Connection, function: Callable[[Any], Any], threads: int) -> None:
-    """Compute what comes until nothing does. Interrupts are for the process that gave the tasks."""
+def _begin(threads: int) -> None:
+    """Interrupts are for the process that gives the tasks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["NPROC"] = str(threads)  # for XLA, which has not started yet
     threadpool_limits(threads)
-    connection.send(None)  # started
-    with suppress(EOFError, OSError):
-        while True:
-            task = connection.recv()
-            try:
-                answer = function(task)
-            except Exception as error:
-                answer = Failure.of(error)
-            connection.send(answer)
 
 
-@dataclass
-class _Crew:
-    """Processes, and the tasks that none of them has begun."""
-
-    function: Callable[[Any], Any]
-    pending: list[Any]
-    alike: Callable[[Any], Any]
-    threads: int
-
-    def __post_init__(self):
-        self.workers: list[_Worker] = []
-        self.deaths: list[Any] = []
-
-    def start(self) -> None:
-        worker = _Worker(self.function, self.threads)
-        self.workers.append(worker)
-        self._employ(worker)
-
-    def ready(self) -> list[_Worker]:
-        """Those that have something to say, or have died; waits for one."""
-        heard = wait([worker.connection for worker in self.workers])
-        return [worker for worker in self.workers if worker.connection in heard]
-
-    def answer_of(self, worker: _Worker) -> tuple[Any, Any] | None:
-        """Its task and what came of it, and the next task for it; None if it has started, or its task is tried anew."""
-        task = worker.task
-        try:
-            answer = worker.connection.recv()
-        except (EOFError, OSError):
-            return self._replace(worker)
-        if not worker.started:
-            worker.started = True
-            return None
-        self._employ(worker)
-        return task, answer
-
-    def _employ(self, worker: _Worker) -> None:
-        if not self.pending:
-            self.workers.remove(worker)
-            worker.end()
-            return
-        last = None if worker.task is None else self.alike(worker.task)
-        begun = [self.alike(other.task) for other in self.workers if other.task is not None]
-        task = min(self.pending, key=lambda task: (self.alike(task) != last, self.alike(task) in begun))
-        self.pending.remove(task)
-        worker.begin(task)
-
-    def _replace(self, dead: _Worker) -> tuple[Any, Failure] | None:
-        """Another process for one that has died; its task is given out once more, and has failed if that kills, too."""
-        dead.process.join()
-        code = dead.process.exitcode or 0
-        if not dead.started and code >= 0:  # nor was it killed
-            raise RuntimeError(
-                f"a process could not start (exit code {code}): a script calls sweep below "
-                'if __name__ == "__main__": and its main file must be importable'
-            )
-        self.workers.remove(dead)
-        dead.connection.close()
-        again = dead.task not in self.deaths
-        self.deaths.append(dead.task)
-        if again:
-            self.pending.append(dead.task)
-        if self.pending:
-            self.start()
-        if again:
-            return None
-        return dead.task, Failure(f"its process died twice (exit code {code}): out of memory? take fewer workers")
+def _answer(function: Callable[[Any], Any], task: Any) -> Any:
+    try:
+        return function(task)
+    except Exception as error:
+        return Failure.of(error)
 
 
 def on_cluster(function: Callable[[Any], Any], tasks: Sequence[Any], address: str, /) -> Answers:
@@ -201,7 +110,8 @@ def on_cluster(function: Callable[[Any], Any], tasks: Sequence[Any], address: st
         If nobody answers at the address, or no worker has come there in a minute.
     """
     try:
-        from distributed import Client, as_completed
+        from distributed import Client
+        from distributed import as_completed as as_they_end
     except ImportError as error:
         raise ImportError("a cluster needs dask.distributed: pip install 'ntkp2p[cluster]'") from error
     try:
@@ -214,7 +124,7 @@ def on_cluster(function: Callable[[Any], Any], tasks: Sequence[Any], address: st
         except TimeoutError as error:
             raise OSError(f"no worker came to {address} in {PATIENCE} s: start some, dask worker {address}") from error
         futures = {client.submit(function, task, pure=False): task for task in tasks}
-        for future in as_completed(list(futures), loop=client.loop):
+        for future in as_they_end(list(futures), loop=client.loop):
             error = future.exception()
             answer = future.result() if error is None else Failure.of(error)
             # What nobody holds is not computed again when its worker dies.

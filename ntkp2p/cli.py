@@ -386,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(typed, exit_on_error=False, print_error=False)
     except KeyboardInterrupt as interruption:
-        _say(f"{interruption or 'interrupted'}: {_kept(typed, interruption)}")
+        _say(f"{str(interruption) or 'interrupted'}: {_kept(typed, interruption)}")
         sys.exit(130)
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and JAX'

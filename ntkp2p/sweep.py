@@ -168,7 +168,7 @@ def sweep(
     Notes
     -----
     Cells that differ in algorithm, mixing or rounds only have one kernel: it is computed once in each process that
-    computes such cells. A process that dies is replaced, and its cell computed once more.
+    computes such cells. What a process was at when it died is computed once more.
 
     Processes are spawned: a script calls this below ``if __name__ == "__main__":``.
     """
@@ -369,7 +369,7 @@ def _answers(cells: Sequence[_Cell], workers: int, scheduler: str | None) -> Ans
     elif cells:
         count = min(workers, len(cells))
         share = partial(_computed, memory=free_memory() // (2 * count))
-        yield from locally(share, cells, count, alike=lambda cell: cell.kernel)
+        yield from locally(share, cells, count)
 
 
 def _computed(cell: _Cell, memory: int | None = None) -> xr.Dataset:
