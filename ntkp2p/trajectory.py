@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -295,7 +296,7 @@ class Trajectory:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p><code>{self!r}</code></p>{self.dataset._repr_html_()}"
+        return f"<p><code>{html.escape(repr(self))}</code></p>{self.dataset._repr_html_()}"
 
 
 def save_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], /) -> Path:
