@@ -27,6 +27,10 @@ def also(run, **changes):
     return set(citation(dataclasses.replace(run, **changes)).keys) - ALWAYS - set(KEYS["digits"])
 
 
+def test_bibtex_has_no_bare_ampersand():
+    assert not [key for key, entry in references().items() if re.search(r"(?<!\\)&", entry)]
+
+
 def test_a_plain_run(run):
     assert set(citation(run).keys) == {*ALWAYS, *KEYS["digits"], "nedic2009", "yuan2016"}
 
