@@ -450,7 +450,7 @@ def _verdict_of_rounds(report: StabilityReport) -> Verdict:
     if report.stable["rounds"] is None:
         return Verdict("rounds", "not known", "the iteration has not found the spectral radius")
     if report.stable["rounds"]:
-        radius = f"spectral radius {report.spectrum.radius:.8g}"
+        radius = f"spectral radius {_radius(report)}"
         share = "" if np.isnan(limit) else f"; step_size = {eta:g} is {eta / limit:.0%} of the limit"
         if not np.isnan(report.mean_square):
             share += f"; an event multiplies the mean square of deviations by {report.mean_square:.8g}"

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -143,8 +144,9 @@ def test_a_large_system_is_analysed_by_iteration(digits, monkeypatch):
     assert large.hidden is None
     assert large.removal == "by construction"
     assert not large.margins["gradients"].exact
-    assert "at least" in str(large)
-    assert "residual" in str(large)
+    for about, value in (("rounds", "spectral radius"), ("flow", "spectral abscissa")):
+        assert re.search(f"{value} at least .*residual", large.verdicts[about].reason)  # seen from below, and said so
+        assert "at least" not in dense.verdicts[about].reason
 
 
 class Twice(Algorithm):
