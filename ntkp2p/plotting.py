@@ -154,12 +154,8 @@ def agent_curves(
             place = {} if all(t.stable for t in trajectories) else {"loc": "upper left", "bbox_to_anchor": (0, 0.93)}
             place = place if few else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}
             beside = {_SideBySide: HandlerTuple(ndivide=None, pad=0)}
-            frame = {
-                "frameon": True,
-                "framealpha": 0.8,
-                "edgecolor": "none",
-                "fontsize": 8,
-            }  # to be read on curves, too
+            # To be read on curves, too.
+            frame = {"frameon": True, "framealpha": 0.8, "edgecolor": "none", "fontsize": 8}
             ax.legend(list(handles.values()), list(handles), handler_map=beside, **frame, **place)
     return ax
 
@@ -449,7 +445,7 @@ def unit_disc(eigenvalues: np.ndarray, /, *, ax: Axes, title: str = "", mixing: 
     reach = 1.12 * max(1.0, largest)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title, ylabel="imaginary part")
     name = "second modulus" if mixing else "spectral radius"
-    ax.set_xlabel(f"real part; dashed: {name} {largest if largest > 1e-12 else 0:.4g}")
+    ax.set_xlabel(f"real part; dashed: {name} {largest if largest > 1e-12 else 0:.6g}")
     return ax
 
 
@@ -580,6 +576,7 @@ def samples(data: AgentData, /, *, ax: Axes) -> Axes:
     agents, labels, classes = np.arange(data.agents), data.labels, data.classes
     if labels is None or classes is None:
         ax.bar(agents, data.sizes, color="0.6")
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(ylabel="samples", title=f"samples of {data.name}, dealt by {data.by}")
         return ax
     counts = np.zeros((len(classes), data.agents))
@@ -587,7 +584,7 @@ def samples(data: AgentData, /, *, ax: Axes) -> Axes:
     ax.set_title(f"samples of {data.name} by class, dealt by {data.by}")
     if data.agents > FEW or len(classes) > 6:
         image = ax.imshow(counts, cmap="Greys", vmin=0, aspect="auto", interpolation="nearest")
-        ax.figure.colorbar(image, ax=ax, label="samples")
+        ax.figure.colorbar(image, ax=ax, label="samples", ticks=MaxNLocator(integer=True))
         ax.set_yticks(range(len(classes)), [str(name) for name in classes])
         ax.set_ylabel("class")
         return ax
@@ -596,6 +593,7 @@ def samples(data: AgentData, /, *, ax: Axes) -> Axes:
         below = counts[:row].sum(axis=0)
         ax.bar(agents, counts[row], bottom=below, color=colour, edgecolor="white", linewidth=0.5, label=str(name))
     ax.set_ylabel("samples")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(title="class", ncols=len(classes), loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return ax
 
@@ -674,7 +672,7 @@ def events(events: Events, /, *, ax: Axes | None = None) -> Axes:
             bins = [np.linspace(0, events.time[-1], 41), np.arange(events.users + 1) - 0.5]
             counts, *_ = np.histogram2d(events.time[updates], events.user[updates], bins=bins)
             image = ax.pcolormesh(*bins, counts.T, cmap="Greys", vmin=0, rasterized=True)
-            ax.figure.colorbar(image, ax=ax, label="updates")
+            ax.figure.colorbar(image, ax=ax, label="updates", ticks=MaxNLocator(integer=True))
             ax.invert_yaxis()
         ax.set(xlabel="wall-clock time $t$", ylabel="user")
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -793,7 +791,8 @@ def stability_report(report: "StabilityReport", /) -> list[Axes]:
         figure, axes = plt.subplots(1, 2 if report.modes else 1, figsize=(8.4, 3.6), squeeze=False)
         figure.set_layout_engine("constrained", wspace=0.06)
         per = "a period's map" if len(getattr(report.experiment.mixing, "order", ())) > 1 else "a round"
-        title = f"{len(report.eigenvalues)} eigenvalues of {per}"
+        extreme = " extreme" if 0 < len(report.eigenvalues) < report.states else ""
+        title = f"{len(report.eigenvalues)}{extreme} eigenvalues of {per}"
         unit_disc(report.eigenvalues, ax=axes[0, 0], title=title, mixing=False)
         if report.modes:
             _draw_modes(report, axes[0, 1])

@@ -1,5 +1,6 @@
 """How results read and look: short texts, HTML, axes with labels, and pictures that survive grey paper."""
 
+import dataclasses
 import io
 import pickle
 from html.parser import HTMLParser
@@ -204,6 +205,29 @@ def test_results_read_and_plot(name, results):
     for ax in axes:
         assert not ax.axison or (ax.get_xlabel() and (ax.get_ylabel() or ax.get_subplotspec().colspan.start > 0))
     axes[0].figure.draw_without_rendering()
+
+
+def test_names_in_a_trajectory_are_escaped():
+    found = trajectory("trained", 2)
+    found.dataset.attrs["algorithm"] = "Own<b>"  # what a file says
+    assert "Own&lt;b&gt;" in found._repr_html_()
+    assert "Own<b>" not in found._repr_html_()
+
+
+def test_samples_are_counted_in_whole_numbers(results):
+    for name in ("experiment", "experiment, many", "experiment, regression"):
+        axes = results[name].plot()
+        counted = axes[-1].figure.axes[2].yaxis if name == "experiment, many" else axes[-1].yaxis  # the colour bar
+        np.testing.assert_array_equal(counted.get_ticklocs() % 1, 0)
+
+
+def test_extreme_eigenvalues_are_called_so_and_a_radius_below_one_is_not_one(results):
+    report = results["stability"]
+    assert "extreme" not in report.plot()[0].get_title()
+    few = dataclasses.replace(report, eigenvalues=np.array([0.999992, -0.5]))
+    ax = few.plot()[0]
+    assert ax.get_title() == "2 extreme eigenvalues of a round"
+    assert ax.get_xlabel().endswith("spectral radius 0.999992")
 
 
 def test_a_system_shows_its_eigenvalues(results):
