@@ -271,6 +271,7 @@ def _draw_shares(ax: Any, shares: xr.DataArray) -> None:
             share,
             marker=MARKERS[law],
             color=COLOURS[law],
+            linestyle="-",
             linewidth=0.9,
             markersize=4,
             label=f"{law}: mean {mean:.2f}",

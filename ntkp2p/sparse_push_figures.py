@@ -187,6 +187,7 @@ def _panel(ax: Any, results: xr.Dataset) -> None:
                 mean[-1:],
                 yerr=spread[-1:],
                 color=colour,
+                linestyle="-",
                 marker=marker,
                 markerfacecolor=face,
                 markersize=6,
