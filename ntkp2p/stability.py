@@ -40,6 +40,7 @@ from ntkp2p.dynamics.stability import (
     largest_step_size,
     slowest_modes,
     spectrum,
+    spectrum_of,
     with_step_size,
 )
 from ntkp2p.dynamics.system import LinearSystem, flow_time_of_a_round, linear_system
@@ -329,7 +330,9 @@ def stability(
     removed, removal = _removed(experiment, features)
     flows = experiment.has_flow
     small = system.size <= PBH_SIZE and not system.varying and flows
-    extremal = spectrum(system, dense=dense)
+    values = eigenvalues(system, dense=dense)
+    slowest = [] if system.varying else slowest_modes(system, count=modes, dense=dense)
+    extremal = _with_all_found(spectrum(system, dense=dense), system, values, slowest)
     moments = isinstance(mixing, AsynchronousGossip) and system.size <= MOMENTS
     hidden = hidden_modes(*realisation(system, experiment.data)) if small else None
     drawn = system.varying and not system.timetable.periodic
@@ -341,7 +344,7 @@ def stability(
         hidden=hidden,
         spectrum=extremal,
         edge=edge(system, extremal),
-        eigenvalues=eigenvalues(system, dense=dense),
+        eigenvalues=values,
         # Of a symmetric system the iteration is as exact, and quicker.
         step_size_limit=float("nan")
         if drawn
@@ -351,7 +354,7 @@ def stability(
         textbook_limit=system.stable_step_size,
         certificates={} if report is None or system.varying else _certificates(system, report, dense),
         transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
-        modes=[] if system.varying else slowest_modes(system, count=modes, dense=dense),
+        modes=slowest,
         gossip=gossip(*draws(schedule))
         if schedule is not None and drawn and experiment.algorithm.stochastic == "row"
         else None,
@@ -365,6 +368,15 @@ def stability(
         target=target,
         rounds_to_target=met,
     )
+
+
+def _with_all_found(found: Spectrum, system: LinearSystem, values: np.ndarray, slowest: list[Mode]) -> Spectrum:
+    """Of iterated extremes the farthest that the report has found: it is not to contradict itself."""
+    if not found.residual:
+        return found
+    best = spectrum_of(system, np.append(values, [mode.eigenvalue for mode in slowest]))
+    residual = max([found.residual, *(mode.residual for mode in slowest)])
+    return Spectrum(max(found.radius, best.radius), max(found.abscissa, best.abscissa), residual)
 
 
 def _must_be_linear(experiment: Experiment) -> None:

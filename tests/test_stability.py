@@ -23,8 +23,10 @@ from ntkp2p import (
     train,
 )
 from ntkp2p.data import Dataset
+from ntkp2p.dynamics import Spectrum, linear_system
 from ntkp2p.dynamics.delay import delay_margin, delay_matrices
 from ntkp2p.models import Features
+from ntkp2p.stability import _with_all_found
 
 W = metropolis(graphs.cycle(4))
 
@@ -147,6 +149,15 @@ def test_a_large_system_is_analysed_by_iteration(digits, monkeypatch):
     for about, value in (("rounds", "spectral radius"), ("flow", "spectral abscissa")):
         assert re.search(f"{value} at least .*residual", large.verdicts[about].reason)  # seen from below, and said so
         assert "at least" not in dense.verdicts[about].reason
+
+
+def test_a_report_does_not_contradict_its_own_eigenvalues(digits):
+    run = run_of(digits, ATC(step_size=0.1))
+    system = linear_system(run.algorithm, run.mixing, run.features(), run.data)
+    iterated, exact = Spectrum(0.9, -1.0, 1e-3), Spectrum(0.9, -1.0)
+    found = _with_all_found(iterated, system, np.array([0.999, -0.5]), [])
+    assert found == pytest.approx((0.999, (0.999 - 1) / 0.1, 1e-3))
+    assert _with_all_found(exact, system, np.array([0.999]), []) == exact
 
 
 class Twice(Algorithm):
