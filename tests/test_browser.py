@@ -184,7 +184,6 @@ def test_moves_and_training_in_jupyterlab(lab, page, tmp_path):
     page.get_by_role("button", name="Train").click()
     page.get_by_text("Trained for 40 rounds.").wait_for()
     page.wait_for_timeout(200)  # the picture came before these words, and is decoded
-    print("INK", inked(pixels(curves)), inked(drawn))
     assert inked(pixels(curves)) > 1.3 * inked(drawn)  # trained curves are four times as broad
     page.locator(".jp-OutputArea").first.evaluate("area => area.scrollIntoView()")
     page.screenshot(path=tmp_path / "explorer.png")
