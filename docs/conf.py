@@ -1,6 +1,8 @@
 """Pages in Markdown, the reference from docstrings, notebooks with their committed outputs. Nothing is fetched."""
 
 import re
+import shutil
+from pathlib import Path
 
 from docutils import nodes
 from docutils.utils.math import MathError
@@ -9,6 +11,10 @@ from sphinx.util import logging
 
 import ntkp2p
 from ntkp2p.citation import references
+
+# Pages must lie below this folder, and a link to another one would lead out of it again.
+HERE = Path(__file__).parent
+shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
 
 project = "ntkp2p"
 author = "The ntkp2p authors"

@@ -88,7 +88,7 @@ class Sweep:
         return pd.DataFrame(rows)
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """The final global loss over a swept field, predicted and trained; returns the axes.
+        """The final global loss over a swept field, predicted and trained, into `ax` or new axes; returns them.
 
         The first numeric field goes across, one curve for each combination of the others; a map takes
         the place of more curves than can be told apart.
@@ -224,6 +224,7 @@ def parse_settings(texts: Sequence[str], /) -> dict[str, list[Any]]:
 
     Examples
     --------
+    >>> from ntkp2p.sweep import parse_settings
     >>> parse_settings(["algorithm.step_size=0.1,1", "split.by=iid,label", "data.classes=[0,1],[2,3]"])
     {'algorithm.step_size': [0.1, 1], 'split.by': ['iid', 'label'], 'data.classes': [[0, 1], [2, 3]]}
     """

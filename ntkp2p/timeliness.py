@@ -89,7 +89,7 @@ class Timeliness(Report):
     lateness: Mapping[str, Lateness]
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """Measured lateness beside the delays that are stable; returns the axes, new ones by default."""
+        """Measured lateness beside the delays that are stable, into the axes `ax` or new ones; returns them."""
         from ntkp2p import plotting
 
         return plotting.timeliness(self, ax=ax)

@@ -141,9 +141,9 @@ def changed(page, picture, before: str) -> None:
     page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=picture.element_handle())
 
 
-def coloured(shown: np.ndarray) -> int:
-    """The pixels of trained agents' curves: predictions are thin and dark."""
-    return int((shown.max(axis=-1) - shown.min(axis=-1) > 60).sum())
+def inked(shown: np.ndarray) -> int:
+    """The pixels that are not white."""
+    return int((shown.min(axis=-1) < 240).sum())
 
 
 def says(page, element, words: str) -> None:
@@ -184,7 +184,7 @@ def test_moves_and_training_in_jupyterlab(lab, page, tmp_path):
     page.get_by_role("button", name="Train").click()
     page.get_by_text("Trained for 40 rounds.").wait_for()
     page.wait_for_timeout(200)  # the picture came before these words, and is decoded
-    assert coloured(pixels(curves)) > 5 * coloured(drawn)
+    assert inked(pixels(curves)) > 1.3 * inked(drawn)  # trained curves are four times as broad
     page.locator(".jp-OutputArea").first.evaluate("area => area.scrollIntoView()")
     page.screenshot(path=tmp_path / "explorer.png")
     assert not page.errors

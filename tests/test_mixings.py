@@ -46,8 +46,9 @@ def test_boyds_graph():
 def test_the_names_are_what_one_types():
     import ntkp2p as p2p
 
+    typed = {name: getattr(p2p, name) for name in p2p.__all__} | {"graph": BOYD}
     for name, W in compare_mixings(BOYD).matrices.items():
-        np.testing.assert_array_equal(eval(name, vars(p2p) | {"graph": BOYD}), W)
+        np.testing.assert_array_equal(eval(name, typed), W)
 
 
 def test_predicted_rounds_are_trained_rounds(experiment, monkeypatch):

@@ -310,7 +310,7 @@ class Events:
         return np.broadcast_to(self.weight, (self.users, self.users))[user, peer]
 
     def plot(self, *, ax: "Axes | None" = None) -> "Axes":
-        """Updates and messages of every user over time, of many events the updates' number; returns the axes.
+        """Updates and messages of every user over time, of many their number, into `ax` or new axes; returns them.
 
         Up to 400 events are drawn one by one: `events.until(200).plot()` shows the first 200.
         """

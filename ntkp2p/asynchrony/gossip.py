@@ -392,7 +392,7 @@ class AsynchronousGossip:
         return np.frombuffer("|".join(words).encode(), np.uint8), *(np.asarray(a, float) for a in numbers)
 
     def plot(self, *, ax: "Axes | None" = None) -> "Axes":
-        """Every user's mean rates of updates and of opportunities to talk; returns the axes, new ones by default."""
+        """Every user's mean rates of updates and of chances to talk, into `ax` or new axes; returns them."""
         from ntkp2p import plotting
 
         return plotting.clocks(self, ax=ax)

@@ -498,7 +498,7 @@ class LinearSystem:
         return np.asarray(compiled(self.advance, self.parameters, jnp.asarray(s, float)))
 
     def plot(self, *, ax: "Axes | None" = None) -> "Axes":
-        """The eigenvalues of M, or of a period's map, in the unit disc; returns the axes, new ones by default.
+        """The eigenvalues of M, or of a period's map, in the unit disc, into `ax` or new axes; returns them.
 
         Of more than 1,500 states, or 600 if M is not symmetric, the extreme ones, by iteration.
         """
@@ -582,7 +582,7 @@ def linear_system(
     >>> run = experiment
     >>> system = p2p.linear_system(run.algorithm, run.mixing, run.features(), run.data)
     >>> system
-    LinearSystem(3 states, symmetric, step_size=0.5)
+    LinearSystem(3 states, 3 agents, DGD(step_size=0.5), rounds all alike and flow, symmetric)
     >>> bool(np.allclose(system.matrix(), run.mixing - 0.5 * np.eye(3)))
     True
     """

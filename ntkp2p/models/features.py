@@ -102,7 +102,7 @@ class Features:
         return self.matrix.shape[1]
 
     def dealt(self, samples: Int[np.ndarray, " n"], /) -> "Features":
-        """The same model with these of its training inputs, in this order: nothing is computed anew."""
+        """The same model with these `samples` of its training inputs, in this order: nothing is computed anew."""
         each = len(self.matrix) // len(self.initial)
         rows = (samples[:, None] * each + np.arange(each)).reshape(-1)
         spread = self.spread and replace(

@@ -39,7 +39,15 @@ class _Shown:
 
     @classmethod
     def of(cls: Any, graph: nx.Graph, spec: str, /) -> Any:
-        """Another networkx graph, copied, with its specification."""
+        """Another networkx graph, copied, with its specification.
+
+        Parameters
+        ----------
+        graph
+            Of the same kind, directed or not.
+        spec
+            What `from_spec` builds it from.
+        """
         made = cls(graph)
         made.spec = spec
         return made
@@ -98,23 +106,11 @@ class _Shown:
 
 
 class Graph(_Shown, nx.Graph):
-    """A networkx graph that shows itself: links go both ways.
-
-    Parameters
-    ----------
-    incoming_graph_data, **attr
-        As of `networkx.Graph`.
-    """
+    """A networkx graph that shows itself, built as any ``networkx.Graph``: links go both ways."""
 
 
 class DiGraph(_Shown, nx.DiGraph):
-    """A networkx graph that shows itself: over u → v, u sends to v.
-
-    Parameters
-    ----------
-    incoming_graph_data, **attr
-        As of `networkx.DiGraph`.
-    """
+    """A networkx graph that shows itself, built as any ``networkx.DiGraph``: over u → v, u sends to v."""
 
 
 def cycle(n: int) -> Graph:
