@@ -171,7 +171,7 @@ class Explorer(widgets.VBox):
         self.seconds = dict.fromkeys(("prediction", "drawing", "encoding"), 0.0)
         self._eigenvalues = np.empty(0)
         self._drawn: Any = None
-        self._pool: tuple[str, Features] | None = None
+        self._pool: tuple[str, np.ndarray, Features] | None = None
         self._painting = threading.RLock()  # the plotting library's settings are global
         self._training: tuple[threading.Thread, threading.Event] | None = None
         self._deaf = False
@@ -310,13 +310,14 @@ class Explorer(widgets.VBox):
         none = {"test_inputs": np.empty(0), "test_targets": np.empty(0), "test_labels": None}
         data = replace(experiment.data.dataset, **none)
         asked = repr([self.tables.get(key) for key in ("data", "model", "seed", "kernel", "kernel_rtol")])
-        if self._pool is None or self._pool[0] != asked:
+        # A file may have changed since it was read.
+        if self._pool is None or self._pool[0] != asked or not np.array_equal(self._pool[1], data.inputs):
             self._say("computing the kernel …")
             pool = AgentData(dataset=data, indices=(np.arange(data.samples),))
             alone = {"mixing": np.eye(1), "algorithm": DGD(step_size=1.0), "batch_size": None, "record": 2}
-            self._pool = asked, replace(experiment, data=pool, **alone).features()
+            self._pool = asked, data.inputs, replace(experiment, data=pool, **alone).features()
         agents = replace(experiment.data, dataset=data)
-        return replace(experiment, data=agents), self._pool[1].dealt(np.concatenate(agents.indices))
+        return replace(experiment, data=agents), self._pool[2].dealt(np.concatenate(agents.indices))
 
     def _refuse(self, message: str) -> None:
         """Say what is wrong in place of the pictures."""

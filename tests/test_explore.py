@@ -110,6 +110,28 @@ def test_another_model_or_data_set_has_another_kernel():
     assert explorer.tables["model"] == {"name": "mlp", "width": 16, "depth": 1}
 
 
+@pytest.fixture
+def file(tmp_path):
+    """A data set of one's own, and what writes another in its place."""
+    path = tmp_path / "own.csv"
+
+    def write(seed: int) -> None:
+        columns = np.random.default_rng(seed).normal(size=(6, 2)), np.arange(6) % 2
+        np.savetxt(path, np.column_stack(columns), delimiter=",", header="a,b,c", comments="")
+
+    write(0)
+    return {"name": "csv", "file": str(path), "target": "c", "test_samples": 0}, write
+
+
+def test_a_file_that_has_changed_has_another_kernel(file):
+    data, write = file
+    explorer = explore(SMALL | {"data": data})
+    write(1)
+    explorer.rounds.value = 13
+    expected = predict(explorer.experiment).dataset["local_loss"]
+    np.testing.assert_allclose(explorer.predicted["rounds"].dataset["local_loss"], expected, rtol=1e-7)
+
+
 def test_the_verdict_says_what_is_unstable(explorer):
     assert "Rounds: <b>stable</b>" in explorer.verdict.value
     bound = explorer.predicted["rounds"].dataset.attrs["stable_step_size"]
