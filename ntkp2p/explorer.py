@@ -165,6 +165,7 @@ class Explorer(widgets.VBox):
 
     def __init__(self, start: Mapping[str, Any] | str | os.PathLike[str] | None = None):
         self.tables = _tables_of(start)
+        self._data = DATA | {self.tables["data"]["name"]: copy.deepcopy(self.tables["data"])}
         self.experiment: Experiment | None = None
         self.predicted: Mapping[str, Trajectory] = {}
         self.trained: Trajectory | None = None
@@ -201,7 +202,7 @@ class Explorer(widgets.VBox):
                 description=name, min=least, max=most, step=0.05, readout_format=".3g", **wide
             )
 
-        self.data, self.graph = choice("data", DATA), choice("graph", GRAPHS)
+        self.data, self.graph = choice("data", self._data), choice("graph", GRAPHS)
         self.width = widgets.SelectionSlider(
             description="width", options=[2**i for i in range(4, 12)], continuous_update=False, **wide
         )
@@ -272,7 +273,7 @@ class Explorer(widgets.VBox):
             return
         control.write(self.tables)
         if control.widget is self.data:
-            self.tables["data"] = copy.deepcopy(DATA.get(self.data.value, self.tables["data"]))
+            self.tables["data"] = copy.deepcopy(self._data[self.data.value])
         if control.widget is self.partition:
             for key in ("alpha", "skew"):
                 self.tables["split"].pop(key, None)

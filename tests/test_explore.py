@@ -132,6 +132,16 @@ def test_a_file_that_has_changed_has_another_kernel(file):
     np.testing.assert_allclose(explorer.predicted["rounds"].dataset["local_loss"], expected, rtol=1e-7)
 
 
+def test_the_data_that_it_began_with_can_be_had_again(file):
+    data, _ = file
+    explorer = explore(SMALL | {"data": data})
+    began = explorer.experiment.describe()
+    explorer.data.value = "regression"
+    assert "file" not in explorer.tables["data"]
+    explorer.data.value = "csv"
+    assert explorer.experiment.describe() == began
+
+
 def test_the_verdict_says_what_is_unstable(explorer):
     assert "Rounds: <b>stable</b>" in explorer.verdict.value
     bound = explorer.predicted["rounds"].dataset.attrs["stable_step_size"]
