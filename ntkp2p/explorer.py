@@ -11,7 +11,6 @@ import math
 import os
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -32,7 +31,7 @@ from ntkp2p import plotting
 from ntkp2p.algorithms import DGD
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.eager import EAGER
-from ntkp2p.experiment import Experiment, with_paths
+from ntkp2p.experiment import Experiment, tables_of, with_paths
 from ntkp2p.files import replacing
 from ntkp2p.models import NETWORKS, Features
 from ntkp2p.prediction import explored
@@ -510,13 +509,12 @@ def _tables_of(start: Mapping[str, Any] | str | os.PathLike[str] | None) -> dict
         return copy.deepcopy(START)
     if isinstance(start, Mapping):
         tables, folder = copy.deepcopy(dict(start)), Path()
+        Experiment.from_dict(tables)
     else:
-        Experiment.from_toml(start)  # says what is wrong with a file
-        path = Path(start)
-        tables, folder = tomllib.loads(path.read_text(encoding="utf-8")), path.parent
-    Experiment.from_dict(tables, folder=folder)
-    for table in ("data", "mixing"):
-        tables[table] = with_paths(tables[table], folder)
+        Experiment.from_toml(start)  # names the file where it finds a mistake
+        tables, folder = tables_of(start)
+    for table in ("data", "mixing"):  # wherever they are saved, or run
+        tables[table] = with_paths(tables[table], folder.resolve())
     defaults = inspect.signature(NETWORKS[tables["model"]["name"]]).parameters
     for key in ("width", "depth"):
         if key in defaults:

@@ -264,6 +264,16 @@ def test_it_begins_with_a_file_and_keeps_what_it_cannot_express(tmp_path):
     assert explorer.tables["seed"] == 3
 
 
+def test_a_file_saved_elsewhere_finds_its_mixing(tmp_path, monkeypatch):
+    np.savetxt(tmp_path / "W.csv", np.full((3, 3), 1 / 3), delimiter=",")
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    explorer = explore(SMALL | {"mixing": {"file": "W.csv"}})
+    explorer.name.value = "results/run.toml"
+    explorer.save.click()
+    assert Experiment.from_toml("results/run.toml").describe() == explorer.experiment.describe()
+
+
 def test_it_begins_with_tables_that_leave_things_out():
     bare = SMALL | {"mixing": {"graph": "directed_ring"}, "split": {"agents": 3}}
     explorer = explore(bare)
