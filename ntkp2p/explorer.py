@@ -278,8 +278,11 @@ class Explorer(widgets.VBox):
                 self.tables["split"].pop(key, None)
             if self.partition.value == "dirichlet":
                 self.tables["split"]["alpha"] = self.alpha.value
-        if control.widget in (self.graph, self.agents) and "graph" in self.tables["mixing"]:
-            self.tables["mixing"]["graph"] = _spec(self.graph.value, self.agents.value)
+        mixing = self.tables["mixing"]
+        if control.widget is self.graph:
+            mixing["graph"] = _spec(self.graph.value, self.agents.value)
+        if control.widget is self.agents and "graph" in mixing:
+            mixing["graph"] = _resized(mixing["graph"], self.agents.value)
         self._read()
         self._update()
 
@@ -481,6 +484,14 @@ def _spec(name: str, agents: int) -> str:
     rows = next(r for r in range(math.isqrt(agents), 0, -1) if agents % r == 0)
     sizes = {"agents": agents, "rows": rows, "columns": agents // rows, "dimension": max(1, agents.bit_length() - 1)}
     return GRAPHS.get(name, name).format(**sizes)
+
+
+def _resized(spec: str, agents: int) -> str:
+    """The graph of a table for so many agents, with what else it was asked for by."""
+    name, colon, sizes = spec.partition(":")
+    if "{rows}" in GRAPHS.get(name, "") or "{dimension}" in GRAPHS.get(name, ""):
+        return _spec(name, agents)
+    return ",".join([f"{name}:{agents}", *sizes.split(",")[1:]]) if colon else spec
 
 
 def _show(widget: Any, value: Any) -> None:

@@ -142,6 +142,15 @@ def test_the_data_that_it_began_with_can_be_had_again(file):
     assert explorer.experiment.describe() == began
 
 
+def test_a_graph_keeps_its_options_with_other_agents():
+    explorer = explore(SMALL | {"mixing": {"graph": "erdos_renyi:3,0.9,seed=4", "weights": "metropolis"}})
+    explorer.agents.value = 4
+    assert explorer.tables["mixing"]["graph"] == "erdos_renyi:4,0.9,seed=4"
+    explorer.graph.value = "grid"
+    explorer.agents.value = 6
+    assert explorer.tables["mixing"]["graph"] == "grid:2,3"
+
+
 def test_the_verdict_says_what_is_unstable(explorer):
     assert "Rounds: <b>stable</b>" in explorer.verdict.value
     bound = explorer.predicted["rounds"].dataset.attrs["stable_step_size"]
