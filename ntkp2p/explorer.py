@@ -303,7 +303,8 @@ class Explorer(widgets.VBox):
             return
         self.seconds = {"prediction": time.perf_counter() - begin, "drawing": 0.0, "encoding": 0.0}
         self.verdict.value = verdict(self.predicted)
-        self._pictures.layout.display, self.train.disabled = None, False
+        self._pictures.layout.display = None
+        self._allow(True)
         self._draw_curves()
         self._draw_graph()
         self._draw(self.disc, self._disc)
@@ -325,7 +326,13 @@ class Explorer(widgets.VBox):
     def _refuse(self, message: str) -> None:
         """Say what is wrong in place of the pictures."""
         self.verdict.value = f"<b>This cannot be run.</b> {escape(' '.join(message.split()))}"
-        self._pictures.layout.display, self.train.disabled = "none", True
+        self._pictures.layout.display = "none"
+        self._allow(False)
+
+    def _allow(self, allowed: bool) -> None:
+        """Whether there is an experiment that could be trained, copied or saved."""
+        for button in (self.train, self.copy, self.save):
+            button.disabled = not allowed
 
     def _say(self, message: str) -> None:
         self.verdict.value = f"<i>{escape(message)}</i>"
@@ -431,6 +438,8 @@ class Explorer(widgets.VBox):
         try:
             if not path.name:
                 raise ValueError("give the file a name, such as experiment.toml")
+            if not path.parent.is_dir():
+                raise ValueError(f"there is no folder {path.parent}: make it first, or choose another")
             if path.exists():
                 raise ValueError(f"{path} exists already, and is left as it is: choose another name")
             with replacing(path) as temporary:

@@ -177,10 +177,11 @@ def test_what_cannot_be_run_is_said_and_mended(name, value, message, explorer):
     assert message in explorer.verdict.value
     assert explorer.experiment is None
     assert explorer._pictures.layout.display == "none"
-    assert explorer.train.disabled
+    assert all(button.disabled for button in (explorer.train, explorer.copy, explorer.save))
     widget.value = good
     assert "stable" in explorer.verdict.value
     assert explorer._pictures.layout.display is None
+    assert not any(button.disabled for button in (explorer.train, explorer.copy, explorer.save))
     assert explorer.experiment.describe() == Experiment.from_dict(SMALL).describe()
 
 
@@ -242,6 +243,9 @@ def test_the_experiment_goes_elsewhere(explorer, tmp_path):
     explorer.name.value = " "
     explorer.save.click()
     assert "give the file a name" in explorer.note.value
+    explorer.name.value = str(tmp_path / "none" / "run.toml")
+    explorer.save.click()
+    assert "make it first" in explorer.note.value
     explorer.copy.click()
     assert explorer._source.value == explorer.python()
     explorer.step_size.value = 0.3
