@@ -37,7 +37,8 @@ from ntkp2p.models import NETWORKS, Features
 from ntkp2p.prediction import explored
 from ntkp2p.tables import as_python, as_toml
 from ntkp2p.threads import one_thread
-from ntkp2p.topology.graphs import from_spec
+from ntkp2p.topology._matrix import usual_weights
+from ntkp2p.topology.graphs import from_spec, sized
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
 
@@ -471,16 +472,11 @@ def _sentence(time: str, trajectory: Trajectory) -> str:
     return said
 
 
-def sized(spec: str, agents: int, /) -> nx.Graph:
-    """The graph of a table: one that is named without a size takes the number of agents for it."""
-    return from_spec(spec if ":" in spec else f"{spec}:{agents}")
-
-
 @cache
 @one_thread()  # threads would wait for one another in many small products
 def _placed(spec: str, agents: int) -> nx.Graph:
     """A graph that knows where its agents are drawn: to find that out takes longer than to draw them."""
-    graph = sized(spec, agents)
+    graph = from_spec(sized(spec, agents))
     if not nx.get_node_attributes(graph, "pos"):
         links = graph.to_undirected()
         place = nx.circular_layout if spec.partition(":")[0] in ROUND else nx.kamada_kawai_layout
@@ -542,6 +538,6 @@ def _tables_of(start: Mapping[str, Any] | str | os.PathLike[str] | None) -> dict
     tables["split"].setdefault("by", "iid")
     mixing = tables["mixing"]
     if "graph" in mixing and not {"scheme", "schedule", "weights"} & set(mixing):
-        graph = sized(mixing["graph"], tables["split"]["agents"])
-        mixing["weights"] = "push" if graph.is_directed() else "metropolis"
+        graph = from_spec(sized(mixing["graph"], tables["split"]["agents"]))
+        mixing["weights"] = usual_weights(graph).removesuffix("_weights")
     return tables
