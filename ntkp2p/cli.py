@@ -408,7 +408,7 @@ def _foreseen(error: Exception) -> bool:
     raised = error.__traceback__
     while raised is not None and raised.tb_next is not None:
         raised = raised.tb_next
-    if raised is None:
+    if raised is None or isinstance(error, AssertionError):  # an `assert` raises likewise
         return False
     code = raised.tb_frame.f_code
     here = Path(code.co_filename).is_relative_to(Path(__file__).parent)
