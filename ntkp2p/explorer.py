@@ -156,7 +156,7 @@ class Explorer(widgets.VBox):
     experiment
         The run that is shown; None while the tables make none.
     predicted
-        Its predictions, "rounds" and "flow" where it has one; without counters.
+        Its predictions, "rounds" and "flow" where it has one; of `DGD`, `CTA` and `ATC` without counters.
     trained
         Its networks' curves, once they are trained; else None.
     seconds
@@ -278,7 +278,7 @@ class Explorer(widgets.VBox):
             for key in ("alpha", "skew"):
                 self.tables["split"].pop(key, None)
             if self.partition.value == "dirichlet":
-                self.tables["split"]["alpha"] = self.alpha.value
+                self.tables["split"]["alpha"] = rounded(self.alpha.value)
         mixing = self.tables["mixing"]
         if control.widget is self.graph:
             mixing["graph"] = _spec(self.graph.value, self.agents.value)

@@ -151,6 +151,15 @@ def test_a_graph_keeps_its_options_with_other_agents():
     assert explorer.tables["mixing"]["graph"] == "grid:2,3"
 
 
+def test_a_partition_that_is_chosen_again_is_the_same(explorer):
+    explorer.partition.value = "dirichlet"
+    explorer.alpha.value = 10**0.35
+    chosen = dict(explorer.tables["split"])
+    explorer.partition.value = "iid"
+    explorer.partition.value = "dirichlet"
+    assert explorer.tables["split"] == chosen == {"agents": 3, "by": "dirichlet", "alpha": 2.24}
+
+
 def test_the_verdict_says_what_is_unstable(explorer):
     assert "Rounds: <b>stable</b>" in explorer.verdict.value
     bound = explorer.predicted["rounds"].dataset.attrs["stable_step_size"]
