@@ -327,7 +327,8 @@ def sweep(
     /,
     *,
     settings: Annotated[
-        list[str], Parameter(name="--set", help="FIELD=VALUE,VALUE,... of the experiment, values as in TOML; again for more.")
+        list[str],
+        Parameter(name="--set", help="FIELD=VALUE,VALUE,... of the experiment, values as in TOML; again for more."),
     ],
     out: Out = Path("results"),
     train: bool = False,

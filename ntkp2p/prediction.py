@@ -211,8 +211,8 @@ def predictions_in(
 def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any, Trajectory], np.ndarray]:
     """Predictions as `predictions` makes them, and eigenvalues of their rounds: within a blink.
 
-    The diffusion family over one matrix is taken by NumPy: nothing is compiled, and there are no counters. Of large systems the eigenvalues
-    are the largest only, and of cross-entropy there are none.
+    The diffusion family over one matrix is taken by NumPy: nothing is compiled, and there are no counters. Of large
+    systems the eigenvalues are the largest only, and of cross-entropy there are none.
 
     Parameters
     ----------
