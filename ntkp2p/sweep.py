@@ -92,6 +92,11 @@ class Sweep:
 
         The first numeric field goes across, one curve for each combination of the others; a map takes
         the place of more curves than can be told apart.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; by default in a new figure.
         """
         from ntkp2p import plotting
 
@@ -224,6 +229,7 @@ def parse_settings(texts: Sequence[str], /) -> dict[str, list[Any]]:
 
     Examples
     --------
+    >>> from ntkp2p.sweep import parse_settings
     >>> parse_settings(["algorithm.step_size=0.1,1", "split.by=iid,label", "data.classes=[0,1],[2,3]"])
     {'algorithm.step_size': [0.1, 1], 'split.by': ['iid', 'label'], 'data.classes': [[0, 1], [2, 3]]}
     """

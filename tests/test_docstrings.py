@@ -138,7 +138,7 @@ def faults_of_method(where: str, cls: type, name: str) -> Iterator[str]:
 
 def constructor_of(cls: type) -> list[str]:
     """Parameters of its own constructor: an exception is caught and not built, a member of an enumeration is there."""
-    if issubclass(cls, Exception | enum.Enum) or not (fields_of(cls) or is_ours(vars(cls).get("__init__"))):
+    if issubclass(cls, BaseException | enum.Enum) or not (fields_of(cls) or is_ours(vars(cls).get("__init__"))):
         return []
     return parameters_of(cls)
 
