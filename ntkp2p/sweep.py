@@ -164,7 +164,8 @@ def sweep(
         Before anything is computed: for a field or a value with which no cell can be run; if a file of a cell's name is
         damaged, or something else.
     OSError
-        If there is no such TOML file, the folder cannot be written to, or nobody answers at the scheduler's address.
+        If there is no such TOML file, the folder cannot be written to, nobody answers at the scheduler's address, or
+        it is lost: what was finished then is kept.
     RuntimeError
         If processes cannot be started.
     ImportError
