@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +107,7 @@ def on_cluster(function: Callable[[Any], Any], tasks: Sequence[Any], address: st
     ImportError
         Without dask.distributed.
     OSError
-        If nobody answers at the address, or no worker has come there in a minute.
+        If nobody answers at the address, no worker has come there in a minute, or the scheduler is lost.
     """
     try:
         from distributed import Client
@@ -125,8 +125,14 @@ def on_cluster(function: Callable[[Any], Any], tasks: Sequence[Any], address: st
             raise OSError(f"no worker came to {address} in {PATIENCE} s: start some, dask worker {address}") from error
         futures = {client.submit(function, task, pure=False): task for task in tasks}
         for future in as_they_end(list(futures), loop=client.loop):
-            error = future.exception()
-            answer = future.result() if error is None else Failure.of(error)
+            try:
+                error = future.exception()
+                answer = future.result() if error is None else Failure.of(error)
+            except CancelledError as lost:  # nobody here cancels
+                raise OSError(
+                    f"the Dask scheduler at {address} was lost: start it, and the same sweep goes on with the cells "
+                    "that are not finished"
+                ) from lost
             # What nobody holds is not computed again when its worker dies.
             future.release()
             yield futures.pop(future), answer

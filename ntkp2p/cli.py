@@ -318,6 +318,7 @@ def info(*, json: Json = False, quiet: Quiet = False) -> None:
     help_epilogue=_examples(
         "ntkp2p sweep experiment.toml --set algorithm.step_size=0.1,0.3,1.0 --set mixing.graph=cycle,star --out sweep",
         "ntkp2p sweep experiment.toml --set seed=0,1,2 --train --workers 2",
+        """ntkp2p sweep experiment.toml --set 'mixing.graph=cycle,"grid:2,4"'""",
         "ntkp2p sweep experiment.toml --set model.width=64,256,1024 --scheduler tcp://127.0.0.1:8786",
     )
 )
@@ -326,7 +327,8 @@ def sweep(
     /,
     *,
     settings: Annotated[
-        list[str], Parameter(name="--set", help="FIELD=VALUE,VALUE,... of the experiment; again for more.")
+        list[str],
+        Parameter(name="--set", help="FIELD=VALUE,VALUE,... of the experiment, values as in TOML; again for more."),
     ],
     out: Out = Path("results"),
     train: bool = False,
@@ -408,7 +410,7 @@ def _foreseen(error: Exception) -> bool:
     raised = error.__traceback__
     while raised is not None and raised.tb_next is not None:
         raised = raised.tb_next
-    if raised is None:
+    if raised is None or isinstance(error, AssertionError):  # an `assert` raises likewise
         return False
     code = raised.tb_frame.f_code
     here = Path(code.co_filename).is_relative_to(Path(__file__).parent)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import networkx as nx
 import numpy as np
 from jax.sharding import Mesh
 
@@ -29,7 +28,7 @@ from ntkp2p.losses import LOSSES, name_classes
 from ntkp2p.models import NETWORKS, Features, Model, Network, infinite_features, prepare
 from ntkp2p.reports import html_table
 from ntkp2p.topology import Schedule, load_mixing, schedules, validate_mixing
-from ntkp2p.topology.graphs import from_spec
+from ntkp2p.topology.graphs import from_spec, sized
 from ntkp2p.topology.weights import from_graph
 
 if TYPE_CHECKING:
@@ -515,7 +514,7 @@ def _unscheduled(entries: Mapping[str, Any], agents: int) -> np.ndarray | Schedu
             f'schedule = "one_peer_exponential" or scheme = "push", found {" and ".join(sources) or "none of them"}'
         )
     if "graph" in entries:
-        return from_graph(_graph(entries["graph"], agents), entries.get("weights"))
+        return from_graph(from_spec(sized(entries["graph"], agents)), entries.get("weights"))
     if "weights" in entries:
         raise ValueError(f"[mixing] with {sources[0]} takes no weights: what is in a file are the weights")
     return load_mixing(entries["file"]) if "file" in entries else schedules.periodic(map(load_mixing, entries["files"]))
@@ -533,7 +532,7 @@ def _asynchronous(entries: dict[str, Any], agents: int, rounds: Any) -> Events |
     if isinstance(given.get("transmission"), Mapping):
         given["transmission"] = _clocks(given["transmission"], "transmission", agents)
     if "graph" in given:
-        given["graph"] = _graph(given["graph"], agents)
+        given["graph"] = from_spec(sized(given["graph"], agents))
     if "cap" in given:
         given["cap"] = tuple(given["cap"]) if isinstance(given["cap"], list) else given["cap"]
     if "weight" in entries:
@@ -573,7 +572,7 @@ def _schedule(entries: dict[str, Any], agents: int, rounds: Any) -> Schedule:
             raise ValueError(f'[mixing] schedule = "{name}" takes no {key}: leave it out')
         given[key] = _number(value, f"{key} in [mixing]", parameters[key].annotation)
     if "graph" in given:
-        given["graph"] = _graph(given["graph"], agents)
+        given["graph"] = from_spec(sized(given["graph"], agents))
     run = {"agents": agents, "rounds": whole(rounds, "rounds", least=1)}
     given |= {key: value for key, value in run.items() if key in parameters}
     return build(**_checked(build, given, "mixing"))
@@ -588,8 +587,3 @@ def _number(value: Any, name: str, kind: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} must be a number, found {value!r}")
     return float(value)
-
-
-def _graph(spec: Any, agents: int) -> nx.Graph:
-    """A graph that is named without a size takes the number of agents for it."""
-    return from_spec(spec if ":" in str(spec) else f"{spec}:{agents}")

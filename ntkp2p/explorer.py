@@ -11,7 +11,6 @@ import math
 import os
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -32,13 +31,14 @@ from ntkp2p import plotting
 from ntkp2p.algorithms import DGD
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.eager import EAGER
-from ntkp2p.experiment import Experiment, with_paths
+from ntkp2p.experiment import Experiment, tables_of, with_paths
 from ntkp2p.files import replacing
 from ntkp2p.models import NETWORKS, Features
 from ntkp2p.prediction import explored
 from ntkp2p.tables import as_python, as_toml
 from ntkp2p.threads import one_thread
-from ntkp2p.topology.graphs import from_spec
+from ntkp2p.topology._matrix import usual_weights
+from ntkp2p.topology.graphs import from_spec, sized
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
 
@@ -156,7 +156,7 @@ class Explorer(widgets.VBox):
     experiment
         The run that is shown; None while the tables make none.
     predicted
-        Its predictions, "rounds" and "flow" where it has one; without counters.
+        Its predictions, "rounds" and "flow" where it has one; of `DGD`, `CTA` and `ATC` without counters.
     trained
         Its networks' curves, once they are trained; else None.
     seconds
@@ -165,13 +165,14 @@ class Explorer(widgets.VBox):
 
     def __init__(self, start: Mapping[str, Any] | str | os.PathLike[str] | None = None):
         self.tables = _tables_of(start)
+        self._data = DATA | {self.tables["data"]["name"]: copy.deepcopy(self.tables["data"])}
         self.experiment: Experiment | None = None
         self.predicted: Mapping[str, Trajectory] = {}
         self.trained: Trajectory | None = None
         self.seconds = dict.fromkeys(("prediction", "drawing", "encoding"), 0.0)
         self._eigenvalues = np.empty(0)
         self._drawn: Any = None
-        self._pool: tuple[str, Features] | None = None
+        self._pool: tuple[str, np.ndarray, Features] | None = None
         self._painting = threading.RLock()  # the plotting library's settings are global
         self._training: tuple[threading.Thread, threading.Event] | None = None
         self._deaf = False
@@ -201,7 +202,7 @@ class Explorer(widgets.VBox):
                 description=name, min=least, max=most, step=0.05, readout_format=".3g", **wide
             )
 
-        self.data, self.graph = choice("data", DATA), choice("graph", GRAPHS)
+        self.data, self.graph = choice("data", self._data), choice("graph", GRAPHS)
         self.width = widgets.SelectionSlider(
             description="width", options=[2**i for i in range(4, 12)], continuous_update=False, **wide
         )
@@ -272,14 +273,17 @@ class Explorer(widgets.VBox):
             return
         control.write(self.tables)
         if control.widget is self.data:
-            self.tables["data"] = copy.deepcopy(DATA.get(self.data.value, self.tables["data"]))
+            self.tables["data"] = copy.deepcopy(self._data[self.data.value])
         if control.widget is self.partition:
             for key in ("alpha", "skew"):
                 self.tables["split"].pop(key, None)
             if self.partition.value == "dirichlet":
-                self.tables["split"]["alpha"] = self.alpha.value
-        if control.widget in (self.graph, self.agents) and "graph" in self.tables["mixing"]:
-            self.tables["mixing"]["graph"] = _spec(self.graph.value, self.agents.value)
+                self.tables["split"]["alpha"] = rounded(self.alpha.value)
+        mixing = self.tables["mixing"]
+        if control.widget is self.graph:
+            mixing["graph"] = _spec(self.graph.value, self.agents.value)
+        if control.widget is self.agents and "graph" in mixing:
+            mixing["graph"] = _resized(mixing["graph"], self.agents.value)
         self._read()
         self._update()
 
@@ -300,7 +304,8 @@ class Explorer(widgets.VBox):
             return
         self.seconds = {"prediction": time.perf_counter() - begin, "drawing": 0.0, "encoding": 0.0}
         self.verdict.value = verdict(self.predicted)
-        self._pictures.layout.display, self.train.disabled = None, False
+        self._pictures.layout.display = None
+        self._allow(True)
         self._draw_curves()
         self._draw_graph()
         self._draw(self.disc, self._disc)
@@ -310,18 +315,25 @@ class Explorer(widgets.VBox):
         none = {"test_inputs": np.empty(0), "test_targets": np.empty(0), "test_labels": None}
         data = replace(experiment.data.dataset, **none)
         asked = repr([self.tables.get(key) for key in ("data", "model", "seed", "kernel", "kernel_rtol")])
-        if self._pool is None or self._pool[0] != asked:
+        # A file may have changed since it was read.
+        if self._pool is None or self._pool[0] != asked or not np.array_equal(self._pool[1], data.inputs):
             self._say("computing the kernel …")
             pool = AgentData(dataset=data, indices=(np.arange(data.samples),))
             alone = {"mixing": np.eye(1), "algorithm": DGD(step_size=1.0), "batch_size": None, "record": 2}
-            self._pool = asked, replace(experiment, data=pool, **alone).features()
+            self._pool = asked, data.inputs, replace(experiment, data=pool, **alone).features()
         agents = replace(experiment.data, dataset=data)
-        return replace(experiment, data=agents), self._pool[1].dealt(np.concatenate(agents.indices))
+        return replace(experiment, data=agents), self._pool[2].dealt(np.concatenate(agents.indices))
 
     def _refuse(self, message: str) -> None:
         """Say what is wrong in place of the pictures."""
         self.verdict.value = f"<b>This cannot be run.</b> {escape(' '.join(message.split()))}"
-        self._pictures.layout.display, self.train.disabled = "none", True
+        self._pictures.layout.display = "none"
+        self._allow(False)
+
+    def _allow(self, allowed: bool) -> None:
+        """Whether there is an experiment that could be trained, copied or saved."""
+        for button in (self.train, self.copy, self.save):
+            button.disabled = not allowed
 
     def _say(self, message: str) -> None:
         self.verdict.value = f"<i>{escape(message)}</i>"
@@ -427,6 +439,8 @@ class Explorer(widgets.VBox):
         try:
             if not path.name:
                 raise ValueError("give the file a name, such as experiment.toml")
+            if not path.parent.is_dir():
+                raise ValueError(f"there is no folder {path.parent}: make it first, or choose another")
             if path.exists():
                 raise ValueError(f"{path} exists already, and is left as it is: choose another name")
             with replacing(path) as temporary:
@@ -458,16 +472,11 @@ def _sentence(time: str, trajectory: Trajectory) -> str:
     return said
 
 
-def sized(spec: str, agents: int, /) -> nx.Graph:
-    """The graph of a table: one that is named without a size takes the number of agents for it."""
-    return from_spec(spec if ":" in spec else f"{spec}:{agents}")
-
-
 @cache
 @one_thread()  # threads would wait for one another in many small products
 def _placed(spec: str, agents: int) -> nx.Graph:
     """A graph that knows where its agents are drawn: to find that out takes longer than to draw them."""
-    graph = sized(spec, agents)
+    graph = from_spec(sized(spec, agents))
     if not nx.get_node_attributes(graph, "pos"):
         links = graph.to_undirected()
         place = nx.circular_layout if spec.partition(":")[0] in ROUND else nx.kamada_kawai_layout
@@ -480,6 +489,14 @@ def _spec(name: str, agents: int) -> str:
     rows = next(r for r in range(math.isqrt(agents), 0, -1) if agents % r == 0)
     sizes = {"agents": agents, "rows": rows, "columns": agents // rows, "dimension": max(1, agents.bit_length() - 1)}
     return GRAPHS.get(name, name).format(**sizes)
+
+
+def _resized(spec: str, agents: int) -> str:
+    """The graph of a table for so many agents, with what else it was asked for by."""
+    name, colon, sizes = spec.partition(":")
+    if "{rows}" in GRAPHS.get(name, "") or "{dimension}" in GRAPHS.get(name, ""):
+        return _spec(name, agents)
+    return ",".join([f"{name}:{agents}", *sizes.split(",")[1:]]) if colon else spec
 
 
 def _show(widget: Any, value: Any) -> None:
@@ -508,13 +525,12 @@ def _tables_of(start: Mapping[str, Any] | str | os.PathLike[str] | None) -> dict
         return copy.deepcopy(START)
     if isinstance(start, Mapping):
         tables, folder = copy.deepcopy(dict(start)), Path()
+        Experiment.from_dict(tables)
     else:
-        Experiment.from_toml(start)  # says what is wrong with a file
-        path = Path(start)
-        tables, folder = tomllib.loads(path.read_text(encoding="utf-8")), path.parent
-    Experiment.from_dict(tables, folder=folder)
-    for table in ("data", "mixing"):
-        tables[table] = with_paths(tables[table], folder)
+        Experiment.from_toml(start)  # names the file where it finds a mistake
+        tables, folder = tables_of(start)
+    for table in ("data", "mixing"):  # wherever they are saved, or run
+        tables[table] = with_paths(tables[table], folder.resolve())
     defaults = inspect.signature(NETWORKS[tables["model"]["name"]]).parameters
     for key in ("width", "depth"):
         if key in defaults:
@@ -522,6 +538,6 @@ def _tables_of(start: Mapping[str, Any] | str | os.PathLike[str] | None) -> dict
     tables["split"].setdefault("by", "iid")
     mixing = tables["mixing"]
     if "graph" in mixing and not {"scheme", "schedule", "weights"} & set(mixing):
-        graph = sized(mixing["graph"], tables["split"]["agents"])
-        mixing["weights"] = "push" if graph.is_directed() else "metropolis"
+        graph = from_spec(sized(mixing["graph"], tables["split"]["agents"]))
+        mixing["weights"] = usual_weights(graph).removesuffix("_weights")
     return tables

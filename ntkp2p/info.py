@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ntkp2p import __version__
+from ntkp2p._workers import processors
 
 #: What numbers and files depend on, and the extras.
 LIBRARIES = (
@@ -34,7 +35,7 @@ def info() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
-        "cores": {"physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(), "usable": _usable()},
+        "cores": {"physical": psutil.cpu_count(logical=False), "logical": psutil.cpu_count(), "usable": processors()},
         "memory": {"total": psutil.virtual_memory().total, "free": free_memory()},
         "devices": [
             {"name": str(device), "kind": device.device_kind, "platform": device.platform, "free": free_memory(device)}
@@ -51,8 +52,3 @@ def _version(library: str) -> str | None:
         return version(library)
     except PackageNotFoundError:
         return None
-
-
-def _usable() -> int | None:
-    """The processors that this process may run on, where the system says."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

@@ -209,10 +209,10 @@ def predictions_in(
 @in_float64
 @one_thread()  # many small products
 def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any, Trajectory], np.ndarray]:
-    """Predictions as `predictions` makes them, but for counters, and eigenvalues of their rounds: within a blink.
+    """Predictions as `predictions` makes them, and eigenvalues of their rounds: within a blink.
 
-    The diffusion family over one matrix is taken by NumPy, and nothing is compiled. Of large systems the eigenvalues
-    are the largest only, and of cross-entropy there are none.
+    The diffusion family over one matrix is taken by NumPy: nothing is compiled, and there are no counters. Of large
+    systems the eigenvalues are the largest only, and of cross-entropy there are none.
 
     Parameters
     ----------

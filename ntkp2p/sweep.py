@@ -92,6 +92,11 @@ class Sweep:
 
         The first numeric field goes across, one curve for each combination of the others; a map takes
         the place of more curves than can be told apart.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; by default in a new figure.
         """
         from ntkp2p import plotting
 
@@ -159,7 +164,8 @@ def sweep(
         Before anything is computed: for a field or a value with which no cell can be run; if a file of a cell's name is
         damaged, or something else.
     OSError
-        If there is no such TOML file, the folder cannot be written to, or nobody answers at the scheduler's address.
+        If there is no such TOML file, the folder cannot be written to, nobody answers at the scheduler's address, or
+        it is lost: what was finished then is kept.
     RuntimeError
         If processes cannot be started.
     ImportError

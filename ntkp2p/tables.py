@@ -14,7 +14,7 @@ from ntkp2p._names import lookup
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS
 from ntkp2p.asynchrony import CLOCKS
 from ntkp2p.topology._matrix import usual_weights
-from ntkp2p.topology.graphs import from_spec
+from ntkp2p.topology.graphs import from_spec, sized
 from ntkp2p.topology.schedules import SCHEDULES
 
 #: How Python calls a graph's weights; {} is the graph.
@@ -138,18 +138,13 @@ def _unscheduled(entries: dict[str, Any], agents: int) -> _Source:
 
 def _weighted(spec: str, weights: str | None, agents: int) -> _Source:
     if weights is None:
-        weights = usual_weights(from_spec(_sized(spec, agents))).removesuffix("_weights")
+        weights = usual_weights(from_spec(sized(spec, agents))).removesuffix("_weights")
     return _Source(lookup(WEIGHTS, weights, "weights").format(_graph(spec, agents)))
 
 
 def _graph(spec: str, agents: int) -> _Source:
-    name, _, sizes = _sized(spec, agents).partition(":")
+    name, _, sizes = sized(spec, agents).partition(":")
     return _call(f"p2p.graphs.{name.strip()}", *(word.strip() for word in sizes.split(",")))
-
-
-def _sized(spec: str, agents: int) -> str:
-    """A graph that is named without a size takes the number of agents for it."""
-    return spec if ":" in spec else f"{spec}:{agents}"
 
 
 def _asynchronous(entries: dict[str, Any], agents: int, rounds: int) -> _Source:

@@ -230,6 +230,11 @@ def test_what_the_package_raises_was_foreseen():
     with pytest.raises(AttributeError) as stumbled:  # in the package, too, but not by a `raise`
         cli._say(3)
     assert not cli._foreseen(stumbled.value)
+    assumed: dict = {}
+    exec(compile("def f(): assert False", cli.__file__, "exec"), assumed)
+    with pytest.raises(AssertionError) as failed:
+        assumed["f"]()
+    assert not cli._foreseen(failed.value)
 
 
 def test_files_are_whole_or_not_there(tmp_path):

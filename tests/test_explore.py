@@ -110,6 +110,56 @@ def test_another_model_or_data_set_has_another_kernel():
     assert explorer.tables["model"] == {"name": "mlp", "width": 16, "depth": 1}
 
 
+@pytest.fixture
+def file(tmp_path):
+    """A data set of one's own, and what writes another in its place."""
+    path = tmp_path / "own.csv"
+
+    def write(seed: int) -> None:
+        columns = np.random.default_rng(seed).normal(size=(6, 2)), np.arange(6) % 2
+        np.savetxt(path, np.column_stack(columns), delimiter=",", header="a,b,c", comments="")
+
+    write(0)
+    return {"name": "csv", "file": str(path), "target": "c", "test_samples": 0}, write
+
+
+def test_a_file_that_has_changed_has_another_kernel(file):
+    data, write = file
+    explorer = explore(SMALL | {"data": data})
+    write(1)
+    explorer.rounds.value = 13
+    expected = predict(explorer.experiment).dataset["local_loss"]
+    np.testing.assert_allclose(explorer.predicted["rounds"].dataset["local_loss"], expected, rtol=1e-7)
+
+
+def test_the_data_that_it_began_with_can_be_had_again(file):
+    data, _ = file
+    explorer = explore(SMALL | {"data": data})
+    began = explorer.experiment.describe()
+    explorer.data.value = "regression"
+    assert "file" not in explorer.tables["data"]
+    explorer.data.value = "csv"
+    assert explorer.experiment.describe() == began
+
+
+def test_a_graph_keeps_its_options_with_other_agents():
+    explorer = explore(SMALL | {"mixing": {"graph": "erdos_renyi:3,0.9,seed=4", "weights": "metropolis"}})
+    explorer.agents.value = 4
+    assert explorer.tables["mixing"]["graph"] == "erdos_renyi:4,0.9,seed=4"
+    explorer.graph.value = "grid"
+    explorer.agents.value = 6
+    assert explorer.tables["mixing"]["graph"] == "grid:2,3"
+
+
+def test_a_partition_that_is_chosen_again_is_the_same(explorer):
+    explorer.partition.value = "dirichlet"
+    explorer.alpha.value = 10**0.35
+    chosen = dict(explorer.tables["split"])
+    explorer.partition.value = "iid"
+    explorer.partition.value = "dirichlet"
+    assert explorer.tables["split"] == chosen == {"agents": 3, "by": "dirichlet", "alpha": 2.24}
+
+
 def test_the_verdict_says_what_is_unstable(explorer):
     assert "Rounds: <b>stable</b>" in explorer.verdict.value
     bound = explorer.predicted["rounds"].dataset.attrs["stable_step_size"]
@@ -136,10 +186,11 @@ def test_what_cannot_be_run_is_said_and_mended(name, value, message, explorer):
     assert message in explorer.verdict.value
     assert explorer.experiment is None
     assert explorer._pictures.layout.display == "none"
-    assert explorer.train.disabled
+    assert all(button.disabled for button in (explorer.train, explorer.copy, explorer.save))
     widget.value = good
     assert "stable" in explorer.verdict.value
     assert explorer._pictures.layout.display is None
+    assert not any(button.disabled for button in (explorer.train, explorer.copy, explorer.save))
     assert explorer.experiment.describe() == Experiment.from_dict(SMALL).describe()
 
 
@@ -201,6 +252,9 @@ def test_the_experiment_goes_elsewhere(explorer, tmp_path):
     explorer.name.value = " "
     explorer.save.click()
     assert "give the file a name" in explorer.note.value
+    explorer.name.value = str(tmp_path / "none" / "run.toml")
+    explorer.save.click()
+    assert "make it first" in explorer.note.value
     explorer.copy.click()
     assert explorer._source.value == explorer.python()
     explorer.step_size.value = 0.3
@@ -230,6 +284,16 @@ def test_it_begins_with_a_file_and_keeps_what_it_cannot_express(tmp_path):
     assert "stable" in explorer.verdict.value
     assert list(explorer.predicted) == ["rounds", "flow"]
     assert explorer.tables["seed"] == 3
+
+
+def test_a_file_saved_elsewhere_finds_its_mixing(tmp_path, monkeypatch):
+    np.savetxt(tmp_path / "W.csv", np.full((3, 3), 1 / 3), delimiter=",")
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    explorer = explore(SMALL | {"mixing": {"file": "W.csv"}})
+    explorer.name.value = "results/run.toml"
+    explorer.save.click()
+    assert Experiment.from_toml("results/run.toml").describe() == explorer.experiment.describe()
 
 
 def test_it_begins_with_tables_that_leave_things_out():

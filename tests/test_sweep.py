@@ -5,6 +5,9 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import CancelledError
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -171,6 +174,19 @@ def test_a_cluster_loses_a_worker(toml, tmp_path, compiled):
     assert len(set(computed)) == 4
     with pytest.raises(OSError, match="no Dask scheduler answers at"):
         next(on_cluster(math.sqrt, [1.0], "tcp://127.0.0.1:1"))
+
+
+def test_a_lost_scheduler_is_no_defect(monkeypatch):
+    def lost(self):
+        raise CancelledError
+
+    future = type("Future", (), {"exception": lambda self: None, "result": lost})()
+    client = MagicMock()
+    client.submit.return_value = future
+    fake = SimpleNamespace(Client=lambda *_, **__: client, as_completed=lambda futures, **_: futures)
+    monkeypatch.setitem(sys.modules, "distributed", fake)
+    with pytest.raises(OSError, match="scheduler at tcp://here was lost: start it, and the same sweep goes on"):
+        next(on_cluster(abs, [1], "tcp://here"))
 
 
 def test_what_is_there_is_not_computed_again(toml, tmp_path, here):

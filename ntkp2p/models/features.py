@@ -102,7 +102,13 @@ class Features:
         return self.matrix.shape[1]
 
     def dealt(self, samples: Int[np.ndarray, " n"], /) -> "Features":
-        """The same model with these `samples` of its training inputs, in this order: nothing is computed anew."""
+        """The same model with some of its training inputs: nothing is computed anew.
+
+        Parameters
+        ----------
+        samples
+            Which of them, by number, in their new order.
+        """
         each = len(self.matrix) // len(self.initial)
         rows = (samples[:, None] * each + np.arange(each)).reshape(-1)
         spread = self.spread and replace(

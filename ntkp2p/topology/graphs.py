@@ -657,6 +657,19 @@ def from_spec(spec: str, /) -> "Graph | DiGraph":
     return build(**values)
 
 
+def sized(spec: object, agents: int, /) -> str:
+    """The text of a graph of an experiment: one that is named without a size takes the number of agents for it.
+
+    Parameters
+    ----------
+    spec
+        As for `from_spec`, or a name alone.
+    agents
+        Q, the number of agents.
+    """
+    return str(spec) if ":" in str(spec) else f"{spec}:{agents}"
+
+
 def _assigned(words: list[str], parameters: Mapping[str, inspect.Parameter]) -> Iterator[tuple[str, str]]:
     """Pair each word of a spec with its parameter: by position, or by name where it has an =."""
     positions = iter(_required(parameters))
