@@ -6,6 +6,7 @@ Results go to standard output, everything else to standard error. Heavy imports 
 from __future__ import annotations
 
 import dis
+import os
 import shlex
 import sys
 import tempfile
@@ -42,6 +43,7 @@ Exit codes
     1    a defect of the program: report it with what ntkp2p info prints
     2    a mistake in what was typed or in a file: one line says which
     130  interrupted by Ctrl-C: one line says what is kept
+    141  whoever read the output, such as head, has stopped
 
 Results go to standard output, with --json as JSON and nothing else. Progress, on a terminal only, remarks, warnings
 and errors go to standard error; --quiet leaves out progress and remarks.
@@ -387,9 +389,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     typed = sys.argv[1:] if arguments is None else list(arguments)
     try:
         app(typed, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except KeyboardInterrupt as interruption:
         _say(f"{str(interruption) or 'interrupted'}: {_kept(typed, interruption)}")
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the rest tried again at exit
+        sys.exit(141)
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and JAX'
             _say("out of memory: take fewer agents, samples or outputs")
@@ -446,7 +452,10 @@ def _print(result: Any, plain: Mapping[str, Any] | None) -> None:
     elif isinstance(result, Report):
         from rich.console import Console
 
-        Console().print(result)
+        console = Console()
+        with console.capture() as text:  # rich has an exit code of its own where nobody reads
+            console.print(result)
+        print(text.get(), end="")
     else:
         print(result)
 

@@ -418,8 +418,8 @@ class Explorer(widgets.VBox):
             return
         except DivergedError as error:
             trained, said = error.trajectory, str(error)
-        except MISTAKES as error:
-            said = str(error)
+        except Exception as error:  # in a thread nobody else would hear of it
+            said = str(error) if isinstance(error, MISTAKES) else f"a defect of the program: {error!r}"
         with self._painting:
             if not cancelled.is_set():
                 self.trained = trained

@@ -285,6 +285,9 @@ class _Cell:
 def _checked_settings(settings: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     if not isinstance(settings, Mapping) or not settings:
         raise ValueError('settings must name fields and their values: {"algorithm.step_size": [0.1, 0.3]}')
+    for table, inner in itertools.permutations(settings, 2):
+        if inner.startswith(f"{table}."):
+            raise ValueError(f"{inner} is a part of {table}, which is set as well: leave one of both out")
     checked = {}
     for name, values in settings.items():
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or len(values) == 0:

@@ -562,3 +562,14 @@ def test_the_installed_program():
     wrong = program("check", "--graph", "cycle:2")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
+    # Somebody who has read enough: head, for one.
+    shut, stdout = os.pipe()
+    os.close(shut)
+    unread = subprocess.run(
+        [sys.executable, "-m", "ntkp2p", "check", "--graph", "cycle:5"],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(stdout)
+    assert (unread.returncode, unread.stderr) == (141, b"")

@@ -255,6 +255,7 @@ def test_cells_of_one_kernel_compute_it_once(toml, tmp_path, here, monkeypatch):
         ({"seed": [1, 1]}, ["seed has a value twice"]),
         ({"seed": []}, ["seed must have a list of values"]),
         ({"split.by": "iid"}, ["split.by must have a list of values, found 'iid'"]),
+        ({"split": [{"agents": 4}], "split.agents": [4]}, ["split.agents is a part of split", "leave one"]),
         ({}, ["settings must name fields"]),
     ],
 )
