@@ -316,7 +316,7 @@ def draw(found: dict, path: Path) -> None:
 
     from ntkp2p.plotting import STYLE
 
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(9.0, 7.4), layout="constrained", sharey=True)
         for ax, (axis, values) in zip(axes.flat, STUDIES.items(), strict=True):
             for route, (marker, line, grey, _) in STYLES.items():
