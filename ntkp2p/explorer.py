@@ -122,7 +122,9 @@ class _Picture:
     """
 
     def __init__(self, pixels: tuple[int, int], place: tuple[float, float, float, float]):
-        self.image = widgets.Image(format="png", width=pixels[0], height=pixels[1])
+        # As large as it is, or as the page leaves it room.
+        room = {"flex": f"{pixels[0]} 1 0%", "min_width": "0", "max_width": f"{pixels[0]}px", "height": "auto"}
+        self.image = widgets.Image(format="png", layout=widgets.Layout(**room))
         with plt.style.context(plotting.STYLE):
             self._canvas = FigureCanvasAgg(Figure(figsize=(pixels[0] / DPI, pixels[1] / DPI), dpi=DPI))
             self.axes = self._canvas.figure.add_axes(place)
@@ -247,16 +249,18 @@ class Explorer(widgets.VBox):
             self.note,
         ]
         controls = [control.widget for control in self._controls]
-        self._panel = widgets.VBox([*controls, self.variable, *buttons], layout=widgets.Layout(min_width="296px"))
+        self._panel = widgets.VBox([*controls, self.variable, *buttons], layout=widgets.Layout(flex="0 0 296px"))
 
-        self.verdict = widgets.HTML(layout=widgets.Layout(width="600px"))
+        self.verdict = widgets.HTML()
         self.curves = _Picture((600, 330), (0.11, 0.14, 0.86, 0.74))
         self.net = _Picture((270, 320), (0.02, 0.02, 0.96, 0.88))
         self.disc = _Picture((330, 320), (0.2, 0.15, 0.74, 0.75))
         self.disc.axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))  # every label takes a millisecond
         self._pictures = widgets.VBox([self.curves.image, widgets.HBox([self.net.image, self.disc.image])])
-        self._view = widgets.VBox([self.verdict, self._pictures])
-        self._source = widgets.Textarea(rows=12, layout=widgets.Layout(width="900px", display="none"))
+        self._view = widgets.VBox(
+            [self.verdict, self._pictures], layout=widgets.Layout(flex="0 1 600px", min_width="0")
+        )
+        self._source = widgets.Textarea(rows=12, layout=widgets.Layout(max_width="900px", width="100%", display="none"))
 
     def _read(self) -> None:
         """Let all controls show what the tables have."""
