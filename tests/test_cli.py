@@ -43,6 +43,14 @@ step_size = 0.2
 """
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A suite that was started in the background ignores interrupts, and so would all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def run(capsys):
     """`run(*arguments)` → exit code, standard output, standard error of the program in this process."""
