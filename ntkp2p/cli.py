@@ -431,6 +431,8 @@ def _kept(typed: Sequence[str], interruption: KeyboardInterrupt) -> str:
     if hasattr(interruption, "trajectory"):
         return f"what was recorded until then is in {bound.arguments['out']}; to train from the start, {again}"
     if (cache := bound.arguments.get("cache")) is not None:
+        if not any(cache.glob("*/*")):
+            return f"no block of the kernel was finished yet; to begin again, {again}"
         return f"the finished blocks of the kernel are kept in {cache}; to go on from there, {again}"
     if "settings" in bound.arguments:
         return f"the finished cells are kept in {bound.arguments['out']}; to go on with the others, {again}"

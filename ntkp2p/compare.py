@@ -131,10 +131,14 @@ class Comparison:
         return f"Comparison of {', '.join(self.trajectories)}; worst errors:\n{self._text()}"
 
     def _repr_html_(self) -> str:
-        return self.table().to_html(float_format="{:.2e}".format)
+        return self._known().to_html(float_format="{:.2e}".format)
 
     def _text(self) -> str:
-        return self.table().to_string(float_format="{:.2e}".format)
+        return self._known().to_string(float_format="{:.2e}".format)
+
+    def _known(self) -> pd.DataFrame:
+        """The table without errors of which one of the sources is missing."""
+        return self.table().dropna(axis="columns", how="all")
 
 
 def compare(*trajectories: Trajectory) -> Comparison:

@@ -344,7 +344,8 @@ def tables_of(path: str | os.PathLike[str], /) -> tuple[dict[str, Any], Path]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: give the path of an experiment in TOML")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {found}: give the path of an experiment in TOML")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), path.parent
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

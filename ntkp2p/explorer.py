@@ -255,7 +255,6 @@ class Explorer(widgets.VBox):
         self.curves = _Picture((600, 330), (0.11, 0.14, 0.86, 0.74))
         self.net = _Picture((270, 320), (0.02, 0.02, 0.96, 0.88))
         self.disc = _Picture((330, 320), (0.2, 0.15, 0.74, 0.75))
-        self.disc.axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))  # every label takes a millisecond
         self._pictures = widgets.VBox([self.curves.image, widgets.HBox([self.net.image, self.disc.image])])
         self._view = widgets.VBox(
             [self.verdict, self._pictures], layout=widgets.Layout(flex="0 1 600px", min_width="0")
@@ -353,6 +352,8 @@ class Explorer(widgets.VBox):
     def _disc(self, ax: Axes) -> None:
         title = f"{len(self._eigenvalues)} eigenvalues of a round"
         plotting.unit_disc(self._eigenvalues, ax=ax, title=title, mixing=False)
+        reach = max(1, 2 * int(ax.get_xlim()[1] / 3))
+        ax.set(xticks=(-reach, 0, reach), yticks=(-reach, 0, reach))  # every label takes a millisecond
 
     def _draw_graph(self) -> None:
         mixing = self.experiment and self.experiment.mixing
@@ -467,7 +468,8 @@ def _sentence(time: str, trajectory: Trajectory) -> str:
     if math.isnan(value):
         return f"{name}: {state} in these rounds; there is no spectrum."
     edge = 1 if time == "rounds" else 0
-    said = f"{name}: {state}, {what} {value:.6g}, {'not above' if trajectory.stable else 'above'} {edge}."
+    about = "about " if "spectral_residual" in facts else ""
+    said = f"{name}: {state}, {what} {about}{value:.6g}, {'not above' if trajectory.stable else 'above'} {edge}."
     bound = facts["stable_step_size"]
     if time == "rounds" and not math.isnan(bound):
         said += f" Any step size up to {bound:.3g} is stable."

@@ -496,6 +496,7 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: T
         "closed_form": True,
         "stable": not unstable,
         "spectral_radius": extremes.radius,
+        **({"spectral_residual": extremes.residual} if extremes.residual else {}),
         **({"spectral_abscissa": extremes.abscissa} if solution.system.has_flow else {}),
         "stable_step_size": solution.system.stable_step_size,
         **of_runs,

@@ -58,8 +58,12 @@ def edge(system: LinearSystem, found: Spectrum, /) -> float:
     return max(1e-12, EDGE * min(1.0, step_size * float(np.nan_to_num(system.curvature, nan=np.inf))))
 
 
+#: Up to so many states all eigenvalues are computed: of a symmetric system, and of others.
+DENSE = {True: 1500, False: 600}
+
+
 @one_thread()  # as for `extremes`
-def spectrum(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> Spectrum:
+def spectrum(system: LinearSystem, /, *, dense: int | None = None) -> Spectrum:
     """The spectral radius of the rounds and the spectral abscissa of the flow.
 
     All eigenvalues of a system of up to `dense` states; of a large one its extreme ones to a residual of 1e-3, by
@@ -72,7 +76,7 @@ def spectrum(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> Spectrum:
     system
         For instance of `ntkp2p.linear_system`.
     dense
-        Up to so many states all eigenvalues are computed.
+        Up to so many states all eigenvalues are computed; by default 1,500 if M is symmetric and 600 if not.
     """
     system, unknown, eta = system.lasting, float("nan"), system.step_size
     if system.varying:
@@ -82,7 +86,7 @@ def spectrum(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> Spectrum:
         radii = {time: float(np.abs(multipliers(system, time)).max()) for time in times_of(system.has_flow)}
         abscissa = float(np.log(radii["flow"]) / (length * eta)) if system.has_flow else unknown
         return Spectrum(radii["rounds"] ** (1 / length), abscissa)
-    if system.size <= dense:
+    if system.size <= (DENSE[system.symmetric] if dense is None else dense):
         solver = np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals
         return spectrum_of(system, solver(system.matrix()))
     # The two ends of a real spectrum tell both.
@@ -120,10 +124,6 @@ def multipliers(system: LinearSystem, time: Time, /) -> Inexact[np.ndarray, " m"
         values = np.linalg.eigvals(step.matrix())
         return values[np.argsort(-np.abs(values), kind="stable")]
     return extremes(step.linear, system.size, "LM").values
-
-
-#: Up to so many states all eigenvalues are computed: of a symmetric system, and of others.
-DENSE = {True: 1500, False: 600}
 
 
 @in_float64

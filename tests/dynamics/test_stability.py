@@ -67,6 +67,19 @@ def test_what_was_not_found_is_not_a_number(monkeypatch, digits):
     assert stability.slowest_modes(system, dense=0) == []
 
 
+def test_predictions_say_how_well_their_spectrum_is_known(digits, monkeypatch):
+    run = affine_run(digits, DGD, metropolis(graphs.cycle(4)))
+    exact = np.abs(np.linalg.eigvalsh(system_of(run).matrix())).max()
+    known = predict(run).dataset.attrs
+    assert known["spectral_radius"] == pytest.approx(exact, rel=1e-12)
+    assert "spectral_residual" not in known
+    monkeypatch.setattr(stability, "DENSE", {True: 1, False: 1})
+    iterated = predict(run).dataset.attrs
+    # A Ritz value of a symmetric matrix lies within its residual of an eigenvalue, and never beyond the largest one.
+    assert exact - iterated["spectral_residual"] <= iterated["spectral_radius"] <= exact + 1e-12
+    assert 0 < iterated["spectral_residual"] <= stability.TOLERANCE
+
+
 def test_where_no_step_size_is_stable_the_limit_is_none(digits):
     """A directed ring turns disagreement round; every step pushes it outwards, the smaller the less."""
     ring = np.roll(np.eye(3), 1, axis=1)
