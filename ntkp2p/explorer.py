@@ -5,13 +5,15 @@ copied or saved is made of them.
 """
 
 import copy
+import gc
 import inspect
 import io
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from html import escape
@@ -108,6 +110,18 @@ class _Control:
 
     def _of(self, tables: Mapping[str, Any]) -> Any:
         return tables[self.table] if self.table else tables
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """To look through all objects of JAX for garbage takes Python a fifth of a second: after a move, not within."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _Picture:
@@ -292,6 +306,7 @@ class Explorer(widgets.VBox):
 
     # What is shown
 
+    @_collecting_later()
     def _update(self) -> None:
         """Predict the experiment of the tables, and draw it."""
         self.trained, self.note.value = None, "Training was cancelled by the change." if self._cancel() else ""
