@@ -198,19 +198,22 @@ class Features:
         tangent.release()
         samples = np.unique(pivots // per_sample)
         chosen = np.searchsorted(samples, pivots // per_sample) * per_sample + pivots % per_sample
-        triangle = factor[pivots]  # lower triangular, by the order of the pivots
         if len(samples) < len(x):
             tangent = TangentKernel(apply, params, x[samples], **options)
+
+        def solved(b, *, transposed=False):
+            # L, lower triangular in the order of the pivots, is not kept: it may be as large as S.
+            return scipy.linalg.solve_triangular(factor[pivots], b, lower=True, trans=int(transposed))
 
         def matrix_at(new):
             columns_at = tangent.against(new)[chosen]
             tangent.release()
-            return scipy.linalg.solve_triangular(triangle, columns_at, lower=True).T
+            return solved(columns_at).T
 
         @in_float64
         def parameters(z):
             cotangent = np.zeros((len(samples) * per_sample, columns))
-            cotangent[chosen] = scipy.linalg.solve_triangular(triangle.T, z, lower=False)
+            cotangent[chosen] = solved(z, transposed=True)
             _, pull = jax.vjp(lambda p: model.apply(p, jnp.asarray(x[samples])), model.params)
             (change,) = pull(jnp.asarray(cotangent.reshape(len(samples), -1)))
             return np.asarray(ravel_pytree(change)[0])
