@@ -102,7 +102,7 @@ class StabilityReport(Report):
     spectrum
         Of the rounds and of the flow, on the minimal features.
     edge
-        By how much the spectral radius may exceed 1 by rounding.
+        By how much the spectral radius may exceed 1 in a stable system: by rounding, or as far as iteration may err.
     eigenvalues
         All of M's, or of a period's map; the extreme ones of a large system.
     step_size_limit, textbook_limit
@@ -156,14 +156,22 @@ class StabilityReport(Report):
 
     @property
     def stable(self) -> dict[str, bool | None]:
-        """By notion of time; None where it is not known: mixing that changes without repeating itself."""
+        """By notion of time; None where it is not known.
+
+        That is mixing that changes without repeating itself, and an iterated eigenvalue so little beyond 1 that its
+        residual leaves both answers open.
+        """
         abscissa = self.spectrum.abscissa if self.roots is None else float(self.roots.values[0].real)
         beyond = {"rounds": self.spectrum.radius - 1, "flow": abscissa * self.round_length}
         if not np.isnan(self.mean_square):
             beyond["rounds"] = max(beyond["rounds"], self.mean_square - 1)
         if self.step_size_limit == 0:
             beyond["rounds"] = float("inf")
-        return {time: None if np.isnan(far) else bool(far <= self.edge) for time, far in beyond.items()}
+        doubtful = self.edge if self.edge > EDGE else 0.0  # iterated, and beyond 1 by no more than it may err
+        return {
+            time: None if np.isnan(far) or EDGE < far <= doubtful else bool(far <= self.edge)
+            for time, far in beyond.items()
+        }
 
     @property
     def step_size(self) -> float:
@@ -292,7 +300,8 @@ def stability(
     Notes
     -----
     Up to 1,500 states of a symmetric system, and 600 of others, all eigenvalues are computed; beyond, the extreme ones
-    by iteration, with their residuals. What crowds below 1 is then seen from one side only, and the report says so.
+    by iteration, with their residuals. What crowds below 1 is then seen from one side only, or where M is not symmetric
+    as well as the residual allows; the report says so, and gives no verdict where that decides it.
 
     Examples
     --------
@@ -376,7 +385,8 @@ def _with_all_found(found: Spectrum, system: LinearSystem, values: np.ndarray, s
         return found
     best = spectrum_of(system, np.append(values, [mode.eigenvalue for mode in slowest]))
     residual = max([found.residual, *(mode.residual for mode in slowest)])
-    return Spectrum(max(found.radius, best.radius), max(found.abscissa, best.abscissa), residual)
+    radius, abscissa = max(found.radius, best.radius), max(found.abscissa, best.abscissa)
+    return Spectrum(radius, abscissa, residual, found.from_below)
 
 
 def _must_be_linear(experiment: Experiment) -> None:
@@ -460,7 +470,10 @@ def _verdict_of_rounds(report: StabilityReport) -> Verdict:
         reason = f"an event multiplies the mean square of deviations by {report.mean_square:.8g}"
         return Verdict("rounds", "unstable", reason, f"step_size < {limit:.6g}")
     if report.stable["rounds"] is None:
-        return Verdict("rounds", "not known", "the iteration has not found the spectral radius")
+        found = f"the spectral radius is {_radius(report)}"
+        if np.isnan(report.spectrum.radius):
+            found = "the iteration has not found the spectral radius"
+        return Verdict("rounds", "not known", found)
     if report.stable["rounds"]:
         radius = f"spectral radius {_radius(report)}"
         share = "" if np.isnan(limit) else f"; step_size = {eta:g} is {eta / limit:.0%} of the limit"
@@ -488,7 +501,10 @@ def _verdict_of_flow(report: StabilityReport) -> Verdict:
             reason = "a delay differential equation, whose roots are computed of small systems with one kind of delay"
         return Verdict("flow", answer, reason)
     if stable is None:
-        reason = "the mixing changes without repeating itself" if report.gossip else "the iteration has not found it"
+        found = f"the spectral abscissa is {_abscissa(report)}"
+        if np.isnan(report.spectrum.abscissa):
+            found = "the iteration has not found it"
+        reason = "the mixing changes without repeating itself" if report.gossip else found
         return Verdict("flow", answer, reason)
     if not stable:
         remedy = "metropolis(graph)" + ("" if type(report.experiment.algorithm) is DGD else ", or DGD")
@@ -510,14 +526,17 @@ def _verdict_of_proposition(report: StabilityReport) -> Verdict:
 
 
 def _abscissa(report: StabilityReport) -> str:
-    """Iterated, it is seen from below, to the residual of M over η."""
-    abscissa, residual = report.spectrum.abscissa, report.spectrum.residual / report.round_length
-    return f"at least {abscissa:.6g} (residual {residual:.1g})" if residual else f"{abscissa:.6g}"
+    """Iterated, its residual is M's over η."""
+    return _seen(f"{report.spectrum.abscissa:.6g}", report.spectrum, report.spectrum.residual / report.round_length)
 
 
 def _radius(report: StabilityReport) -> str:
-    radius, residual = report.spectrum.radius, report.spectrum.residual
-    return f"at least {radius:.8g} (residual {residual:.1g})" if residual else f"{radius:.8g}"
+    return _seen(f"{report.spectrum.radius:.8g}", report.spectrum, report.spectrum.residual)
+
+
+def _seen(value: str, spectrum: Spectrum, residual: float) -> str:
+    about = "at least" if spectrum.from_below else "about"
+    return f"{about} {value} (residual {residual:.1g})" if residual else value
 
 
 def _sections(report: StabilityReport) -> Iterator[tuple[str, Rows]]:

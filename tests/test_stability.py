@@ -25,6 +25,7 @@ from ntkp2p import (
 from ntkp2p.data import Dataset
 from ntkp2p.dynamics import Spectrum, linear_system
 from ntkp2p.dynamics.delay import delay_margin, delay_matrices
+from ntkp2p.dynamics.stability import edge
 from ntkp2p.models import Features
 from ntkp2p.stability import _with_all_found
 
@@ -147,8 +148,30 @@ def test_a_large_system_is_analysed_by_iteration(digits, monkeypatch):
     assert large.removal == "by construction"
     assert not large.margins["gradients"].exact
     for about, value in (("rounds", "spectral radius"), ("flow", "spectral abscissa")):
-        assert re.search(f"{value} at least .*residual", large.verdicts[about].reason)  # seen from below, and said so
-        assert "at least" not in dense.verdicts[about].reason
+        assert re.search(f"{value} about .*residual", large.verdicts[about].reason)
+        assert "residual" not in dense.verdicts[about].reason
+    symmetric = stability(run_of(digits, DGD(step_size=0.1)))
+    for about, value in (("rounds", "spectral radius"), ("flow", "spectral abscissa")):
+        assert re.search(f"{value} at least .*residual", symmetric.verdicts[about].reason)  # Ritz values never pass it
+
+
+def test_an_iterated_radius_decides_nothing_within_its_residual(digits):
+    run = run_of(digits, ATC(step_size=0.1))
+    report = stability(run)
+    system = linear_system(run.algorithm, run.mixing, run.features(), run.data)
+
+    def seen(radius, from_below):
+        found = Spectrum(radius, (radius - 1) / 0.1, 5e-4, from_below)
+        return dataclasses.replace(report, spectrum=found, edge=edge(system, found))
+
+    doubtful = seen(1.0001, from_below=False)
+    assert doubtful.stable == {"rounds": None, "flow": None}
+    for about in ("rounds", "flow"):
+        assert doubtful.verdicts[about].answer == "not known"
+        assert re.search("about .*residual", doubtful.verdicts[about].reason)
+    assert seen(0.9999, from_below=False).stable == {"rounds": True, "flow": True}
+    for beyond in (seen(1.001, from_below=False), seen(1.0001, from_below=True)):
+        assert beyond.stable == {"rounds": False, "flow": False}
 
 
 def test_a_report_does_not_contradict_its_own_eigenvalues(digits):
@@ -156,7 +179,7 @@ def test_a_report_does_not_contradict_its_own_eigenvalues(digits):
     system = linear_system(run.algorithm, run.mixing, run.features(), run.data)
     iterated, exact = Spectrum(0.9, -1.0, 1e-3), Spectrum(0.9, -1.0)
     found = _with_all_found(iterated, system, np.array([0.999, -0.5]), [])
-    assert found == pytest.approx((0.999, (0.999 - 1) / 0.1, 1e-3))
+    assert found[:3] == pytest.approx((0.999, (0.999 - 1) / 0.1, 1e-3))
     assert _with_all_found(exact, system, np.array([0.999]), []) == exact
 
 

@@ -40,18 +40,25 @@ class Spectrum(NamedTuple):
         algorithm has no such flow.
     residual
         The larger ‖M v − λ v‖ of their unit eigenvectors, M's and not A's; 0 where all eigenvalues were computed.
-        Iterated, both are lower bounds of a symmetric system's, for eigenvalues crowd about 1.
+        Iterated, eigenvalues are hard to tell apart, for they crowd about 1.
+    from_below
+        Whether what is iterated is a lower bound, as Ritz values of a symmetric system are. Others may lie beyond the
+        true ones as well, by about the residual.
     """
 
     radius: float
     abscissa: float
     residual: float = 0.0
+    from_below: bool = True
 
 
 def edge(system: LinearSystem, found: Spectrum, /) -> float:
-    """By how much ρ(M), or Re λ(M), may exceed 1 by rounding: less for small steps, which do little else."""
+    """By how much ρ(M), or Re λ(M), may exceed 1 in a stable system: by rounding, or as far as iteration may err.
+
+    Less by rounding for small steps, which do little else.
+    """
     if found.residual:
-        return EDGE
+        return EDGE if found.from_below else max(EDGE, found.residual)
     # Of clocks a round is as long as an event takes, and its step is the algorithm's all the same.
     algorithm = system.parameters.get("algorithm")
     step_size = system.step_size if algorithm is None else float(algorithm.step_size)
@@ -95,7 +102,7 @@ def spectrum(system: LinearSystem, /, *, dense: int | None = None) -> Spectrum:
     values = np.array([found.values[0] for found in pairs])
     residual = float(max(found.residuals[0] for found in pairs))
     if not system.symmetric:  # the rightmost one is larger than the largest only if this was not found
-        return Spectrum(float(np.abs(values[-1])), _abscissa(values[:1], system), residual)
+        return Spectrum(float(np.abs(values[-1])), _abscissa(values[:1], system), residual, from_below=False)
     return spectrum_of(system, values, residual)
 
 
