@@ -193,16 +193,27 @@ def predictions_in(
         for verdict in verdicts.values():
             verdict["error_estimate"] = max(verdict["error_estimate"], error)
             verdict["converged"] = verdict["converged"] and converged
+    counted = {time: measured[time] | _counters(experiment, features, time, solution.rounds) for time in asked}
+    return _trajectories(experiment, features, solution, counted, verdicts)
+
+
+def _trajectories(
+    experiment: Experiment,
+    features: Features,
+    solution: Solution,
+    measured: Mapping[Any, dict[str, np.ndarray]],
+    verdicts: Mapping[Any, dict[str, Any]],
+) -> dict[Time, Trajectory]:
     return {
         time: Trajectory.of(
             experiment,
             time,
             solution.rounds,
-            measured[time] | _counters(experiment, features, time, solution.rounds),
+            measured[time],
             models=_Models.of(experiment, features, solution, time),
             **verdicts[time],
         )
-        for time in asked
+        for time in measured
     }
 
 
@@ -234,17 +245,8 @@ def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any
     found = spectrum_of(system, values) if len(values) == system.size else spectrum(known, dense=0)
     solution = solve(system, experiment.recorded, times=asked, method="krylov")
     measured = _measure(experiment, features, solution, asked)
-    return {
-        time: Trajectory.of(
-            experiment,
-            time,
-            solution.rounds,
-            measured[time],
-            models=_Models.of(experiment, features, solution, time),
-            **_verdict(features, solution, found, time),
-        )
-        for time in asked
-    }, values
+    verdicts = {time: _verdict(features, solution, found, time) for time in asked}
+    return _trajectories(experiment, features, solution, measured, verdicts), values
 
 
 @in_float64
