@@ -258,7 +258,8 @@ def best_weights(
 
     Over all symmetric doubly stochastic matrices on the graph of the experiment's mixing: W = I − Σ_e w_e L_e with
     weights w_e ≥ 0 on the edges and self-weights 1 − Σ_e w_e ≥ 0, by sequential quadratic programming (SLSQP) from the
-    experiment's own, along the gradient of the prediction. A local optimum: the problem is not convex.
+    experiment's own, along the gradient of the prediction. A local optimum: the problem is not convex. Nothing is
+    asked of later rounds, in which the run may even be unstable: see `stability`.
 
     Parameters
     ----------
