@@ -143,8 +143,13 @@ def worker(plan: dict, silence: float) -> tuple[dict, dict | None]:
     drain = threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True)
     drain.start()
     rows: dict[str, dict] = {}
-    machine, current = None, "setting up"
-    timer = threading.Timer(silence, process.kill)
+    machine, current, silent = None, "setting up", threading.Event()
+
+    def give_up() -> None:
+        silent.set()
+        process.kill()
+
+    timer = threading.Timer(silence, give_up)
     timer.start()
     for text in process.stdout:
         timer.cancel()
@@ -156,13 +161,14 @@ def worker(plan: dict, silence: float) -> tuple[dict, dict | None]:
             print(f"  {time.perf_counter() - BEGUN:7.1f} s  {current}", file=sys.stderr)
         else:
             gather(rows.setdefault(line["ends"], {}), line["row"])
-        timer = threading.Timer(silence, process.kill)
+        timer = threading.Timer(silence, give_up)
         timer.start()
     code = process.wait()
     timer.cancel()
     drain.join(timeout=5)
     if code:
-        rows.setdefault(current, {})["note"] = f"did not run: {death(code, errors)}"
+        cause = f"nothing came in {silence:.0f} s" if silent.is_set() else death(code, errors)
+        rows.setdefault(current, {})["note"] = f"did not run: {cause}"
     return rows, machine
 
 
