@@ -78,16 +78,6 @@ def margins(experiment: Experiment, features: Features, system: LinearSystem, st
     return found
 
 
-def in_rounds(
-    A0: np.ndarray, A1: np.ndarray, step_size: float, /, *, known: int = -1, most: int = DELAYS
-) -> tuple[int, bool]:
-    """The largest delay in rounds up to which all are stable, as far as it is followed, and whether the next is not."""
-    seen = max(1, int(np.linalg.matrix_rank(A1)))
-    most = max(known, min(most, DELAYS, (AUGMENTED - len(A0)) // seen))
-    rounds = delay_margin_in_rounds(A0, A1, step_size, known=known, most=most)
-    return rounds, rounds < most
-
-
 def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: str, stable: bool) -> Margin:
     algorithm, mixing, eta = experiment.algorithm, experiment.mixing, system.step_size
     matrices, unknown = None, float("nan")
@@ -97,7 +87,12 @@ def _margin(experiment: Experiment, features: Features, system: LinearSystem, la
         lates = (Delayed(algorithm, **{late: delay}) for delay in range(1, DELAYS + 1))
         bounds = [delayed.stable_step_size(mixing, system.curvature) for delayed in lates]
         rounds = next((delay for delay, bound in enumerate(bounds) if not eta < bound), DELAYS)
-        rounds, exact = in_rounds(*matrices, eta, known=rounds) if matrices else (rounds, False)
+        most = rounds
+        if matrices:
+            seen = max(1, int(np.linalg.matrix_rank(matrices[1])))
+            most = max(rounds, min(DELAYS, (AUGMENTED - system.size) // seen))
+            rounds = delay_margin_in_rounds(*matrices, eta, known=rounds, most=most)
+        exact = rounds < most
     else:
         rounds, exact = -1, True
     flow_time = delay_margin(*matrices) if matrices and system.size <= SWEEP_SIZE else unknown

@@ -22,13 +22,12 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from ntkp2p.algorithms import LocalSGD
+from ntkp2p.algorithms import Algorithm, Delayed, LocalSGD
 from ntkp2p.asynchrony import Events, Kind, staleness
 from ntkp2p.asynchrony.events import AVERAGES
-from ntkp2p.dynamics.delay import delay_matrices
 from ntkp2p.dynamics.stability import edge, spectrum
 from ntkp2p.dynamics.system import linear_system
-from ntkp2p.margins import AUGMENTED, Margin, in_rounds
+from ntkp2p.margins import AUGMENTED, DELAYS, Margin
 from ntkp2p.models import Features
 from ntkp2p.precision import in_float64
 from ntkp2p.prediction import features_of
@@ -197,16 +196,23 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
 
 def _margin(run: Experiment, features: Features, W: np.ndarray, late: str, most: int) -> Margin:
     """The largest delay up to which the rounds are stable for all; it is not looked for beyond what is needed."""
-    algorithm = replace(run.algorithm, delay=0) if isinstance(run.algorithm, LocalSGD) else run.algorithm
-    unknown = float("nan")
-    if 2 * run.agents * features.rank <= AUGMENTED:  # with a round of what is late
-        A0, A1 = delay_matrices(algorithm, W, features, run.data, late=late)
-        rounds, exact = in_rounds(A0, A1, float(algorithm.step_size), most=most)
-        return Margin(rounds, unknown, unknown, exact)
-    system = linear_system(algorithm, W, features, run.data)
-    extremal = spectrum(system, dense=AUGMENTED)
-    stable = extremal.radius <= 1 + edge(system, extremal)
-    return Margin(0 if stable else -1, unknown, unknown, exact=not stable)
+    unknown, most = float("nan"), min(most, DELAYS)
+    for delay in range(most + 1):
+        system = linear_system(_delayed(run.algorithm, late, delay), W, features, run.data)
+        if delay and system.size > AUGMENTED:
+            return Margin(delay - 1, unknown, unknown, exact=False)
+        extremal = spectrum(system, dense=AUGMENTED)
+        if extremal.radius > 1 + edge(system, extremal):
+            return Margin(delay - 1, unknown, unknown, exact=True)
+    return Margin(most, unknown, unknown, exact=False)
+
+
+def _delayed(algorithm: Algorithm, late: str, delay: int) -> Algorithm:
+    """The same with a delay of all gradients, or of all messages."""
+    if late == "gradients":
+        return replace(algorithm, delay=delay)
+    undelayed = replace(algorithm, delay=0) if isinstance(algorithm, LocalSGD) else algorithm
+    return Delayed(undelayed, messages=delay) if delay else undelayed
 
 
 def mixing_rates(events: Events, /) -> Float[np.ndarray, "n n"]:

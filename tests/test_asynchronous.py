@@ -277,6 +277,18 @@ def test_lateness_is_measured_and_set_beside_the_margin(run):
     assert set(timeliness(run(events, DGD(0.2), rounds=4000), features=features).lateness) == {"messages"}
 
 
+def test_the_margin_of_several_local_steps_with_momentum_is_of_their_own_rounds():
+    algorithm, mixing, features, split = few(LocalSGD(0.6, steps=3, momentum=0.3))
+    one = Experiment(model=models.affine(), data=split, mixing=mixing, algorithm=algorithm, rounds=2000)
+    report = timeliness(one, features=features)
+    margin = report.lateness["gradients"].margin
+    assert margin.exact
+    for delay, stable in ((margin.rounds, True), (margin.rounds + 1, False)):
+        later = dataclasses.replace(algorithm, delay=delay)
+        system = linear_system(later, report.mixing, features, split)
+        assert (np.abs(np.linalg.eigvals(system.matrix())).max() <= 1 + 1e-6) == stable
+
+
 def test_without_gossip_in_between_a_gradient_is_not_late(run):
     slow = clocks.Exponential(0.2)
     events = gossip(update=clocks.Deterministic(1.0, random_phase=True), gossip=slow).draw(events=600)

@@ -1,6 +1,8 @@
 """The explorer without a browser: what its controls do to the tables, the pictures and the experiment."""
 
 import builtins
+import gc
+import importlib
 import tomllib
 
 import numpy as np
@@ -96,6 +98,20 @@ def test_every_move_is_predicted_and_drawn(explorer, monkeypatch):
         assert shown.dataset.attrs["spectral_radius"] == pytest.approx(
             expected.dataset.attrs["spectral_radius"], rel=1e-10
         )
+
+
+def test_garbage_waits_for_the_end_of_a_move(explorer, monkeypatch):
+    room = importlib.import_module("ntkp2p.explorer")
+    collecting = []
+
+    def predicted(*arguments, predict=room.explored):
+        collecting.append(gc.isenabled())
+        return predict(*arguments)
+
+    monkeypatch.setattr(room, "explored", predicted)
+    explorer.step_size.value = 0.2
+    assert collecting == [False]
+    assert gc.isenabled()
 
 
 def test_another_model_or_data_set_has_another_kernel():
