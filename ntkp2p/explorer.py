@@ -483,8 +483,10 @@ def _sentence(time: str, trajectory: Trajectory) -> str:
     if math.isnan(value):
         return f"{name}: {state} in these rounds; there is no spectrum."
     edge = 1 if time == "rounds" else 0
-    about = "about " if "spectral_residual" in facts else ""
-    said = f"{name}: {state}, {what} {about}{value:.6g}, {'not above' if trajectory.stable else 'above'} {edge}."
+    about, beside = "", "not above" if trajectory.stable else "above"
+    if "spectral_residual" in facts:  # beyond the edge, a stable run is there by no more than that
+        about, beside = "about ", "within its residual of" if trajectory.stable and value > edge else beside
+    said = f"{name}: {state}, {what} {about}{value:.6g}, {beside} {edge}."
     bound = facts["stable_step_size"]
     if time == "rounds" and not math.isnan(bound):
         said += f" Any step size up to {bound:.3g} is stable."

@@ -63,10 +63,11 @@ def predict(
     Returns
     -------
     trajectory
-        With `error_estimate` and `converged` of the solver, `stable`, the `spectral_radius` of the rounds
-        (of more than 400 states by iteration, to a residual of 1e-3, mostly from below; NaN where that did not
-        converge; such a run is not called unstable), the `spectral_abscissa` of the flow if there is one, and the
-        textbook's `stable_step_size` among its attributes. An unstable run is predicted like any other, and flagged.
+        With `error_estimate` and `converged` of the solver, `stable`, the `spectral_radius` of the rounds, the
+        `spectral_abscissa` of the flow if there is one, and the textbook's `stable_step_size` among its attributes. Of
+        more than 1,500 states, 600 if M is not symmetric, they are found by iteration, to a residual of about
+        1e-3, `spectral_residual`, or are NaN where that did not converge. An unstable run is predicted like any other,
+        and flagged; one whose radius is not known, or beyond 1 by no more than a nonsymmetric M's residual, is not.
 
         At infinite width it is the mean over initialisations, with the standard deviations `local_loss_std`,
         `global_loss_std` and `test_loss_std` between them; distances are root mean squares. Its attributes then have

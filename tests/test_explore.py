@@ -187,6 +187,13 @@ def test_the_verdict_says_what_is_unstable(explorer):
     assert verdict(explorer.predicted) == explorer.verdict.value
 
 
+def test_the_verdict_says_what_iteration_leaves_open(explorer):
+    facts = explorer.predicted["rounds"].dataset.attrs
+    for radius, words in ((0.9999, "about 0.9999, not above 1."), (1.0001, "about 1.0001, within its residual of 1.")):
+        facts |= {"spectral_radius": radius, "spectral_residual": 5e-4}
+        assert words in verdict(explorer.predicted)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
