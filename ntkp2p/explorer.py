@@ -32,7 +32,6 @@ from matplotlib.figure import Figure
 from ntkp2p import plotting
 from ntkp2p.algorithms import DGD
 from ntkp2p.data import AgentData
-from ntkp2p.dynamics.eager import EAGER
 from ntkp2p.experiment import Experiment, tables_of, with_paths
 from ntkp2p.files import replacing
 from ntkp2p.models import NETWORKS, Features
@@ -76,7 +75,7 @@ GRAPHS = {
 #: Graphs that look like circles.
 ROUND = ("cycle", "complete", "exponential", "directed_ring", "directed_exponential")
 WEIGHTS = ("metropolis", "max_degree", "lazy_metropolis", "best_constant", "fastest_mixing", "push")
-ALGORITHMS = tuple(algorithm.__name__ for algorithm in EAGER)
+ALGORITHMS = ("DGD", "CTA", "ATC")
 VARIABLES = ("local_loss", "global_loss", "consensus_distance", "parameter_distance")
 #: What goes wrong by a choice of the user, and is said in place of the pictures.
 MISTAKES = (ValueError, TypeError, ImportError, ArithmeticError, RuntimeError, MemoryError, OSError)

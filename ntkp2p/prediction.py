@@ -14,14 +14,14 @@ from ntkp2p.algorithms import Algorithm, RandomK
 from ntkp2p.asynchrony import AsynchronousGossip
 from ntkp2p.communication import sent_until
 from ntkp2p.compression import compressors_of, with_measured_shares
-from ntkp2p.dynamics.eager import EAGER, eager_system
+from ntkp2p.dynamics.eager import EagerSystem, eager_system
 from ntkp2p.dynamics.gossip import MOMENTS, mean_square_radius
 from ntkp2p.dynamics.integrate import Integration, integrate
 from ntkp2p.dynamics.krylov import Time, checked_time, times_of
 from ntkp2p.dynamics.stability import Spectrum, edge, eigenvalues, spectrum, spectrum_of
 from ntkp2p.dynamics.steady import steady_state as solve_steady
 from ntkp2p.dynamics.system import MeanStep, assemble, linear_system
-from ntkp2p.dynamics.transition import Method, Solution, lasting, solve
+from ntkp2p.dynamics.transition import DENSE_SIZE, Method, Solution, lasting, solve
 from ntkp2p.experiment import Experiment
 from ntkp2p.initialisations import over_initialisations
 from ntkp2p.models import Features
@@ -183,7 +183,9 @@ def predictions_in(
     run, averages = _averaged(experiment)
     if experiment.loss != "squared":
         return _integrated(experiment, run.algorithm, features, asked, method, rtol, averages)
-    system = linear_system(run.algorithm, run.mixing, features, run.data, rounds=int(run.rounds))
+    system = _small_system(run, features, method)
+    if system is None:
+        system = linear_system(run.algorithm, run.mixing, features, run.data, rounds=int(run.rounds))
     solution = solve(system, experiment.recorded, times=asked, method=method, rtol=rtol)
     extremes = spectrum(system)
     verdicts = {time: _verdict(features, solution, extremes, time) | averages for time in asked}
@@ -196,6 +198,15 @@ def predictions_in(
             verdict["converged"] = verdict["converged"] and converged
     counted = {time: measured[time] | _counters(experiment, features, time, solution.rounds) for time in asked}
     return _trajectories(experiment, features, solution, counted, verdicts)
+
+
+def _small_system(run: Experiment, features: Features, method: Method) -> EagerSystem | None:
+    """The system where it is small enough to be solved by NumPy alone, for which nothing is compiled."""
+    small = run.agents * features.rank * features.columns <= DENSE_SIZE and method in ("auto", "dense")
+    if not (small and features.spread is None and isinstance(run.mixing, np.ndarray)):
+        return None
+    system = eager_system(run.algorithm, run.mixing, features, run.data)
+    return system if system is not None and system.size <= DENSE_SIZE else None
 
 
 def _trajectories(
@@ -223,7 +234,7 @@ def _trajectories(
 def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any, Trajectory], np.ndarray]:
     """Predictions as `predictions` makes them, and eigenvalues of their rounds: within a blink.
 
-    The diffusion family over one matrix is taken by NumPy: nothing is compiled, and there are no counters. Of large
+    A system over one matrix is taken by NumPy where it can be: nothing is compiled, and there are no counters. Of large
     systems the eigenvalues are the largest only, and of cross-entropy there are none.
 
     Parameters
@@ -232,21 +243,22 @@ def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any
         Known to be of this experiment's data.
     """
     asked = times_of(experiment.has_flow)
-    plain = experiment.loss == "squared" and experiment.batch_size is None and features.spread is None
-    if not (plain and isinstance(experiment.mixing, np.ndarray) and type(experiment.algorithm) in EAGER):
+    run, averages = _averaged(experiment)
+    system = None
+    if experiment.loss == "squared" and features.spread is None and isinstance(run.mixing, np.ndarray):
+        system = eager_system(run.algorithm, run.mixing, features, run.data)
+    if system is None:
         predicted = predictions_in(features, experiment, asked, "auto", 1e-8)
         if experiment.loss != "squared":
             return predicted, np.empty(0)
-        run, _ = _averaged(experiment)
-        system = linear_system(run.algorithm, run.mixing, features, run.data).lasting
-        return predicted, eigenvalues(system, dense=QUICK[system.symmetric])
-    system = eager_system(experiment.algorithm, experiment.mixing, features, experiment.data)
-    known = replace(system, symmetric=experiment.algorithm.is_symmetric(experiment.mixing))
-    values = eigenvalues(known, dense=QUICK[known.symmetric])
-    found = spectrum_of(system, values) if len(values) == system.size else spectrum(known, dense=0)
-    solution = solve(system, experiment.recorded, times=asked, method="krylov")
+        lasting_system = linear_system(run.algorithm, run.mixing, features, run.data).lasting
+        return predicted, eigenvalues(lasting_system, dense=QUICK[lasting_system.symmetric])
+    values = eigenvalues(system, dense=QUICK[system.symmetric])
+    found = spectrum_of(system, values) if len(values) == system.size else spectrum(system, dense=0)
+    # Arnoldi: Lanczos's steps would be compiled.
+    solution = solve(replace(system, symmetric=False), experiment.recorded, times=asked, method="krylov")
     measured = _measure(experiment, features, solution, asked)
-    verdicts = {time: _verdict(features, solution, found, time) for time in asked}
+    verdicts = {time: _verdict(features, solution, found, time) | averages for time in asked}
     return _trajectories(experiment, features, solution, measured, verdicts), values
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from ntkp2p.algorithms import Algorithm, World
+from ntkp2p.algorithms import Algorithm, Compressor, World
 from ntkp2p.algorithms.awake import awake_round, mean_round
 from ntkp2p.algorithms.exogenous import Form, repetition
 from ntkp2p.asynchrony import AsynchronousGossip, Events, Steps
@@ -95,12 +95,7 @@ class Round:
             return jnp.where(when, jax.vmap(gradient)(z, *held), 0)
 
         def compress(z, by, /, *, everything=False):
-            if by.share is None:
-                raise ValueError(
-                    f"{type(by).__name__} has no closed form: a mean-field prediction takes the share δ of ‖v‖² in "
-                    "what is sent, TopK(keep, share=...); predict(experiment) measures it"
-                )
-            return jnp.where(everything, 1, by.share) * z
+            return jnp.where(everything, 1, share_of(by)) * z
 
         world = World(
             mix=lambda z: mixing @ z,
@@ -680,9 +675,35 @@ def _agent_blocks(rows: np.ndarray, data: AgentData):
     return jnp.asarray(blocks.reshape(data.agents, -1, rows.shape[-1]))
 
 
-def _must_be_affine(algorithm: Algorithm, advance: Round, parameters: PyTree, timetable: Timetable, size: int) -> None:
+def share_of(compressor: Compressor, /) -> Any:
+    """δ, as which a compressor enters the linear model.
+
+    Raises
+    ------
+    ValueError
+        If it is not known.
+    """
+    if compressor.share is None:
+        raise ValueError(
+            f"{type(compressor).__name__} has no closed form: a mean-field prediction takes the share δ of ‖v‖² in "
+            "what is sent, TopK(keep, share=...); predict(experiment) measures it"
+        )
+    return compressor.share
+
+
+def must_have_closed_form(algorithm: Algorithm, /) -> None:
+    """Refuse an algorithm that says itself that its rounds of linear models are not affine."""
     if algorithm.nonlinear:
         raise ValueError(f"{algorithm.name} has no closed form, for {algorithm.nonlinear}: train it")
+
+
+def not_affine(algorithm: Algorithm, /) -> ValueError:
+    """The error that a round which was found not to be affine raises."""
+    return ValueError(f"one round of {algorithm.name} is not affine in the state, so it has no closed form: train it")
+
+
+def _must_be_affine(algorithm: Algorithm, advance: Round, parameters: PyTree, timetable: Timetable, size: int) -> None:
+    must_have_closed_form(algorithm)
     probe = jnp.asarray(np.random.default_rng(0).normal(size=size))
     for k in _different_rounds(parameters["mixing"]):
         probed = _probed(advance, at_round(parameters, timetable, k), probe)
@@ -691,9 +712,7 @@ def _must_be_affine(algorithm: Algorithm, advance: Round, parameters: PyTree, ti
             found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max())
         )
         if not (affine and all(map(np.array_equal, moved, still))):
-            raise ValueError(
-                f"one round of {algorithm.name} is not affine in the state, so it has no closed form: train it"
-            )
+            raise not_affine(algorithm)
 
 
 def _different_rounds(mixing: Any) -> list[int]:

@@ -13,21 +13,18 @@ its work.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, islice
 from operator import mul
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
-from ntkp2p.models.networks import (
-    Network,
-    check_in_words,
-    must_be_images,
-    patches,
-    scaled_dense,
-)
+from ntkp2p.models import threefry
+from ntkp2p.models.networks import Network, Scaled, check_in_words, must_be_images, patches
 
 #: Groups of channels that are normalised together; an odd number of channels is one group.
 GROUPS = 2
@@ -79,21 +76,13 @@ def resnet20(
     Y. Wu and K. He, "Group normalization", ECCV 2018.
     """
     scales = check_in_words(weight_std, bias_std, outputs, channels=channels)
-    unit, dense = partial(_normalised_convolution, weight_std), scaled_dense(weight_std, bias_std)
     widths = [channels * factor for factor in accumulate(STRIDES, mul)]
 
     def init(key, x, outputs):
         must_be_images("resnet20", x)
         return _draw(key, x, [channels, *(width for width in widths for _ in range(2))], widths[-1], outputs)
 
-    def apply(params, x):
-        stem, *layers, readout = params
-        x = jax.nn.relu(unit(stem, x))
-        for first, second, stride in zip(layers[::2], layers[1::2], STRIDES, strict=True):
-            x = jax.nn.relu(_shortcut(x, stride) + unit(second, jax.nn.relu(unit(first, x, stride))))
-        return dense(readout, x.mean(axis=(1, 2)))
-
-    return Network(f"resnet20(channels={channels}, {scales})", init, apply, outputs)
+    return Network(f"resnet20(channels={channels}, {scales})", init, Residual(weight_std, bias_std), outputs)
 
 
 def vgg11(
@@ -137,7 +126,6 @@ def vgg11(
     Y. Wu and K. He, "Group normalization", ECCV 2018.
     """
     scales = check_in_words(weight_std, bias_std, outputs, channels=channels)
-    unit, dense = partial(_normalised_convolution, weight_std), scaled_dense(weight_std, bias_std)
 
     def init(key, x, outputs):
         must_be_images("vgg11", x)
@@ -151,16 +139,44 @@ def vgg11(
         pixels = math.prod(math.ceil(size / 2 ** len(STAGES)) for size in (height, width))
         return _draw(key, x, widths, pixels * widths[-1], outputs)
 
-    def apply(params, x):
+    return Network(f"vgg11(channels={channels}, {scales})", init, Pooled(weight_std, bias_std), outputs)
+
+
+@dataclass(frozen=True)
+class Normalised(Scaled):
+    """Convolutions that are normalised by groups of channels, each followed by a ReLU."""
+
+    def unit(self, layer: PyTree, x: Array, stride: int = 1, /) -> Array:
+        """One of them, without its ReLU."""
+        return _normalised_convolution(self.weight_std, layer, x, stride)
+
+
+@dataclass(frozen=True)
+class Residual(Normalised):
+    """A stem, blocks of two convolutions with a shortcut, and a dense readout of the pixels' mean."""
+
+    def __call__(self, params: PyTree, x: Array, /) -> Array:
+        """The outputs, shape (N, C)."""
+        stem, *layers, readout = params
+        x = jax.nn.relu(self.unit(stem, x))
+        for first, second, stride in zip(layers[::2], layers[1::2], STRIDES, strict=True):
+            x = jax.nn.relu(_shortcut(x, stride) + self.unit(second, jax.nn.relu(self.unit(first, x, stride))))
+        return self.dense(readout, x.mean(axis=(1, 2)))
+
+
+@dataclass(frozen=True)
+class Pooled(Normalised):
+    """Stages of convolutions, each ended by the maximum over 2 × 2 pixels, and a dense readout of all pixels."""
+
+    def __call__(self, params: PyTree, x: Array, /) -> Array:
+        """The outputs, shape (N, C)."""
         *convolutions, readout = params
         layers = iter(convolutions)
         for stage in STAGES:
             for layer in islice(layers, len(stage)):
-                x = jax.nn.relu(unit(layer, x))
+                x = jax.nn.relu(self.unit(layer, x))
             x = _pooled(x)
-        return dense(readout, x.reshape(len(x), -1))
-
-    return Network(f"vgg11(channels={channels}, {scales})", init, apply, outputs)
+        return self.dense(readout, x.reshape(len(x), -1))
 
 
 def _draw(key: Array, x: Array, widths: Sequence[int], features: int, outputs: int) -> PyTree:
@@ -168,10 +184,9 @@ def _draw(key: Array, x: Array, widths: Sequence[int], features: int, outputs: i
     fan_ins = [9 * channels for channels in [x.shape[-1], *widths[:-1]]]
     shapes = [*zip(fan_ins, widths, strict=True), (features, outputs), (outputs,)]
     ends = list(accumulate(map(math.prod, shapes)))
-    # All at once, for every shape to draw would be compiled anew.
-    drawn = jnp.split(jax.random.normal(key, ends[-1:]), ends[:-1])
+    drawn = np.split(threefry.normal(threefry.words_of(key), (ends[-1],)), ends[:-1])
     *weights, readout, bias = (part.reshape(shape) for part, shape in zip(drawn, shapes, strict=True))
-    layers = [{"weight": w, "scale": jnp.ones(w.shape[1]), "shift": jnp.zeros(w.shape[1])} for w in weights]
+    layers = [{"weight": w, "scale": np.ones(w.shape[1]), "shift": np.zeros(w.shape[1])} for w in weights]
     return [*layers, {"weight": readout, "bias": bias}]
 
 

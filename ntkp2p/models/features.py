@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from ntkp2p.devices import all_devices, free_memory, least
-from ntkp2p.models.networks import Model
+from ntkp2p.models.networks import Model, applied
 from ntkp2p.models.ntk import TangentKernel, jacobian, must_fit
 from ntkp2p.precision import in_float64
 
@@ -152,11 +152,10 @@ class Features:
         ValueError
             If the kernel or its factor does not fit into the memory, or the kernel is zero or not finite.
         """
-        initial_at = jax.jit(model.apply)  # parameters as arguments: as constants they would be compiled in
 
         @in_float64
         def outputs_at(x):
-            return np.asarray(initial_at(model.params, jnp.asarray(x, jnp.float64)))
+            return np.asarray(applied(model.apply, model.params, jnp.asarray(x, jnp.float64)))
 
         initial = outputs_at(x)
         apply, params, outputs, columns = model.apply, model.params, kernel, 1
@@ -359,10 +358,14 @@ SHARING_SAMPLE = 32
 SHARING_ROWS = 1024
 
 
+#: Compiled once for all networks that are equal.
+_jacobian = jax.jit(jacobian, static_argnums=0)
+
+
 def _jacobian_map(apply, params) -> Map:
     @in_float64
     def matrix_at(new):
-        return np.asarray(jacobian(apply, params, jnp.asarray(new, jnp.float64)))
+        return np.asarray(_jacobian(apply, params, jnp.asarray(new, jnp.float64)))
 
     return matrix_at
 

@@ -5,7 +5,7 @@ so that the tangent kernel has a limit as the width grows and one step size serv
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ntkp2p._names import lookup
+from ntkp2p.models import threefry
 from ntkp2p.precision import in_float64
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -247,8 +248,6 @@ def cnn(
     name, architecture = _describe("cnn", "channels", channels, depth, activation, outputs, weight_std, bias_std)
     if architecture.infinite:
         return _infinite_network(name, outputs, architecture, remedy="cnn(channels=64)")
-    sigma = lookup(ACTIVATIONS, activation, "activation")
-    dense = scaled_dense(weight_std, bias_std)
 
     def init(key, x, outputs):
         must_be_images("cnn", x)
@@ -256,12 +255,7 @@ def cnn(
         sizes = [*fan_ins, x.shape[1] * x.shape[2] * channels]
         return _normal_layers(key, sizes, [*[channels] * depth, outputs])
 
-    def apply(params, x):
-        *convolutions, readout = params
-        for layer in convolutions:
-            x = sigma(dense(layer, patches(x)))
-        return dense(readout, x.reshape(len(x), -1))
-
+    apply = Convolutional(weight_std, bias_std, activation)
     return Network(name, init, apply, outputs, architecture=architecture)
 
 
@@ -289,7 +283,7 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
         If its outputs are not of shape (N, C) or depend on each other's inputs, or its parameters are not real numbers
         or come with other state.
     """
-    key, batch = jax.random.key(seed), jnp.asarray(x[:2], float)
+    key, batch = _key(seed), jnp.asarray(np.asarray(x[:2], float))
     one_output = None
     if isinstance(network, Network):
         apply, params = network.apply, network.init(key, batch, outputs if network.outputs is None else network.outputs)
@@ -309,8 +303,8 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
         raise ValueError(
             "every parameter must be a real floating-point array: keep counters and statistics out of `init`"
         )
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
-    found = jax.eval_shape(apply, params, batch).shape
+    params = jax.tree.map(lambda p: jnp.asarray(np.asarray(p), jnp.float64), params)
+    found = applied.eval_shape(apply, params, batch).shape
     if found != (len(batch), outputs):
         raise ValueError(
             f"the network maps {len(batch)} inputs to outputs of shape {found}, the data have targets of shape "
@@ -323,6 +317,16 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
             "kernel: replace batch normalisation by layer or group normalisation"
         )
     return Model(apply, params, one_output)
+
+
+def _key(seed: int) -> Array:
+    """`jax.random.key(seed)` of JAX's default generator, whatever the process's is; nothing is compiled."""
+    words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
+    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+
+
+#: A network's outputs: compiled once for all networks that are equal, with parameters as arguments.
+applied = jax.jit(lambda apply, params, x: apply(params, x), static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)  # operation by operation, each would be compiled
@@ -353,20 +357,11 @@ def must_be_images(network: str, x: Any) -> None:
 
 
 def _dense_network(name: str, hidden: list, outputs: int | None, architecture: Architecture) -> Network:
-    sigma = lookup(ACTIVATIONS, architecture.activation, "activation")
-    dense = scaled_dense(architecture.weight_std, architecture.bias_std)
-
     def init(key, x, outputs):
         sizes = [math.prod(x.shape[1:]), *hidden, outputs]
         return _normal_layers(key, sizes[:-1], sizes[1:])
 
-    def apply(params, x):
-        *layers, readout = params
-        x = x.reshape(len(x), -1)
-        for layer in layers:
-            x = sigma(dense(layer, x))
-        return dense(readout, x)
-
+    apply = FullyConnected(architecture.weight_std, architecture.bias_std, architecture.activation)
     return Network(name, init, apply, outputs, outputs_share_kernel=not hidden, architecture=architecture)
 
 
@@ -377,20 +372,60 @@ def _infinite_network(name: str, outputs: int | None, architecture: Architecture
     return Network(name, refuse, refuse, outputs, architecture=architecture)
 
 
-def scaled_dense(weight_std: float, bias_std: float) -> Callable[[PyTree, Array], Array]:
-    def dense(layer, x):
+@dataclass(frozen=True)
+class Scaled:
+    """A function (params, x) ↦ outputs with the scales of its layers; equal ones are compiled once.
+
+    Attributes
+    ----------
+    weight_std, bias_std
+        σ_w and σ_b of the dense layers.
+    """
+
+    weight_std: float
+    bias_std: float
+
+    def dense(self, layer: PyTree, x: Array, /) -> Array:
+        """σ_w W x / √n + σ_b b."""
         weight, bias = layer["weight"], layer["bias"]
-        return (weight_std / math.sqrt(len(weight))) * (x @ weight) + bias_std * bias
-
-    return dense
+        return (self.weight_std / math.sqrt(len(weight))) * (x @ weight) + self.bias_std * bias
 
 
-def _normal_layers(key, fan_ins, fan_outs) -> list[dict[str, Array]]:
+@dataclass(frozen=True)
+class FullyConnected(Scaled):
+    """Dense layers with an activation between them."""
+
+    activation: str
+
+    def __call__(self, params: PyTree, x: Array, /) -> Array:
+        """The outputs, shape (N, C)."""
+        *layers, readout = params
+        x = x.reshape(len(x), -1)
+        for layer in layers:
+            x = ACTIVATIONS[self.activation](self.dense(layer, x))
+        return self.dense(readout, x)
+
+
+@dataclass(frozen=True)
+class Convolutional(Scaled):
+    """3 × 3 convolutions, each with an activation, and a dense readout of all pixels."""
+
+    activation: str
+
+    def __call__(self, params: PyTree, x: Array, /) -> Array:
+        """The outputs, shape (N, C)."""
+        *convolutions, readout = params
+        for layer in convolutions:
+            x = ACTIVATIONS[self.activation](self.dense(layer, patches(x)))
+        return self.dense(readout, x.reshape(len(x), -1))
+
+
+def _normal_layers(key: Array, fan_ins: Sequence[int], fan_outs: Sequence[int]) -> list[dict[str, np.ndarray]]:
     def layer(key, n, m):
-        weight, bias = jax.random.split(key)
-        return {"weight": jax.random.normal(weight, (n, m)), "bias": jax.random.normal(bias, (m,))}
+        weight, bias = threefry.split(key, 2)
+        return {"weight": threefry.normal(weight, (n, m)), "bias": threefry.normal(bias, (m,))}
 
-    keys = jax.random.split(key, len(fan_ins))
+    keys = threefry.split(threefry.words_of(key), len(fan_ins))
     return [layer(*args) for args in zip(keys, fan_ins, fan_outs, strict=True)]
 
 
