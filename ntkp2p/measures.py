@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from ntkp2p.data import AgentData
@@ -51,25 +52,55 @@ def losses(
     `targets` stand for those of the data, if given.
     """
     y = data.targets if targets is None else targets
-    errors = LOSSES[loss](outputs, jnp.asarray(y, outputs.dtype))
+    return losses_of(outputs, jnp.asarray(y, outputs.dtype), 1 / data.sizes[data.owner], data.owner, loss)
+
+
+def losses_of(
+    outputs: Float[Array, "*times Q N C"], targets: Array, weights: ArrayLike, owner: ArrayLike, loss: str, /
+) -> PerAgent:
+    """`losses` from the arrays of the data.
+
+    Parameters
+    ----------
+    outputs, targets
+        Of every agent on all training samples, shape (..., Q, N, C), and what they should be, shape (N, C).
+    weights
+        1/N_q of each sample's owner q, shape (N,).
+    owner
+        Whose each sample is, shape (N,).
+    loss
+        A name of `ntkp2p.losses.LOSSES`.
+    """
+    errors, agents = LOSSES[loss](outputs, targets), outputs.shape[-3]
     # Sample n weighs 1/N_q in the local loss of its owner q, and 1/(Q N_q) in everybody's global loss.
-    weight = jnp.asarray(1 / data.sizes[data.owner], outputs.dtype)
-    own = data.owner[None, :] == jnp.arange(data.agents)[:, None]
+    weight = jnp.asarray(weights, outputs.dtype)
+    own = jnp.asarray(owner)[None, :] == jnp.arange(agents)[:, None]
     return {
         # Chosen, not multiplied by zero: what overflows on others' data is not the agent's local loss.
         "local_loss": jnp.sum(jnp.where(own, errors * weight, 0), axis=-1),
-        "global_loss": errors @ weight / data.agents,
+        "global_loss": errors @ weight / agents,
     }
 
 
 def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, loss: str, /) -> PerAgent:
     """Loss, and accuracy where there are classes, from every agent's outputs on the test samples."""
     labels = None if data.classes is None else jnp.asarray(data.test_labels)
-    return _on_tests(outputs, jnp.asarray(data.test_targets, outputs.dtype), labels, loss)
+    return test_measures_of(outputs, jnp.asarray(data.test_targets, outputs.dtype), labels, loss)
 
 
 @partial(jax.jit, static_argnames="loss")  # compiled once for all data of a size
-def _on_tests(outputs: Array, targets: Array, labels: Array | None, loss: str) -> PerAgent:
+def test_measures_of(outputs: Array, targets: Array, labels: Array | None, loss: str) -> PerAgent:
+    """`test_measures` from the arrays of the data.
+
+    Parameters
+    ----------
+    outputs, targets
+        Of every agent on the test samples, shape (..., Q, T, C), and what they should be, shape (T, C).
+    labels
+        Their classes, shape (T,), or None.
+    loss
+        A name of `ntkp2p.losses.LOSSES`.
+    """
     measured = {"test_loss": jnp.mean(LOSSES[loss](outputs, targets), axis=-1)}
     if labels is not None:
         signs = outputs.shape[-1] == 1  # targets −1 and +1

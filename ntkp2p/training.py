@@ -4,30 +4,35 @@ The agents are divided over a mesh of devices. Gradients and evaluations stay wi
 the devices talk, as the agents do.
 """
 
+from __future__ import annotations
+
 import itertools
 import re
 import zlib
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
-from jax.tree_util import Partial
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ntkp2p import measures
-from ntkp2p.algorithms import Algorithm, World
+from ntkp2p.algorithms import Algorithm, Compressor, World
 from ntkp2p.algorithms.awake import awake_round
-from ntkp2p.asynchrony import Events, Steps
+from ntkp2p.asynchrony import Events
 from ntkp2p.communication import sent_until
 from ntkp2p.data.datasets import whole
 from ntkp2p.devices import AXIS, agree, all_devices, one_device, place
 from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
+from ntkp2p.models import threefry
+from ntkp2p.models.networks import Flat, is_hashable
 from ntkp2p.precision import in_float64
 from ntkp2p.topology import Schedule, schedules
 from ntkp2p.trajectory import Trajectory
@@ -134,22 +139,20 @@ def train(
         raise ValueError("of agents on their own clocks two act at a time: train them on one device, leave mesh out")
     if jax.process_count() > 1:
         _must_agree(experiment, draw, mesh)
-    model = experiment.initialise().astype(experiment.precision)
-    theta, apply = model.flat()
-    theta = place(np.asarray(theta), mesh)
-    key = jax.random.fold_in(jax.random.key(experiment.seed), draw)
-    turn, state = _turn(drawn, theta, apply, model.layers, key, mesh), _start(drawn, theta.size, mesh)
-    advance, evaluate, models = _compiled(drawn, apply, state, mesh)
+    key = threefry.key_of(threefry.fold_in(threefry.seeded(int(experiment.seed)), int(draw)))
+    run, given, seen = _placed(drawn, key, mesh)
+    programs = _programs(run) if is_hashable(run) else _programs.__wrapped__(run)
+    state = programs.start(given)
     rounds, recorded = experiment.recorded, []
     try:
         for before, now in zip(np.append(0, rounds), rounds, strict=False):
-            state = advance(state, turn, before, now)
-            measured = {name: np.asarray(value, float) for name, value in evaluate(state, theta).items()}
+            state = programs.advance(given, state, before, now)
+            measured = {name: np.asarray(value, float) for name, value in programs.evaluate(given, seen, state).items()}
             recorded.append(measured)
             if progress is not None:
                 progress(int(now), int(rounds[-1]))
             if observe is not None:
-                observe(int(now), np.asarray(models(state, theta)))
+                observe(int(now), np.asarray(programs.models(given, state)))
             lost = np.flatnonzero(~np.isfinite(measured["local_loss"]))
             if len(lost):
                 raise DivergedError(
@@ -192,162 +195,306 @@ def _must_agree(experiment: Experiment, draw: int, mesh: Mesh) -> None:
         raise ValueError("the processes were given different experiments: give every process the same")
 
 
-def _turn(
-    experiment: Experiment, theta: jax.Array, apply: Callable, layers: tuple[int, ...], key: jax.Array, mesh: Mesh
-) -> Callable[[Any, PyTree], PyTree]:
-    """(round, state) ↦ the next state, with what every device holds for its agents: rows of W, or data."""
-    data, agents, loss = experiment.data, experiment.agents, LOSSES[experiment.loss]
+@dataclass(frozen=True)
+class _Run:
+    """What the programs of a training depend on beside the shapes of arrays: equal runs are compiled once.
+
+    Attributes
+    ----------
+    algorithm
+        Without its real constants, which are arguments of the programs. Those of compressors are part of it: they say
+        how many entries are sent.
+    network, layers
+        The network, and the sizes of its parameter arrays.
+    loss, batch_size
+        As in the experiment.
+    agents, rows
+        Q, and the rows of the state: some may be idle agents, or messages on their way.
+    held
+        The shapes of one agent's inputs, targets and weights.
+    precision
+        Of the training.
+    asynchronous
+        Whether rounds are events of agents with clocks of their own.
+    mesh
+        The devices.
+    """
+
+    algorithm: Algorithm
+    network: Flat
+    layers: tuple[int, ...]
+    loss: str
+    batch_size: int | None
+    agents: int
+    rows: int
+    held: tuple[tuple[int, ...], ...]
+    precision: str
+    asynchronous: bool
+    mesh: Mesh
+
+    @cached_property
+    def together(self) -> bool:
+        """Whether the agents take their gradients together: not where each keeps much for the way back."""
+        theta = jax.ShapeDtypeStruct((sum(self.layers),), self.precision)
+        samples = min(self.batch_size or self.held[0][0], self.held[0][0])
+        batch = [jax.ShapeDtypeStruct((samples, *shape[1:]), self.precision) for shape in self.held]
+
+        def way_back(theta, *batch):
+            return jax.vjp(lambda theta: self.local_loss(theta, *batch), theta)[1]
+
+        back = jax.eval_shape(way_back, theta, *batch)
+        kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))
+        kept -= theta.size * theta.dtype.itemsize
+        return kept <= TOGETHER
+
+    def local_loss(self, theta: Array, inputs: Array, targets: Array, weights: Array) -> Array:
+        """Of one agent, at θ of shape (P,)."""
+        return weights @ LOSSES[self.loss](self.network(theta, inputs), targets)
+
+    def gradient(self, inputs: Array, targets: Array, weights: Array, theta: Array, key: Any) -> Array:
+        """Of one agent's local loss, or of a mini-batch of it."""
+        if self.batch_size is not None:
+            # Without replacement, every round anew; padding comes last.
+            order = jnp.where(weights > 0, jax.random.uniform(key, weights.shape), -1)
+            batch = jax.lax.top_k(order, self.batch_size)[1]
+            inputs, targets = inputs[batch], targets[batch]
+            weights = jnp.where(weights[batch] > 0, 1 / self.batch_size, 0).astype(inputs.dtype)
+        return jax.grad(self.local_loss)(theta, inputs, targets, weights)
+
+    def keys(self, given: _Given, agents: Array, k: Any, draw: int) -> Array:
+        """A key for every agent, for one of a round's draws: the same whatever devices there are."""
+        fold = jax.random.fold_in
+        return jax.vmap(lambda agent: fold(fold(fold(given.key, k), draw), agent))(agents)
+
+    def advanced(self, given: _Given, k: Any, state: PyTree) -> PyTree:
+        """The state after round k."""
+        algorithm = eqx.combine(given.constants, self.algorithm)
+        if self.asynchronous:
+            step = jax.tree.map(lambda part: part[k], given.mixing)
+            return awake_round(algorithm, state, step, self._gradient_of_event(given, k))
+        return algorithm.round(state, self._world(given, k))
+
+    def _gradient_of_event(self, given: _Given, k: Any) -> Callable:
+        draw = itertools.count()
+
+        def gradient_of(agent, x):
+            number = next(draw)
+            key = None if self.batch_size is None else self.keys(given, agent[None], k, number)[0]
+            inputs, targets, weights = (array[agent] for array in given.own)
+            return self.gradient(inputs, targets, weights, given.theta + x, key)
+
+        return gradient_of
+
+    def _world(self, given: _Given, k: Any) -> World:
+        # Rows of W times everybody's x: the compiler gathers these, the only time that devices talk in a round.
+        # Accelerators would multiply float32 in fewer bits, and agents agree to no more than that.
+        matrices, order = given.mixing
+        W = matrices[0] if len(matrices) == 1 else matrices[order[k % len(order)]]
+        matmul = partial(jnp.matmul, precision="highest")
+        draw = itertools.count()
+        gradients = _on_devices(self._gradients, self.mesh)
+
+        def grad(x, /, *, when=True):
+            number = next(draw)
+            keys = None if self.batch_size is None else self.keys(given, given.numbers, k, number)
+            own = (*given.own, given.theta + x, keys)
+            if when is True:
+                return gradients(own)
+            return jax.lax.cond(when, gradients, lambda own: jnp.zeros_like(own[3]), own)
+
+        def compress(x, by, /, *, everything=False):
+            keys = self.keys(given, given.numbers, k, next(draw))
+
+            def few(x, keys):
+                return _on_devices(jax.vmap(lambda x, key: by.by_layer(x, self.layers, key)), self.mesh)(x, keys)
+
+            return few(x, keys) if everything is False else jax.lax.cond(everything, lambda x, _: x, few, x, keys)
+
+        def average(x, /, *, when=True):
+            return jnp.where(when, jnp.broadcast_to(matmul(given.everyone, x), x.shape), x)
+
+        return World(partial(matmul, W), grad, lambda x: jnp.diagonal(W)[:, None] * x, compress, average)
+
+    def _gradients(self, own: tuple) -> Array:
+        if self.together:
+            return jax.vmap(self.gradient)(*own)
+        return jax.lax.map(lambda one: self.gradient(*one), own)
+
+
+class _Given(NamedTuple):
+    """The numbers of a training, on the devices.
+
+    `constants` of the algorithm; `own` inputs, targets and weights of every agent; `theta`, θ₀; `key` of what is drawn;
+    `mixing`, the events' `Steps` or a schedule's matrices and their order; `everyone`, the share of each row in an
+    average of all; `numbers` of the rows.
+    """
+
+    constants: Any
+    own: tuple
+    theta: Any
+    key: Any
+    mixing: Any
+    everyone: Any
+    numbers: Any
+
+
+class _Seen(NamedTuple):
+    """What a model is evaluated on: all `inputs`, training samples first, and what `ntkp2p.measures` takes beside."""
+
+    inputs: Any
+    targets: Any
+    weights: Any
+    owner: Any
+    test_targets: Any
+    test_labels: Any
+
+
+def _placed(experiment: Experiment, key: Array, mesh: Mesh) -> tuple[_Run, _Given, _Seen]:
+    """What the programs depend on, and what they are given."""
+    data, agents, precision = experiment.data, experiment.agents, experiment.precision
+    model = experiment.initialise().astype(precision)
+    theta, network = model.flat()
     # Idle agents fill the last devices: they mix with nobody, and hold somebody's data with weight 0.
     idle = -agents % mesh.size
     holder = np.minimum(np.arange(agents + idle), agents - 1)
     samples = data.inputs, data.targets, 1 / data.sizes[data.owner]
-    inputs, targets, weights = (data.per_agent(a)[holder] for a in samples)
-    weights[agents:] = 0
-
-    def local_loss(theta, inputs, targets, weights):
-        return weights @ loss(apply(theta, inputs), targets)
-
-    def gradient(inputs, targets, weights, theta, key):
-        if experiment.batch_size is not None:
-            # Without replacement, every round anew; padding comes last.
-            order = jnp.where(weights > 0, jax.random.uniform(key, weights.shape), -1)
-            batch = jax.lax.top_k(order, experiment.batch_size)[1]
-            inputs, targets = inputs[batch], targets[batch]
-            weights = jnp.where(weights[batch] > 0, 1 / experiment.batch_size, 0).astype(inputs.dtype)
-        return jax.grad(local_loss)(theta, inputs, targets, weights)
+    own = [data.per_agent(a)[holder] for a in samples]
+    own[2][agents:] = 0
 
     def held(array, *axes):
-        return place(array.astype(experiment.precision), mesh, *axes, AXIS)
+        return place(array.astype(precision), mesh, *axes, AXIS)
 
-    own = tuple(map(held, (inputs, targets, weights)))
-    if isinstance(experiment.mixing, Events):
-        steps = jax.tree.map(partial(place, mesh=mesh), experiment.mixing.steps(0, int(experiment.rounds)))
-        return Partial(partial(_event, experiment.algorithm, gradient, key), steps, own, theta)
-
-    together = _kept_on_the_way(experiment, local_loss, theta, [a[0] for a in (inputs, targets, weights)]) <= TOGETHER
-
-    @partial(_on_devices, mesh=mesh)
-    def gradients(*own):
-        return jax.vmap(gradient)(*own) if together else jax.lax.map(lambda own: gradient(*own), own)
+    def seen(array):
+        return place(np.asarray(array, precision if np.asarray(array).dtype.kind == "f" else None), mesh)
 
     mixing = experiment.mixing
-    schedule = mixing if isinstance(mixing, Schedule) else schedules.periodic([mixing])
-    matrices = np.tile(np.eye(agents + idle), (len(schedule.matrices), 1, 1))
-    matrices[:, :agents, :agents] = schedule.matrices
-    if len(matrices) == 1:  # nothing to look up, round by round
-        mixing_at = Partial(lambda W, k: W, held(matrices[0]))
+    if isinstance(mixing, Events):
+        steps = jax.tree.map(partial(place, mesh=mesh), mixing.steps(0, int(experiment.rounds)))
     else:
-        mixing_at = Partial(
-            lambda W, order, k: W[order[k % len(order)]], held(matrices, None), place(schedule.order, mesh)
-        )
-    everyone = held(np.append(np.full(agents, 1 / agents), np.zeros(idle)))
-    keys = Partial(partial(_keys, key), place(np.arange(agents + idle), mesh, AXIS))
-    world = Partial(partial(_verbs, layers, mesh), mixing_at, Partial(gradients, *own), keys, everyone, theta)
-    return Partial(partial(_together, experiment.algorithm), world)
+        schedule = mixing if isinstance(mixing, Schedule) else schedules.periodic([mixing])
+        matrices = np.tile(np.eye(agents + idle), (len(schedule.matrices), 1, 1))
+        matrices[:, :agents, :agents] = schedule.matrices
+        steps = held(matrices, None), place(schedule.order, mesh)
+    constants, algorithm = _without_constants(experiment.algorithm)
+    run = _Run(
+        algorithm,
+        network,
+        model.layers,
+        experiment.loss,
+        experiment.batch_size,
+        agents,
+        mixing.rows if isinstance(mixing, Events) else agents + idle,
+        tuple(array.shape[1:] for array in own),
+        precision,
+        isinstance(mixing, Events),
+        mesh,
+    )
+    given = _Given(
+        constants,
+        tuple(map(held, own)),
+        place(theta, mesh),
+        key,
+        steps,
+        held(np.append(np.full(agents, 1 / agents), np.zeros(idle))),
+        place(np.arange(agents + idle), mesh, AXIS),
+    )
+    tests = (data.test_targets, data.test_labels) if len(data.test_inputs) else (None, None)
+    labels = None if data.classes is None else tests[1]
+    return (
+        run,
+        given,
+        _Seen(
+            seen(np.concatenate([data.inputs, data.test_inputs]) if tests[0] is not None else data.inputs),
+            seen(data.targets),
+            seen(samples[2]),
+            seen(data.owner),
+            None if tests[0] is None else seen(tests[0]),
+            None if labels is None else seen(labels),
+        ),
+    )
 
 
-def _together(algorithm: Algorithm, world: Callable[[Any], World], k: Any, state: PyTree) -> PyTree:
-    """A round of all agents."""
-    return algorithm.round(state, world(k))
+def _without_constants(algorithm: Algorithm) -> tuple[Any, Algorithm]:
+    """The real constants of an algorithm as plain numbers, and what is left; compressors keep theirs."""
+
+    def is_constant(part):
+        return not isinstance(part, Compressor) and eqx.is_inexact_array_like(part)
+
+    spec = jax.tree.map(is_constant, algorithm, is_leaf=lambda part: isinstance(part, Compressor))
+    return eqx.partition(algorithm, spec)
 
 
-def _event(algorithm, gradient, key, steps: Steps, own: tuple, theta, k: Any, state: PyTree) -> PyTree:
-    """A round of those who are awake in it."""
-    draw = itertools.count()
+class _Programs(NamedTuple):
+    """The compiled functions of equal runs.
 
-    def gradient_of(user, x):
-        key_of = _keys(key, user[None], k, next(draw))[0]
-        return gradient(*(array[user] for array in own), theta + x, key_of)
+    `start(given)` makes the first state, `advance(given, state, first, end)` takes it over these rounds,
+    `evaluate(given, seen, state)` measures all agents' models, and `models(given, state)` are their parameters, shape
+    (Q, P).
+    """
 
-    return awake_round(algorithm, state, jax.tree.map(lambda part: part[k], steps), gradient_of)
-
-
-def _kept_on_the_way(experiment: Experiment, local_loss: Callable, theta: jax.Array, held: list[np.ndarray]) -> int:
-    """Bytes that one agent's network keeps for the way back of a gradient, beside its parameters."""
-    batch = [jnp.asarray(a[: experiment.batch_size], experiment.precision) for a in held]
-    back = jax.eval_shape(lambda theta: jax.vjp(lambda theta: local_loss(theta, *batch), theta)[1], theta)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back)) - theta.nbytes
+    start: Callable
+    advance: Callable
+    evaluate: Callable
+    models: Callable
 
 
-def _verbs(layers, mesh, mixing_at, gradients, keys, everyone, theta, k: Any) -> World:
-    # Rows of W times everybody's x: the compiler gathers these, the only time that devices talk in a round.
-    # Accelerators would multiply float32 in fewer bits, and agents agree to no more than that.
-    W = mixing_at(k)
-    matmul = partial(jnp.matmul, precision="highest")
-    draw = itertools.count()
+@lru_cache(maxsize=64)
+def _programs(run: _Run) -> _Programs:
+    mesh, agents = run.mesh, run.agents
 
-    def grad(x, /, *, when=True):
-        own, model = keys(k, next(draw)), theta + x
-        if when is True:
-            return gradients(model, own)
-        return jax.lax.cond(when, gradients, lambda model, _: jnp.zeros_like(model), model, own)
-
-    def compress(x, by, /, *, everything=False):
-        def few(x, own):
-            return _on_devices(jax.vmap(lambda x, key: by.by_layer(x, layers, key)), mesh)(x, own)
-
-        own = keys(k, next(draw))
-        return few(x, own) if everything is False else jax.lax.cond(everything, lambda x, _: x, few, x, own)
-
-    def average(x, /, *, when=True):
-        return jnp.where(when, jnp.broadcast_to(matmul(everyone, x), x.shape), x)
-
-    return World(partial(matmul, W), grad, lambda x: jnp.diagonal(W)[:, None] * x, compress, average)
-
-
-def _keys(key, agents, k, draw):
-    """A key for every agent, for one of a round's draws: the same whatever devices there are."""
-    return jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(jax.random.fold_in(key, k), draw)))(agents)
-
-
-def _start(experiment: Experiment, size: int, mesh: Mesh) -> PyTree:
-    """The first state: leaves that have the agents first are divided, others are on every device."""
-    mixing = experiment.mixing
-    seats = mixing.rows if isinstance(mixing, Events) else -(-experiment.agents // mesh.size) * mesh.size
-
-    def start():
-        state = experiment.algorithm.init(jnp.zeros((seats, size), experiment.precision))
+    def start(given):
+        algorithm = eqx.combine(given.constants, run.algorithm)
+        state = algorithm.init(jnp.zeros((run.rows, given.theta.size), run.precision))
         # Constants such as a step size are weakly typed; the state must keep its type from round to round.
         return jax.tree.map(jnp.asarray, state)
 
     def sharding(leaf):
-        return NamedSharding(mesh, Spec(AXIS) if leaf.shape[:1] == (seats,) else Spec())
+        # Leaves that have the agents first are divided, others are on every device.
+        return NamedSharding(mesh, Spec(AXIS) if leaf.shape[:1] == (run.rows,) else Spec())
 
-    return jax.jit(start, out_shardings=jax.tree.map(sharding, jax.eval_shape(start)))()
+    def advance(given, state, first, end):
+        return jax.lax.fori_loop(first, end, partial(run.advanced, given), state)
 
+    def models_of(given, state):  # messages on their way are nobody's models, nor are idle agents'
+        return eqx.combine(given.constants, run.algorithm).model(state)[:agents]
 
-def _compiled(experiment: Experiment, apply: Callable, state: PyTree, mesh: Mesh):
-    data, algorithm, agents = experiment.data, experiment.algorithm, experiment.agents
-    every, tests = (a.astype(experiment.precision) for a in (data.inputs, data.test_inputs))
+    def evaluate(given, seen, state):
+        moved = models_of(given, state)
+        each = partial(jax.lax.map, lambda theta: run.network(theta, seen.inputs))  # one agent at a time
+        x = given.theta + eqx.combine(given.constants, run.algorithm).model(state)
+        outputs = (_on_devices(each, mesh)(x) if not run.asynchronous else each(x[:agents]))[:agents]
+        samples = len(seen.targets)
+        measured = measures.losses_of(outputs[:, :samples], seen.targets, seen.weights, seen.owner, run.loss)
+        if seen.test_targets is not None:
+            measured |= measures.test_measures_of(
+                outputs[:, samples:], seen.test_targets, seen.test_labels, loss=run.loss
+            )
+        return measured | measures.distances(moved, jnp.zeros_like(given.theta))
+
     # What the host reads is on every device, so that every process can read it.
     for_host = partial(jax.jit, out_shardings=NamedSharding(mesh, Spec()))
-
-    def outputs(x, inputs):  # every agent's on the same inputs, one agent at a time
-        return _on_devices(partial(jax.lax.map, lambda theta: apply(theta, inputs)), mesh)(x)[:agents]
-
-    @partial(jax.jit, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state))
-    def advance(state, turn, first, end):
-        return jax.lax.fori_loop(first, end, turn, state)
-
-    @for_host
-    def models(state, theta):
-        return theta + algorithm.model(state)[:agents]
-
-    @for_host
-    def evaluate(state, theta):
-        moved = algorithm.model(state)
-        if isinstance(experiment.mixing, Events):  # messages on their way are nobody's models
-            moved = moved[:agents]
-        x = theta + moved
-        measured = measures.losses(outputs(x, every), data, experiment.loss)
-        if len(tests):
-            measured |= measures.test_measures(outputs(x, tests), data, experiment.loss)
-        return measured | measures.distances(moved[:agents], jnp.zeros_like(theta))
-
-    return advance, evaluate, models
+    return _Programs(
+        start=_divided(start, sharding),
+        advance=_divided(advance, sharding),
+        evaluate=for_host(evaluate),
+        models=for_host(lambda given, state: given.theta + models_of(given, state)),
+    )
 
 
-def _on_devices(function: Callable, mesh: Mesh) -> Callable:
+def _divided(function: Callable, sharding: Callable) -> Callable:
+    """`function` compiled so that its result lies on the devices as `sharding` says of each of its leaves."""
+    compiled: list[Callable] = []
+
+    def call(*arguments):
+        if not compiled:
+            shapes = jax.eval_shape(function, *arguments)
+            compiled.append(jax.jit(function, out_shardings=jax.tree.map(sharding, shapes)))
+        return compiled[0](*arguments)
+
+    return call
+
+
+def _on_devices(function: Any, mesh: Mesh) -> Callable[..., Array]:
     """`function` of arrays that have the agents first, each device on its own rows of them."""
     if mesh.size == 1:  # there it would only keep the compiler from fusing: a third of a round, as measured
         return function

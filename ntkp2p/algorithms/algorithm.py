@@ -231,11 +231,11 @@ class Algorithm(eqx.Module):
             What the round may use of the world.
         """
 
-    def init(self, x: Float[Array, "Q d"], /) -> PyTree:
+    def init(self, x: Float[Any, "Q d"], /) -> PyTree:
         """The state in which agents with models `x`, shape (Q, d), begin: `x` is 0, the common start."""
         return x
 
-    def model(self, state: PyTree, /) -> Float[Array, "Q d"]:
+    def model(self, state: PyTree, /) -> Float[Any, "Q d"]:
         """Every agent's model in a `state`, as it is evaluated, shape (Q, d)."""
         return state
 

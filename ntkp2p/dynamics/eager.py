@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from ntkp2p.algorithms import Algorithm, World
+from ntkp2p.algorithms import Algorithm, Compressor, World
 from ntkp2p.algorithms.exogenous import Form
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.system import Affine, LinearSystem, must_have_closed_form, not_affine, share_of
@@ -71,18 +71,21 @@ class EagerSystem(LinearSystem):
         m, (agents, rank, columns) = len(states), self.slopes.shape
         mixing: Any = self.parameters["mixing"]
 
-        def grad(x, /, *, when: Any = True):
+        def grad(x, /, *, when: Any = True) -> Any:
             pulls = (self.hessians @ x.reshape(agents, rank, -1)).reshape(agents, rank, columns, m)
             return np.where(when, (pulls + np.expand_dims(slopes, -1)).reshape(agents, -1), 0.0)
 
-        def average(x, /, *, when: Any = True):
+        def average(x, /, *, when: Any = True) -> Any:
             return np.where(when, np.broadcast_to(x.mean(axis=0), x.shape), x)
+
+        def compress(x, by: Compressor, /, *, everything: Any = False) -> Any:
+            return np.where(everything, 1.0, share_of(by)) * x
 
         world = World(
             mix=lambda x: mixing @ x,
             grad=grad,
             own=lambda x: mixing.diagonal()[:, None] * x,
-            compress=lambda x, by, /, *, everything=False: np.where(everything, 1.0, share_of(by)) * x,
+            compress=compress,
             average=average,
         )
         return self._rows(self.algorithm.round(self._side_by_side(states), world), m)

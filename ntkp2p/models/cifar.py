@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, islice
 from operator import mul
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +147,7 @@ def vgg11(
 class Normalised(Scaled):
     """Convolutions that are normalised by groups of channels, each followed by a ReLU."""
 
-    def unit(self, layer: PyTree, x: Array, stride: int = 1, /) -> Array:
+    def unit(self, layer: PyTree, x: Any, stride: int = 1, /) -> Any:
         """One of them, without its ReLU."""
         return _normalised_convolution(self.weight_std, layer, x, stride)
 
@@ -155,7 +156,7 @@ class Normalised(Scaled):
 class Residual(Normalised):
     """A stem, blocks of two convolutions with a shortcut, and a dense readout of the pixels' mean."""
 
-    def __call__(self, params: PyTree, x: Array, /) -> Array:
+    def __call__(self, params: PyTree, x: Any, /) -> Any:
         """The outputs, shape (N, C)."""
         stem, *layers, readout = params
         x = jax.nn.relu(self.unit(stem, x))
@@ -168,7 +169,7 @@ class Residual(Normalised):
 class Pooled(Normalised):
     """Stages of convolutions, each ended by the maximum over 2 × 2 pixels, and a dense readout of all pixels."""
 
-    def __call__(self, params: PyTree, x: Array, /) -> Array:
+    def __call__(self, params: PyTree, x: Any, /) -> Any:
         """The outputs, shape (N, C)."""
         *convolutions, readout = params
         layers = iter(convolutions)
@@ -184,7 +185,8 @@ def _draw(key: Array, x: Array, widths: Sequence[int], features: int, outputs: i
     fan_ins = [9 * channels for channels in [x.shape[-1], *widths[:-1]]]
     shapes = [*zip(fan_ins, widths, strict=True), (features, outputs), (outputs,)]
     ends = list(accumulate(map(math.prod, shapes)))
-    drawn = np.split(threefry.normal(threefry.words_of(key), (ends[-1],)), ends[:-1])
+    numbers = threefry.normal(key, (ends[-1],))
+    drawn = [numbers[end - math.prod(shape) : end] for end, shape in zip(ends, shapes, strict=True)]
     *weights, readout, bias = (part.reshape(shape) for part, shape in zip(drawn, shapes, strict=True))
     layers = [{"weight": w, "scale": np.ones(w.shape[1]), "shift": np.zeros(w.shape[1])} for w in weights]
     return [*layers, {"weight": readout, "bias": bias}]

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ntkp2p._names import lookup
@@ -122,16 +121,41 @@ class Model:
         """The sizes of the parameter arrays, in the order in which `flat` has them."""
         return tuple(leaf.size for leaf in jax.tree.leaves(self.params))
 
-    @in_float64
-    def flat(self) -> tuple[Array, Callable[[Array, Array], Array]]:
+    def flat(self) -> "tuple[np.ndarray, Flat]":
         """θ₀ as a vector (P,), and apply as a function of such a vector."""
-        theta, unravel = ravel_pytree(self.params)
-        return theta, lambda theta, x: self.apply(unravel(theta), x)
+        leaves, structure = jax.tree.flatten(self.params)
+        theta = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in leaves])
+        return theta, Flat(self.apply, structure, tuple(leaf.shape for leaf in leaves))
 
     @in_float64
     def astype(self, dtype: str, /) -> "Model":
         """The same model with its parameters in `dtype`."""
         return replace(self, params=jax.tree.map(lambda p: p.astype(dtype), self.params))
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A network as a function of its parameters as a vector; equal ones are compiled once.
+
+    Attributes
+    ----------
+    apply
+        `apply(params, x) -> (N, C)`.
+    structure, shapes
+        Of `params`, and of its leaves.
+    """
+
+    apply: Callable[[PyTree, Array], Array]
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __call__(self, theta: Any, x: Any, /) -> Any:
+        """The outputs, shape (N, C), for θ of shape (P,)."""
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
+        parts = (
+            theta[end - math.prod(shape) : end].reshape(shape) for end, shape in zip(ends, self.shapes, strict=True)
+        )
+        return self.apply(jax.tree.unflatten(self.structure, parts), x)
 
 
 def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: float = 1.0) -> Network:
@@ -283,7 +307,7 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
         If its outputs are not of shape (N, C) or depend on each other's inputs, or its parameters are not real numbers
         or come with other state.
     """
-    key, batch = _key(seed), jnp.asarray(np.asarray(x[:2], float))
+    key, batch = threefry.key_of(threefry.seeded(seed)), jnp.asarray(np.asarray(x[:2], float))
     one_output = None
     if isinstance(network, Network):
         apply, params = network.apply, network.init(key, batch, outputs if network.outputs is None else network.outputs)
@@ -317,12 +341,6 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
             "kernel: replace batch normalisation by layer or group normalisation"
         )
     return Model(apply, params, one_output)
-
-
-def _key(seed: int) -> Array:
-    """`jax.random.key(seed)` of JAX's default generator, whatever the process's is; nothing is compiled."""
-    words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
-    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
 
 #: A network's outputs: compiled once for all networks that are equal, with parameters as arguments.
@@ -385,7 +403,7 @@ class Scaled:
     weight_std: float
     bias_std: float
 
-    def dense(self, layer: PyTree, x: Array, /) -> Array:
+    def dense(self, layer: PyTree, x: Any, /) -> Any:
         """σ_w W x / √n + σ_b b."""
         weight, bias = layer["weight"], layer["bias"]
         return (self.weight_std / math.sqrt(len(weight))) * (x @ weight) + self.bias_std * bias
@@ -397,7 +415,7 @@ class FullyConnected(Scaled):
 
     activation: str
 
-    def __call__(self, params: PyTree, x: Array, /) -> Array:
+    def __call__(self, params: PyTree, x: Any, /) -> Any:
         """The outputs, shape (N, C)."""
         *layers, readout = params
         x = x.reshape(len(x), -1)
@@ -412,7 +430,7 @@ class Convolutional(Scaled):
 
     activation: str
 
-    def __call__(self, params: PyTree, x: Array, /) -> Array:
+    def __call__(self, params: PyTree, x: Any, /) -> Any:
         """The outputs, shape (N, C)."""
         *convolutions, readout = params
         for layer in convolutions:
@@ -420,12 +438,12 @@ class Convolutional(Scaled):
         return self.dense(readout, x.reshape(len(x), -1))
 
 
-def _normal_layers(key: Array, fan_ins: Sequence[int], fan_outs: Sequence[int]) -> list[dict[str, np.ndarray]]:
+def _normal_layers(key: Any, fan_ins: Sequence[Any], fan_outs: Sequence[Any]) -> list[dict[str, np.ndarray]]:
     def layer(key, n, m):
         weight, bias = threefry.split(key, 2)
         return {"weight": threefry.normal(weight, (n, m)), "bias": threefry.normal(bias, (m,))}
 
-    keys = threefry.split(threefry.words_of(key), len(fan_ins))
+    keys = threefry.split(key, len(fan_ins))
     return [layer(*args) for args in zip(keys, fan_ins, fan_outs, strict=True)]
 
 
@@ -469,3 +487,12 @@ def check_in_words(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -
         if isinstance(std, bool) or not isinstance(std, Real) or not 0 <= float(std) < math.inf:
             raise ValueError(f"{name} must be a finite number of at least 0, found {std!r}")
     return f"σ_w={weight_std:.4g}, σ_b={bias_std:.4g}"
+
+
+def is_hashable(value: Any) -> bool:
+    """Whether what has been compiled for it can be found again."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

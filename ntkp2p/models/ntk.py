@@ -30,6 +30,7 @@ from ntkp2p import devices
 from ntkp2p.devices import AXIS
 from ntkp2p.models import layers
 from ntkp2p.models.layers import Apply
+from ntkp2p.models.networks import is_hashable
 from ntkp2p.models.store import Store
 from ntkp2p.precision import in_float64
 
@@ -285,7 +286,7 @@ class TangentKernel:
         size = BLOCK.get(self._mesh.devices.flat[0].platform, BLOCK_OF_ACCELERATORS)
         shapes = tuple(leaf.shape for leaf in self._leaves)
         # A network that cannot be hashed is compiled anew each time.
-        compile_for = _programs if _is_hashable(apply) else _programs.__wrapped__
+        compile_for = _programs if is_hashable(apply) else _programs.__wrapped__
         while True:
             blocks = width * -(-samples // (width * size))
             size = -(-samples // blocks)
@@ -549,14 +550,6 @@ def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, me
             bytes=held,
             temporary=max(map(_temporary, (made, multiplied, square, diagonal))) + kept,
         )
-
-
-def _is_hashable(function: Callable) -> bool:
-    try:
-        hash(function)
-    except TypeError:
-        return False
-    return True
 
 
 def _temporary(program) -> int:

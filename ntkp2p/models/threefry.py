@@ -10,10 +10,13 @@ J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random numbers:
 """
 
 import math
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt32
+from jax.core import Tracer
+from jaxtyping import UInt32
 from scipy.special import erfinv
 
 Key = UInt32[np.ndarray, "2"]
@@ -24,18 +27,46 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 
 
-def words_of(key: jax.Array, /) -> Key:
+def seeded(seed: int, /) -> Key:
+    """The key of a seed, as by `jax.random.key`."""
+    return np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
+
+
+def key_of(words: Key, /) -> jax.Array:
+    """The key as one of JAX's own."""
+    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+
+
+def words_of(key: jax.Array | Key, /) -> Key:
     """The two words of one of JAX's Threefry keys."""
-    return np.asarray(jax.random.key_data(key), np.uint32)
+    return key if isinstance(key, np.ndarray) else np.asarray(jax.random.key_data(key), np.uint32)
 
 
-def split(key: Key, count: int, /) -> UInt32[np.ndarray, "count 2"]:
-    """New keys, as by `jax.random.split`."""
-    return np.stack(_threefry(key, np.arange(count, dtype=np.uint64)), axis=-1)
+def fold_in(key: Key, number: int, /) -> Key:
+    """A new key for a number, as by `jax.random.fold_in`."""
+    return np.concatenate(_threefry(key, np.array([number], np.uint64)))
 
 
-def normal(key: Key, shape: tuple[int, ...], /) -> Float[np.ndarray, "..."]:
-    """Standard normal numbers in float64, as by `jax.random.normal`, to rounding."""
+def split(key: Any, count: int, /) -> Any:
+    """New keys, as by `jax.random.split`, of a key as `normal` takes it."""
+    if isinstance(key, Tracer):
+        return jax.random.split(key, count)
+    return np.stack(_threefry(words_of(key), np.arange(count, dtype=np.uint64)), axis=-1)
+
+
+def normal(key: Any, shape: tuple[int, ...], /) -> Any:
+    """Standard normal numbers in float64, as by `jax.random.normal`, to rounding.
+
+    Parameters
+    ----------
+    key
+        One of JAX's, or its words. Of a key that JAX traces, the draw is traced as well.
+    shape
+        Of the result.
+    """
+    if isinstance(key, Tracer):
+        return jax.random.normal(key, shape)
+    key = words_of(key)
     high, low = _threefry(key, np.arange(math.prod(shape), dtype=np.uint64))
     bits = (high.astype(np.uint64) << np.uint64(32)) | low
     # 52 random bits as the mantissa of a number in [1, 2), stretched to (−1, 1).
