@@ -1,4 +1,4 @@
-"""pyproject.toml names every package that is imported: in its dependencies, or in the extra that brings it."""
+"""pyproject.toml names every package that is imported: in its dependencies or in an extra."""
 
 import ast
 import re
