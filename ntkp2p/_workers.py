@@ -17,6 +17,8 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from ntkp2p._imports import needed
+
 #: So long a cluster without workers is waited for, in seconds.
 PATIENCE = 60
 
@@ -109,11 +111,9 @@ def on_cluster(function: Callable[[Any], Any], tasks: Sequence[Any], address: st
     OSError
         If nobody answers at the address, no worker has come there in a minute, or the scheduler is lost.
     """
-    try:
+    with needed("a Dask cluster", "cluster"):
         from distributed import Client
         from distributed import as_completed as as_they_end
-    except ImportError as error:
-        raise ImportError("a cluster needs dask.distributed: pip install 'ntkp2p[cluster]'") from error
     try:
         client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:

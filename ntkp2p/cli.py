@@ -9,7 +9,6 @@ import dis
 import os
 import shlex
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ntkp2p import __version__
+from ntkp2p._imports import missing
 
 if TYPE_CHECKING:
     from ntkp2p.compare import Comparison
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 #: What a figure can be saved as.
 PICTURES = (".png", ".pdf", ".svg")
+#: Where the figures are drawn by default: a folder that the repository ignores.
+DRAWN = Path("drawn")
+#: Files that only the root folder of a clone has, and the committed figures with them.
+CLONE = (Path("pyproject.toml"), Path("figures/figure2.png"))
 
 
 def _examples(*lines: str) -> str:
@@ -92,13 +96,14 @@ class Processes:
     process: Annotated[int | None, Parameter(help="The number of this one, from 0; 0 writes and prints.")] = None
 
 
-@app.command(help_epilogue=_examples("ntkp2p figures --quick", "ntkp2p figures --only figure1 --out drawn --json"))
+@app.command(help_epilogue=_examples("ntkp2p figures --quick", "ntkp2p figures --only figure1 --out first --json"))
 def figures(
     *,
     quick: bool = False,
     only: str | None = None,
     images: Path | None = None,
-    out: Out = Path("figures"),
+    out: Path | None = None,
+    committed: bool = False,
     format: Format = "png",
     json: Json = False,
     quiet: Quiet = False,
@@ -114,10 +119,14 @@ def figures(
         sparse-push or of staleness.
     images
         A folder of IDX files, Fashion-MNIST for one, in place of MNIST for the accuracies of Sparse-Push.
+    out
+        The folder that gets the results, by default drawn; made if it does not exist.
+    committed
+        For maintainers: redraw the figures that are committed in figures/, from the root folder of a clone.
     """
     from ntkp2p import figures
 
-    folder = _writable(out)
+    folder = _results(_figures_folder(out, committed=committed, others=quick or format != "png"))
     with _progress(shown=not quiet) as progress:
         table = figures.draw(folder, quick=quick, only=only, images=images, format=format, progress=progress)
     text = table.to_string(float_format="{:.2e}".format, na_rep="")
@@ -358,7 +367,7 @@ def sweep(
     from ntkp2p.sweep import parse_settings
     from ntkp2p.sweep import sweep as computed
 
-    fields, folder = parse_settings(settings), _writable(out)
+    fields, folder = parse_settings(settings), _results(out)
     where = {"workers": workers, "scheduler": scheduler}
     with _progress(shown=not quiet) as progress:
         result = computed(
@@ -401,6 +410,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _say("out of memory: take fewer agents, samples or outputs")
         elif isinstance(error, CycloptsError | OSError) or _foreseen(error):
             _say(str(error))
+        elif package := missing(error):
+            _say(f"ntkp2p needs {package}, which is not installed: pip install ntkp2p installs what is missing")
         else:
             traceback.print_exc()
             _say("this is a defect of the program: please report the lines above, with what `ntkp2p info` prints")
@@ -514,14 +525,14 @@ def _begin(
     if cache is not None:
         _writable(cache, "--cache")
     if processes is None:
-        return run, _writable(out)
+        return run, _results(out)
     address, count, number = processes.coordinator, processes.processes, processes.process
     if address is None or count is None or number is None:
         raise ValueError(
             "--coordinator, --processes and --process go together: for instance "
             "--coordinator 192.168.0.1:9876 --processes 2 --process 0"
         )
-    folder = _writable(out) if number == 0 else None
+    folder = _results(out) if number == 0 else None
     devices.join(address, count, number)
     return run, folder
 
@@ -568,15 +579,29 @@ def _mixing(files: Sequence[Path], graph: str | None, weights: str | None) -> An
     return read(files[0]) if len(files) == 1 else schedules.periodic(map(load_mixing, files))
 
 
+def _figures_folder(out: Path | None, *, committed: bool, others: bool) -> Path:
+    """The folder for the figures: the repository's own only if `committed`, and then only for those committed there."""
+    if not committed:
+        return DRAWN if out is None else out
+    if out is not None or others:
+        raise ValueError("--committed draws the full figures as PNG in figures/: leave out --out, --quick and --format")
+    if not all(map(Path.exists, CLONE)):
+        raise ValueError("--committed works only in the root folder of a clone of the repository: use --out instead")
+    return Path("figures")
+
+
 def _writable(folder: Path, option: str = "--out") -> Path:
-    """The folder, made and tried out before any work begins."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot write to {folder} ({error.strerror}): choose another folder with {option}") from error
-    return folder
+    from ntkp2p.files import writable
+
+    return writable(folder, option)
+
+
+def _results(folder: Path) -> Path:
+    """The folder for results, checked before anything is computed: it is writable, and netCDF can be written."""
+    from ntkp2p.files import netcdf_engine
+
+    netcdf_engine()
+    return _writable(folder)
 
 
 def _save_figure(figure, path: Path) -> Path:

@@ -34,10 +34,6 @@ def explore(start: Mapping[str, Any] | str | os.PathLike[str] | None = None, /) 
     FileNotFoundError, ValueError, TypeError
         If there is no such file, or no experiment in it.
     """
-    try:
-        import ipywidgets  # noqa: F401  (the explorer is made of them)
-    except ImportError as error:
-        raise ImportError("explore needs ipywidgets: pip install 'ntkp2p[notebooks]'") from error
     from ntkp2p.explorer import Explorer
 
     return Explorer(start)

@@ -20,16 +20,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
-import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ntkp2p import plotting
+from ntkp2p._imports import needed
 from ntkp2p.algorithms import DGD
 from ntkp2p.data import AgentData
 from ntkp2p.experiment import Experiment, tables_of, with_paths
@@ -42,6 +41,10 @@ from ntkp2p.topology._matrix import usual_weights
 from ntkp2p.topology.graphs import from_spec, sized
 from ntkp2p.training import DivergedError, train
 from ntkp2p.trajectory import Trajectory
+
+with needed("explore", "notebooks"):
+    import ipywidgets as widgets
+    import PIL.Image
 
 START: dict[str, Any] = {
     "rounds": 300,

@@ -29,7 +29,7 @@ from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import best_weights
 from ntkp2p.dynamics import linear_system, solve
 from ntkp2p.experiment import Experiment
-from ntkp2p.files import replacing
+from ntkp2p.files import netcdf_engine, replacing, writable
 from ntkp2p.models import affine, mlp
 from ntkp2p.plotting import BLUE, ORANGE, STYLE, agent_curves, weighted_graph
 from ntkp2p.prediction import predictions
@@ -171,7 +171,7 @@ def draw(
     Parameters
     ----------
     out
-        The folder that gets a picture for each figure and a netCDF file for each run.
+        The folder that gets a picture for each figure and a netCDF file for each run; made if it does not exist.
     quick
         The same figures in small.
     only
@@ -194,8 +194,12 @@ def draw(
     ------
     ValueError
         If there is no such figure, or format.
+    ImportError, OSError
+        Before anything is computed, if netCDF cannot be written, or nothing in that folder.
     """
     lookup(dict.fromkeys(("png", "pdf", "svg")), format, "format")
+    netcdf_engine()
+    writable(out, "out")
     names = [name for name in FIGURES if quick or name not in LONG]
     if only is not None:
         names = [name for name in FIGURES if name == only or name.startswith(f"{only}-")] or [only]

@@ -10,7 +10,7 @@ from ntkp2p._workers import processors
 
 #: What numbers and files depend on, and the extras.
 LIBRARIES = (
-    *("jax", "jaxlib", "numpy", "scipy", "equinox", "diffrax", "networkx", "xarray", "h5netcdf", "matplotlib"),
+    *("jax", "jaxlib", "numpy", "scipy", "equinox", "diffrax", "networkx", "xarray", "h5netcdf", "h5py", "matplotlib"),
     *("scikit-learn", "mlxtend", "cyclopts", "neural-tangents", "cvxpy", "clarabel", "distributed", "ipywidgets"),
 )
 #: How the environment's variables begin that change what JAX and its kin do.

@@ -30,6 +30,7 @@ from ntkp2p.compare import SOURCES, Comparison
 from ntkp2p.data.datasets import whole
 from ntkp2p.devices import free_memory
 from ntkp2p.experiment import Experiment, tables_of
+from ntkp2p.files import netcdf_engine, writable
 from ntkp2p.models import Features
 from ntkp2p.prediction import predictions
 from ntkp2p.training import DivergedError, train
@@ -169,7 +170,7 @@ def sweep(
     RuntimeError
         If processes cannot be started.
     ImportError
-        For a cluster without dask.distributed.
+        If netCDF cannot be written, or for a cluster without dask.distributed.
 
     Notes
     -----
@@ -186,8 +187,8 @@ def sweep(
         raise TypeError("sweep takes a TOML file or its tables, found an Experiment: its fields have no names to set")
     tables, parent = (experiment, Path()) if isinstance(experiment, Mapping) else tables_of(experiment)
     cells = _cells(tables, parent.resolve(), settings, train)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    netcdf_engine()
+    folder = writable(Path(out), "out")
 
     facts = {cell: _kept(folder / cell.file, cell) for cell in cells if not cell.failure}
     failures = {cell: cell.failure for cell in cells if cell.failure}

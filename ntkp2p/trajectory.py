@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import xarray as xr
 
-from ntkp2p.files import replacing
+from ntkp2p.files import netcdf_engine, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,8 +301,9 @@ class Trajectory:
 
 def save_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], /) -> Path:
     """Write a dataset through a temporary file beside the target."""
+    engine = netcdf_engine()
     with replacing(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
+        dataset.to_netcdf(temporary, engine=engine)
     return Path(path)
 
 
@@ -318,7 +319,8 @@ def load_netcdf(path: str | os.PathLike[str], /) -> xr.Dataset:
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist: give the path of a netCDF file that save() wrote")
+    engine = netcdf_engine()
     try:
-        return xr.load_dataset(path, engine="h5netcdf")
+        return xr.load_dataset(path, engine=engine)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a netCDF file that this program can read: {error}") from error

@@ -143,6 +143,29 @@ def test_figures_in_json(run, tmp_path, monkeypatch):
     assert "5.00e-01" in run("figures", "--out", tmp_path)[1]
 
 
+def test_committed_figures_are_drawn_by_name_only(run, tmp_path, monkeypatch):
+    drawn = []
+    table = pd.DataFrame({"run": ["a"], "solver": [np.nan]}).set_index("run")
+    monkeypatch.setattr("ntkp2p.figures.draw", lambda out, **options: drawn.append(out) or table)
+    monkeypatch.chdir(tmp_path)
+    fails(run("figures", "--committed"), "only in the root folder of a clone")
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "figure2.png").touch()
+    for option in (["--out", "figures"], ["--quick"], ["--format", "pdf"]):
+        fails(run("figures", "--committed", *option), "leave out --out, --quick and --format")
+    assert not drawn
+    for arguments in ([], ["--committed"], ["--out", "elsewhere", "--quick"]):
+        assert run("figures", *arguments)[0] == 0
+    assert drawn == [Path("drawn"), Path("figures"), Path("elsewhere")]
+
+
+def test_figures_from_a_clone_leave_committed_files_alone():
+    clone = Path(__file__).parents[1]
+    assert f"/{cli.DRAWN}/" in (clone / ".gitignore").read_text().splitlines()
+    assert all((clone / path).exists() for path in cli.CLONE)
+
+
 def test_info_says_what_a_report_of_a_defect_needs(run):
     code, out, _ = run("info", "--json")
     assert code == 0

@@ -1,8 +1,8 @@
 """The explorer without a browser: what its controls do to the tables, the pictures and the experiment."""
 
-import builtins
 import gc
 import importlib
+import sys
 import tomllib
 
 import numpy as np
@@ -332,11 +332,7 @@ def test_what_is_wrong_at_the_start_is_raised(tmp_path, monkeypatch):
         explore(SMALL | {"mixing": {"graph": "cycel"}})
     with pytest.raises(FileNotFoundError, match="does not exist"):
         explore(tmp_path / "none.toml")
-    real = builtins.__import__
-    monkeypatch.setattr(
-        builtins,
-        "__import__",
-        lambda name, *a: (_ for _ in ()).throw(ImportError) if name == "ipywidgets" else real(name, *a),
-    )
+    monkeypatch.delitem(sys.modules, "ntkp2p.explorer")
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(ImportError, match=r"pip install 'ntkp2p\[notebooks\]'"):
         explore()

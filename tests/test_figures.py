@@ -68,6 +68,12 @@ def test_an_unknown_figure_is_refused(tmp_path):
         figures.draw(tmp_path, only="figure3")
 
 
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write to .*choose another folder with out"):
+        figures.draw(tmp_path / "file", only="figure1")
+
+
 def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown format 'gif'"):
         figures.draw(tmp_path, only="figure1", format="gif")

@@ -29,6 +29,7 @@ import scipy.linalg
 from jax.extend import core
 from jaxtyping import Float
 
+from ntkp2p._imports import needed
 from ntkp2p.devices import free_memory
 from ntkp2p.models.features import Features, Map, Spread, by_columns, pivoted_cholesky
 from ntkp2p.models.networks import ANALYTIC, Architecture, Network, must_be_images
@@ -161,16 +162,9 @@ def neural_tangents() -> types.ModuleType:
     """
     if sys.modules.get("neural_tangents") is not None:
         return sys.modules["neural_tangents"]
-    try:
-        with _lent_names(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module("neural_tangents")
-    except (ImportError, AttributeError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == "neural_tangents":
-            remedy = "needs neural-tangents: pip install 'ntkp2p[infinite]'"
-        else:
-            remedy = f"cannot import neural-tangents beside JAX {jax.__version__}: {error}"
-        raise ImportError(f"infinite width {remedy}") from error
+    with needed("infinite width", "infinite"), _lent_names(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("neural_tangents")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array, diags_array
 
+from ntkp2p._imports import needed
 from ntkp2p._names import lookup
 from ntkp2p.topology._matrix import square_matrix, usual_weights
 
@@ -397,11 +398,9 @@ def _push(graph: object) -> csr_array:
 
 def _fastest_weights(links: Int[np.ndarray, "E 2"], agents: int, nonnegative: bool) -> Float[np.ndarray, " E"]:
     """One weight for each link of a connected graph, by the semidefinite program; free of the solver's rounding."""
-    try:
+    with needed("fastest_mixing", "optimal"):
         import clarabel  # noqa: F401  (cvxpy finds it by itself)
         import cvxpy as cp
-    except ImportError as error:
-        raise ImportError("fastest_mixing needs cvxpy and Clarabel: pip install 'ntkp2p[optimal]'") from error
     incidence = np.eye(agents)[links[:, 0]] - np.eye(agents)[links[:, 1]]
     weights, modulus = cp.Variable(len(links)), cp.Variable()
     mixing, bound = np.eye(agents) - incidence.T @ cp.diag(weights) @ incidence, modulus * np.eye(agents)
