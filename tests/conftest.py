@@ -1,4 +1,10 @@
-"""Shapes and types in signatures are checked throughout the tests; the process keeps JAX's default flags of numbers."""
+"""Shapes and types in signatures are checked throughout the tests; the process keeps JAX's default flags of numbers.
+
+Plain `pytest` runs the fast tests. `pytest --all` also runs those marked `slow`, and those marked `needs(...)` with the
+packages that only an extra installs; these fail where a package is missing.
+"""
+
+from collections import Counter
 
 import jax
 import jaxtyping
@@ -30,6 +36,52 @@ ROOMS = (
     "trajectory",
 )
 jaxtyping.install_import_hook([f"ntkp2p.{room}" for room in ROOMS], "beartype.beartype")
+
+#: What plain pytest leaves out: the number of slow tests, and of tests that need each set of packages.
+LEFT_OUT = pytest.StashKey[Counter]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="also run tests that are slow or need a package from an extra")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--all"):
+        return
+    left_out, kept, others = Counter(), [], []
+    for item in items:
+        packages = ", ".join(dict.fromkeys(name for mark in item.iter_markers("needs") for name in mark.args))
+        slow = item.get_closest_marker("slow") is not None
+        if packages or slow:
+            left_out[packages] += 1
+        (others if packages or slow else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=others)
+    config.stash[LEFT_OUT] = left_out
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_out"] = dict(left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Every worker of pytest-xdist collects all the tests: what one of them left out is what all of them did."""
+    output = getattr(node, "workeroutput", {})
+    if "left_out" in output:
+        node.config.stash[LEFT_OUT] = Counter(output["left_out"])
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    left_out = config.stash.get(LEFT_OUT, Counter())
+    if not left_out:
+        return
+    slow, packages = left_out.pop("", 0), dict.fromkeys(name for names in left_out for name in names.split(", "))
+    parts = [f"{slow} slow test{'s' * (slow != 1)}"] if slow else []
+    if left_out:
+        number = left_out.total()
+        parts.append(f"{number} that need{'s' * (number == 1)} {', '.join(sorted(packages))}")
+    were = "was" if left_out.total() + slow == 1 else "were"
+    terminalreporter.write_line(f"{' and '.join(parts)} {were} not run: pip install '.[dev]' && pytest --all")
 
 
 @pytest.fixture(scope="session", autouse=True)

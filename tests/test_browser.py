@@ -19,11 +19,11 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if BROWSER is None:
-    pytest.skip("no browser: install chromium to test the explorer in one", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install jupyterlab")
-pytest.importorskip("ipywidgets", reason="no ipywidgets: pip install ipywidgets")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.needs("jupyterlab", "playwright"),
+    pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium to test the explorer in one"),
+]
 
 #: Small, so that what takes time is the browser.
 START = {
@@ -120,7 +120,9 @@ def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
 @pytest.fixture
 def page():
     """A page 1,280 pixels wide, and what its console says of errors."""
-    with playwright.sync_playwright() as driver:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
         tab = browser.new_page(viewport={"width": 1280, "height": 1000})
         tab.set_default_timeout(PATIENCE)

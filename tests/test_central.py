@@ -7,6 +7,8 @@ import pytest
 
 from ntkp2p import DGD, Experiment, graphs, metropolis, models, predict
 
+pytestmark = pytest.mark.needs("neural-tangents")
+
 
 @pytest.fixture(scope="module")
 def solved(digits, neural_tangents):

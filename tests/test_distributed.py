@@ -84,6 +84,7 @@ def free_port():
         return door.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_training_on_eight_devices(start):
     results = start("training", 8)()
     for run in ("DGD", "CTA", "ATC", "HeavyBall", "delayed"):
@@ -102,6 +103,7 @@ def test_training_on_eight_devices(start):
             np.testing.assert_allclose(eight[name], expected, rtol=1e-10, atol=1e-13, err_msg=f"{run} {name}")
 
 
+@pytest.mark.slow
 def test_kernels_on_eight_devices(start):
     results = start("kernels", 8)()
     for count in (1, 3, 8):
@@ -118,6 +120,7 @@ def test_kernels_on_eight_devices(start):
     np.testing.assert_allclose(results["8/tight/columns"], results["1/whole/matrix"][:, [6, 7, 60, 61]], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_two_processes(start, free_port, tmp_path):
     (tmp_path / "experiment.toml").write_text(TOML)
     command = "compare", tmp_path / "experiment.toml", "--out"

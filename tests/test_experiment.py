@@ -296,6 +296,7 @@ def test_what_is_integrated_takes_no_method_for_linear_systems(experiment):
         predict(dataclasses.replace(experiment, loss="cross_entropy"), method="krylov")
 
 
+@pytest.mark.needs("neural-tangents")
 def test_cross_entropy_has_no_average_over_initialisations(experiment, neural_tangents):
     infinite = dataclasses.replace(experiment, model=models.mlp(width=float("inf"), depth=1), loss="cross_entropy")
     with pytest.raises(ValueError, match="take a finite width, or squared error"):

@@ -37,6 +37,7 @@ def test_the_edge_of_stability_has_trained_runs_on_both_sides():
     plt.close(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_study_of_staleness_finds_its_laws(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "QUICK", replace(figures.QUICK, regression_every=4, boundary_delays=1))

@@ -5,6 +5,8 @@ import pytest
 
 from ntkp2p.figures import FULL, Study, _network, _width_errors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study():

@@ -9,11 +9,10 @@ import os
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 from PIL import Image
 
+pytestmark = pytest.mark.needs("ipykernel", "nbclient", "nbformat")
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 #: All that a notebook says of the machine it ran on.
@@ -28,8 +27,11 @@ LARGEST = 1_000_000
 UNWANTED = re.compile(r"(?<![\w.])/(?:home|root|tmp|Users|usr|opt)/|[A-Z]:\\\\|Warning\b|ipykernel")
 
 
-def executed(path: Path) -> nbformat.NotebookNode:
+def executed(path: Path):
     """The notebook run by a fresh kernel in its own folder, with this repository's package."""
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
@@ -44,13 +46,14 @@ def executed(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def texts(notebook: nbformat.NotebookNode) -> list[str]:
+def texts(notebook) -> list[str]:
     """What the outputs say in words."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = [output.get("text", "") for output in outputs]
     return said + [str(v) for output in outputs for k, v in output.get("data", {}).items() if not k.startswith("image")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path, compiled_once, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled_once))
@@ -61,6 +64,8 @@ def test_runs_from_top_to_bottom(path, compiled_once, monkeypatch):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_is_committed_as_it_ran(path):
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -79,6 +84,8 @@ def test_there_are_notebooks():
 
 def written(path: Path) -> None:
     """Run a notebook and write it back, without what differs from machine to machine and from run to run."""
+    import nbformat
+
     notebook = executed(path)
     notebook.metadata = METADATA
     for number, cell in enumerate(notebook.cells):

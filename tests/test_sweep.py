@@ -105,6 +105,7 @@ def stamps(folder):
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.nc")}
 
 
+@pytest.mark.slow
 def test_interrupted_killed_and_gone_on_with(toml, tmp_path, compiled):
     settings = {"algorithm.step_size": [0.1, 0.3, 0.5]}
 
@@ -143,6 +144,8 @@ def test_a_task_that_kills_its_process_and_one_that_fails():
         list(locally(os._exit, [3, 4], 2))
 
 
+@pytest.mark.slow
+@pytest.mark.needs("distributed")
 def test_a_cluster_loses_a_worker(toml, tmp_path, compiled):
     from distributed import LocalCluster
 

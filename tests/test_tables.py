@@ -27,7 +27,8 @@ def tables(**changed):
 CASES = {
     "the usual weights": {},
     "of a directed graph": {"mixing": {"graph": "directed_ring"}, "algorithm": {"name": "PushSum", "step_size": 0.1}},
-    "a graph with options": {"mixing": {"graph": "erdos_renyi: 4, 0.7, seed=3", "weights": "fastest_mixing"}},
+    "a graph with options": {"mixing": {"graph": "erdos_renyi: 4, 0.7, seed=3", "weights": "best_constant"}},
+    "weights of an extra": {"mixing": {"graph": "path", "weights": "fastest_mixing"}},
     "plain fields": {"record": [3, 5], "seed": 4, "batch_size": 2, "kernel_rtol": 1e-9, "precision": "float32"},
     "images": {
         "model": {"name": "mlp", "width": 8, "depth": 1, "activation": "erf"},
@@ -65,8 +66,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("changed", CASES.values(), ids=CASES)
-def test_both_texts_make_the_same_experiment(changed, tmp_path, monkeypatch):
+NEEDED = {"weights of an extra": [pytest.mark.needs("cvxpy")]}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDED.get(name, [])) for name in CASES])
+def test_both_texts_make_the_same_experiment(name, tmp_path, monkeypatch):
+    changed = CASES[name]
     monkeypatch.chdir(tmp_path)
     np.savetxt("W.csv", np.full((4, 4), 0.25), delimiter=",")
     described = tables(**changed)

@@ -1,4 +1,3 @@
-import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +44,7 @@ def test_cnn_is_jax_own_convolution():
     np.testing.assert_allclose(model.apply(model.params, IMAGES), expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.needs("neural-tangents")
 @pytest.mark.parametrize(("activation", "stax_name"), [("relu", "Relu"), ("erf", "Erf"), ("gelu", "Gelu")])
 @in_float64
 def test_variance_at_the_start_is_the_infinite_width_kernel(activation, stax_name, neural_tangents):
@@ -61,17 +61,23 @@ def test_variance_at_the_start_is_the_infinite_width_kernel(activation, stax_nam
     assert np.var(draws) == pytest.approx(expected, rel=4 * np.sqrt(2 / 200))
 
 
-class Small(linen.Module):
-    @linen.compact
-    def __call__(self, x):
-        x = linen.relu(linen.Dense(9)(x.reshape(len(x), -1)))
-        return linen.Dense(2)(x)
+@pytest.mark.needs("flax")
+@in_float64
+def test_a_flax_module_is_a_model_too():
+    import flax.linen as linen
+
+    class Small(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.relu(linen.Dense(9)(x.reshape(len(x), -1)))
+            return linen.Dense(2)(x)
+
+    flax = models.prepare(Small(), IMAGES, 2)
+    assert flax.apply(flax.params, IMAGES).shape == (6, 2)
 
 
 @in_float64
-def test_a_flax_module_and_a_pair_are_models_too():
-    flax = models.prepare(Small(), IMAGES, 2)
-    assert flax.apply(flax.params, IMAGES).shape == (6, 2)
+def test_a_pair_is_a_model_too():
     pair = models.prepare((lambda key, x: jnp.ones((40, 2)), lambda p, x: x.reshape(len(x), -1) @ p), IMAGES, 2)
     np.testing.assert_allclose(pair.apply(pair.params, IMAGES)[:, 0], IMAGES.sum((1, 2, 3)), rtol=1e-12)
 
@@ -108,7 +114,10 @@ def test_networks_that_couple_samples_are_refused():
         models.prepare((lambda key, x: jnp.ones((40, 1)), centred), IMAGES, 1)
 
 
+@pytest.mark.needs("flax")
 def test_batch_statistics_are_no_parameters():
+    import flax.linen as linen
+
     class Normalised(linen.Module):
         @linen.compact
         def __call__(self, x):

@@ -1,4 +1,5 @@
-import flax.linen as linen
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,36 +16,40 @@ RNG = np.random.default_rng(0)
 X1, X2 = RNG.normal(size=(7, 4, 4, 2)), RNG.normal(size=(5, 4, 4, 2))
 
 
-class Convolutional(linen.Module):
-    @linen.compact
-    def __call__(self, x):
-        x = linen.relu(linen.Conv(4, (3, 3))(x)).reshape(len(x), -1)
-        return linen.Dense(3)(linen.gelu(linen.Dense(11)(x)))
+@cache
+def in_flax():
+    """Networks that Flax describes, by name."""
+    import flax.linen as linen
 
+    class Convolutional(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.relu(linen.Conv(4, (3, 3))(x)).reshape(len(x), -1)
+            return linen.Dense(3)(linen.gelu(linen.Dense(11)(x)))
 
-class Strided(linen.Module):
-    """Strides, dilations, no padding, no bias, and few windows of wide layers."""
+    class Strided(linen.Module):
+        """Strides, dilations, no padding, no bias, and few windows of wide layers."""
 
-    @linen.compact
-    def __call__(self, x):
-        x = linen.tanh(linen.Conv(6, (3, 2), strides=(2, 1), padding=((2, 1), (0, 3)), kernel_dilation=(1, 2))(x))
-        x = linen.tanh(linen.ConvTranspose(40, (3, 3), strides=(2, 1), use_bias=False)(x))
-        x = linen.tanh(linen.Conv(40, (3, 3), strides=4)(x))
-        return linen.Dense(3)(x.reshape(len(x), -1))
+        @linen.compact
+        def __call__(self, x):
+            x = linen.tanh(linen.Conv(6, (3, 2), strides=(2, 1), padding=((2, 1), (0, 3)), kernel_dilation=(1, 2))(x))
+            x = linen.tanh(linen.ConvTranspose(40, (3, 3), strides=(2, 1), use_bias=False)(x))
+            x = linen.tanh(linen.Conv(40, (3, 3), strides=4)(x))
+            return linen.Dense(3)(x.reshape(len(x), -1))
 
+    class Grouped(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.tanh(linen.Conv(4, (3, 3), feature_group_count=2)(x))
+            return linen.Dense(3)(linen.LayerNorm()(x).mean(axis=(1, 2)))
 
-class Grouped(linen.Module):
-    @linen.compact
-    def __call__(self, x):
-        x = linen.tanh(linen.Conv(4, (3, 3), feature_group_count=2)(x))
-        return linen.Dense(3)(linen.LayerNorm()(x).mean(axis=(1, 2)))
+    class Attention(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Dense(6)(x.reshape(len(x), 8, 4))
+            return linen.Dense(3)(linen.MultiHeadDotProductAttention(2)(x).mean(axis=1))
 
-
-class Attention(linen.Module):
-    @linen.compact
-    def __call__(self, x):
-        x = linen.Dense(6)(x.reshape(len(x), 8, 4))
-        return linen.Dense(3)(linen.MultiHeadDotProductAttention(2)(x).mean(axis=1))
+    return {"flax": Convolutional(), "strided": Strided(), "grouped": Grouped(), "attention": Attention()}
 
 
 def pair(apply, **shapes):
@@ -69,10 +74,10 @@ NETWORKS = {
     "affine": (models.affine(), (1, 0, 0)),
     "mlp": (models.mlp(width=9, depth=3, activation="erf"), (4, 0, 0)),
     "cnn": (models.cnn(channels=3), (1, 2, 0)),
-    "flax": (Convolutional(), (2, 1, 0)),
-    "strided": (Strided(), (2, 2, 0)),
-    "grouped": (Grouped(), (1, 0, 4)),
-    "attention": (Attention(), (1, 5, 0)),
+    "flax": (None, (2, 1, 0)),
+    "strided": (None, (2, 2, 0)),
+    "grouped": (None, (1, 0, 4)),
+    "attention": (None, (1, 5, 0)),
     "of a jit": (pair(jax.jit(lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]), w=(32, 5), v=(5, 3)), (2, 0, 0)),
     "jits inside": (
         pair(
@@ -143,16 +148,25 @@ NETWORKS = {
 }
 
 
+def named(name, *more):
+    """A parameter of a test: a network by name, which may need Flax."""
+    marks = [pytest.mark.needs("flax")] if NETWORKS[name][0] is None else []
+    return pytest.param(name, *more, marks=marks)
+
+
+def prepared(name):
+    return models.prepare(NETWORKS[name][0] or in_flax()[name], X1, 3)
+
+
 @in_float64
 def jacobian(model, x):
     leaves = jax.tree.leaves(jax.jit(jax.jacobian(model.apply))(model.params, jnp.asarray(x)))
     return np.concatenate([np.asarray(leaf).reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=2)
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=map(named, NETWORKS))
 def case(request):
-    network, kinds = NETWORKS[request.param]
-    model = models.prepare(network, X1, 3)
+    model, kinds = prepared(request.param), NETWORKS[request.param][1]
     j1, j2 = np.split(jacobian(model, np.concatenate([X1, X2])), [len(X1)])
     exact = np.einsum("ncp,mdp->ncmd", j1, j1).reshape(21, 21)
     between = np.einsum("ncp,mdp->ncmd", j1, j2).reshape(21, 15)
@@ -175,7 +189,7 @@ def test_equals_the_jacobian_product(case):
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "few tokens", "tied"])
 def test_a_shared_kernel_is_the_mean_over_outputs(name):
-    model = models.prepare(NETWORKS[name][0], X1, 3)
+    model = prepared(name)
     j = jacobian(model, X1)
     mean, scale = np.einsum("ncp,mcp->nm", j, j) / 3, np.einsum("ncp,ncp->", j, j)
     shared = TangentKernel(model.apply, model.params, X1, outputs="shared")
@@ -190,9 +204,12 @@ def test_layers_are_found_without_being_declared(case):
         assert factorise(model.apply, model.params, x, samples=10**4, shared=False).layers == kinds
 
 
-@pytest.mark.parametrize(("name", "outputs"), [("mlp", "exact"), ("flax", "exact"), ("few tokens", "shared")])
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [named("mlp", "exact"), named("cnn", "exact"), named("flax", "exact"), named("few tokens", "shared")],
+)
 def test_blocks_of_any_size_make_the_same_kernel(name, outputs, monkeypatch):
-    model = models.prepare(NETWORKS[name][0], X1, 3)
+    model = prepared(name)
     whole = TangentKernel(model.apply, model.params, X1, outputs=outputs)
     assert whole.batch == 7
     monkeypatch.setitem(ntk.BLOCK, "cpu", 2)
@@ -248,6 +265,7 @@ def test_affine_outputs_share_one_kernel():
     )
 
 
+@pytest.mark.needs("neural-tangents")
 def test_wide_networks_have_the_infinite_kernel():
     expected = models.infinite_kernels(models.mlp(width=4096, depth=2), X1).ntk
     errors = []

@@ -632,7 +632,11 @@ def test_what_the_agents_agree_on(W, agreed):
 
 @pytest.mark.parametrize(
     ("build", "value"),
-    [(best_constant, 0.71186), (fastest_mixing, 0.68096), (lambda g: fastest_mixing(g, nonnegative=False), 0.64333)],
+    [
+        (best_constant, 0.71186),
+        pytest.param(fastest_mixing, 0.68096, marks=pytest.mark.needs("cvxpy")),
+        pytest.param(lambda g: fastest_mixing(g, nonnegative=False), 0.64333, marks=pytest.mark.needs("cvxpy")),
+    ],
 )
 def test_negative_weights_that_work(build, value):
     report = check_mixing(build(nx.Graph(sorted(map(sorted, BOYD)))))

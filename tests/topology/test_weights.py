@@ -223,6 +223,7 @@ def test_push_weights_share_alike(n, density, seed):
 # --- the fastest, by a semidefinite program ---
 
 
+@pytest.mark.needs("cvxpy")
 @pytest.mark.parametrize(
     ("graph", "nonnegative", "value"),
     [
@@ -240,6 +241,7 @@ def test_fastest_mixing_reaches_the_published_values(graph, nonnegative, value):
     assert second_modulus(fastest_mixing(graph, nonnegative=nonnegative)) == pytest.approx(value, abs=1e-5)
 
 
+@pytest.mark.needs("cvxpy")
 @given(graph=connected_graphs(), nonnegative=st.booleans())
 @quick
 def test_fastest_mixing_is_a_mixing_matrix_and_none_is_faster(graph, nonnegative):
@@ -254,11 +256,13 @@ def test_fastest_mixing_is_a_mixing_matrix_and_none_is_faster(graph, nonnegative
         assert second_modulus(W) <= min(map(second_modulus, others)) + 1e-7
 
 
+@pytest.mark.needs("cvxpy")
 def test_fastest_mixing_follows_the_graphs_own_node_order():
     graph = nx.Graph([("c", "a"), ("a", "b"), ("b", "d")])
     assert fastest_mixing(graph) == pytest.approx(fastest_mixing(graphs.path(4)), abs=1e-6)
 
 
+@pytest.mark.needs("cvxpy")
 def test_fastest_mixing_takes_each_component_for_itself():
     parts = [graphs.path(3), nx.empty_graph(1), BOYD]
     W = fastest_mixing(nx.disjoint_union_all(parts))
