@@ -220,6 +220,7 @@ def test_ctrl_c_says_how_to_go_on_with_a_kernel(run, experiment, tmp_path, monke
     assert not list(tmp_path.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_a_terminal(experiment, tmp_path):
     """A real process at a real terminal: the bar is seen, then the key is pressed."""
     path = experiment(("rounds = 20", "rounds = 1000000"), ("record = 5", "record = 100"))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ntkp2p.algorithms import CTA, World
 from ntkp2p.models import infinite_features, infinite_kernels
 from ntkp2p.precision import in_float64
 
+pytestmark = pytest.mark.needs("neural-tangents")
 LOSSES = ("local_loss", "global_loss", "test_loss")
 
 

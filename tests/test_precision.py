@@ -50,6 +50,7 @@ def test_a_user_who_never_touched_the_flags(untouched):
     np.testing.assert_allclose(predicted, trained, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["0", "1"])
 def test_a_user_who_did(flag, untouched):
     for found, expected in zip(results("affine()", flag), untouched, strict=True):

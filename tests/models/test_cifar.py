@@ -1,4 +1,5 @@
 import math
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ def mnist():
 
 @pytest.fixture(scope="module")
 def prepared(mnist):
-    """By network, the model; whatever `prepare` asks of a network it has then been found to have."""
-    return {name: models.prepare(network, mnist[name][0], 1) for name, network in NARROW.items()}
+    """`prepared(name)`: the model; whatever `prepare` asks of a network it has then been found to have."""
+    return cache(lambda name: models.prepare(NARROW[name], mnist[name][0], 1))
 
 
 def shapes(network, image, outputs=10):
@@ -143,7 +144,7 @@ def flax_params(params, weight_std, bias_std):
 @pytest.mark.parametrize("name", NARROW)
 @in_float64
 def test_the_forward_pass_is_that_of_flax(name, prepared, mnist):
-    module, model, x = in_flax()[name], prepared[name], mnist[name][0][:2]
+    module, model, x = in_flax()[name], prepared(name), mnist[name][0][:2]
     rng = np.random.default_rng(0)  # scales and shifts away from 1 and 0, where they could be left out
     params = jax.tree.map(lambda p: p + rng.normal(size=p.shape) / 4, model.params)
     expected = jax.jit(module.apply)(flax_params(params, np.sqrt(2), 0.1), x)
@@ -152,38 +153,42 @@ def test_the_forward_pass_is_that_of_flax(name, prepared, mnist):
 
 @pytest.fixture(scope="module")
 def pullbacks(prepared, mnist):
-    """By network, `(params, v) -> outputs, Jᵀ v` on its six images: compiled once, for descent and for J itself."""
+    """`pullbacks(name)`: `(params, v) -> outputs, Jᵀ v` on its six images, compiled once for descent and for J."""
 
-    def of(apply, x):
+    @cache
+    def of(name):
+        apply, (x, _) = prepared(name).apply, mnist[name]
+
         def pull(params, v):
             outputs, back = jax.vjp(lambda params: apply(params, x), params)
             return outputs, back(v)[0]
 
         return jax.jit(pull)
 
-    return {name: of(model.apply, mnist[name][0]) for name, model in prepared.items()}
+    return of
 
 
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("name", [pytest.param("resnet20", marks=pytest.mark.slow), "vgg11"])
 @in_float64
 def test_they_begin_of_order_one_and_learn(name, prepared, mnist, pullbacks):
     y = mnist[name][1]
-    params, residual, losses = prepared[name].params, np.zeros_like(y), []
+    params, residual, losses = prepared(name).params, np.zeros_like(y), []
     for _ in range(24):
-        outputs, _ = pullbacks[name](params, residual)
+        outputs, _ = pullbacks(name)(params, residual)
         residual = outputs - y
-        _, gradient = pullbacks[name](params, residual / len(y))
+        _, gradient = pullbacks(name)(params, residual / len(y))
         losses.append(float(np.mean(residual**2)) / 2)
         params = jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient)
-    first, _ = pullbacks[name](prepared[name].params, residual)
+    first, _ = pullbacks(name)(prepared(name).params, residual)
     assert 1 / 4 < np.sqrt(np.mean(first**2)) < 4
     assert losses[-1] < losses[0] / 4
 
 
+@pytest.mark.slow
 @in_float64
 def test_the_kernel_of_resnet20_is_the_jacobian_product(prepared, mnist, pullbacks):
-    model, (x, _) = prepared["resnet20"], mnist["resnet20"]
-    rows = [jax.tree.leaves(pullbacks["resnet20"](model.params, v[:, None])[1]) for v in np.eye(len(x))]
+    model, (x, _) = prepared("resnet20"), mnist["resnet20"]
+    rows = [jax.tree.leaves(pullbacks("resnet20")(model.params, v[:, None])[1]) for v in np.eye(len(x))]
     jacobian = np.array([np.concatenate([np.ravel(leaf) for leaf in row]) for row in rows])
     assert jacobian.shape == (6, model.size)
     expected = jacobian @ jacobian.T

@@ -59,6 +59,7 @@ def gelu_expectations(k, a, b):
 EXPECTATIONS = {"relu": relu_expectations, "erf": erf_expectations, "gelu": gelu_expectations}
 
 
+@pytest.mark.needs("neural-tangents")
 @pytest.mark.parametrize("activation", EXPECTATIONS)
 @pytest.mark.parametrize("other", [X, NEW], ids=["self", "new"])
 def test_one_hidden_layer_is_the_analytic_kernel(activation, other):
@@ -75,12 +76,14 @@ def test_one_hidden_layer_is_the_analytic_kernel(activation, other):
         assert np.all(np.abs(kernel - expected) <= (1e-10 + equal) * expected.max())
 
 
+@pytest.mark.needs("neural-tangents")
 def test_affine_is_its_own_limit():
     found = infinite_kernels(models.affine(weight_std=W, bias_std=B), X, NEW)
     for kernel in found:
         np.testing.assert_allclose(kernel, linear(X, NEW), rtol=1e-12)
 
 
+@pytest.mark.needs("neural-tangents")
 @pytest.mark.parametrize(
     "network",
     [
@@ -110,6 +113,7 @@ def test_wide_networks_tend_to_the_kernels(network):
         assert np.all(np.abs(np.mean(sample, axis=0) - limit) < 4.5 * error + 0.01 * limit.max())
 
 
+@pytest.mark.needs("neural-tangents")
 @pytest.mark.parametrize("network", [models.mlp(width=math.inf), models.cnn(channels=math.inf)], ids=repr)
 def test_blocks_of_rows_are_the_whole(network):
     whole, blocks = infinite_kernels(network, X, NEW), infinite_kernels(network, X, NEW, memory=1)
@@ -117,6 +121,7 @@ def test_blocks_of_rows_are_the_whole(network):
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
+@pytest.mark.needs("neural-tangents")
 @pytest.mark.parametrize("network", [models.affine(), models.cnn(channels=math.inf)], ids=repr)
 def test_features_are_factors_of_both_kernels(network):
     features = infinite_features(network, X, 3)
@@ -136,6 +141,7 @@ def test_features_are_factors_of_both_kernels(network):
     np.testing.assert_array_equal(features.initial_at(new), np.zeros((2, 3)))
 
 
+@pytest.mark.needs("neural-tangents")
 def test_equal_inputs_cost_no_features():
     features = infinite_features(models.mlp(width=math.inf), np.concatenate([X, X]), 1)
     assert features.rank == features.spread.factor.shape[1] == 6
@@ -165,12 +171,16 @@ assert not [n for n in sys.modules if n.startswith(("neural_tangents", "tensorfl
 """
 
 
+@pytest.mark.needs("neural-tangents")
 def test_the_import_leaves_no_trace():
     done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("missing", ["neural_tangents", "jax.example_libraries.stax"])
+@pytest.mark.parametrize(
+    "missing",
+    ["neural_tangents", pytest.param("jax.example_libraries.stax", marks=pytest.mark.needs("neural-tangents"))],
+)
 def test_a_library_that_does_not_import_is_explained(missing, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
     before = dict(sys.modules)
