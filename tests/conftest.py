@@ -84,24 +84,27 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line(f"{' and '.join(parts)} {were} not run: pip install '.[dev]' && pytest --all")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def compiled_once(tmp_path_factory):
-    """Most of the time would go into compiling the same programs again, for every experiment that describes them anew.
+    """A folder for the programs that processes started by the tests compile, one process after another.
 
     Each worker has a folder of its own, since JAX does not write an entry in one piece.
     """
-    folder = tmp_path_factory.mktemp("compiled")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    return folder
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_compilation():
+    """Most of the time would go into optimising programs that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """For modules where most of the time would go into making programs fast that run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimised(quick_compilation):
+    """For modules whose programs run for long."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

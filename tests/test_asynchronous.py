@@ -35,8 +35,6 @@ from ntkp2p.dynamics.gossip import mean_square_radius
 from ntkp2p.dynamics.stability import largest_step_size
 from ntkp2p.dynamics.system import product
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 Q, ROUNDS = 5, 160
 PLAIN = LocalSGD(0.2)
 FAST = clocks.Exponential(3.0)
@@ -170,6 +168,7 @@ def models_at_start(experiment):
     return np.asarray(experiment.initialise().flat()[0])
 
 
+@pytest.mark.slow
 def test_a_wide_network_is_predicted_within_its_linearisation_error(run):
     events, errors = gossip(transmission=0.2).draw(events=ROUNDS, seed=1), []
     for width in (32, 512):
@@ -212,6 +211,7 @@ def test_second_moments_are_those_of_all_products():
     assert mean_square_radius(system) == pytest.approx(np.abs(np.linalg.eigvals(products)).max(), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_runs_diverge_beyond_the_step_size_of_the_mean_square():
     algorithm, mixing, features, split = few(LocalSGD(0.2))
     one = Experiment(model=models.affine(), data=split, mixing=mixing, algorithm=algorithm, rounds=4000)
@@ -248,6 +248,7 @@ def test_the_mean_comes_to_rest_where_a_solve_says():
         np.testing.assert_allclose(rest.dataset[variable][-1], late.dataset[variable][-1], rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_lateness_is_measured_and_set_beside_the_margin(run):
     n = Q
     events = AsynchronousGossip(users=n, update=clocks.Deterministic(1.0, random_phase=True), gossip=FAST).draw(

@@ -22,8 +22,6 @@ import pytest
 
 import ntkp2p
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def is_ours(thing: Any) -> bool:
     return (getattr(thing, "__module__", None) or "").partition(".")[0] == "ntkp2p"

@@ -16,8 +16,6 @@ REFERENCE = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" 
 #: Whose blocks are run, a page's in turn and in one namespace.
 RUN = ("start", "extending", "mathematics")
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def programs(page):
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)

@@ -6,7 +6,7 @@ import pytest
 
 from ntkp2p import ATC, CTA, DGD, Experiment, graphs, metropolis, models, predict, predictions, train
 
-AGENTS = 10
+AGENTS = 5
 MIXINGS = {
     "cycle": metropolis(graphs.cycle(AGENTS)),
     "star": metropolis(graphs.star(AGENTS)),
@@ -21,7 +21,7 @@ MIXINGS = {
 def test_trained_affine_is_predicted_rounds(algorithm, mixing, classes, digits):
     experiment = Experiment(
         model=models.affine(),
-        data=digits(agents=AGENTS, samples=60, classes=classes),
+        data=digits(agents=AGENTS, samples=30, classes=classes),
         mixing=MIXINGS[mixing],
         algorithm=algorithm(step_size=0.2),
         rounds=150,

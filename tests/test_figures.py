@@ -38,7 +38,6 @@ def test_the_edge_of_stability_has_trained_runs_on_both_sides():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_study_of_staleness_finds_its_laws(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "QUICK", replace(figures.QUICK, regression_every=4, boundary_delays=1))
     table = figures.draw(tmp_path, quick=True, only="staleness")

@@ -16,7 +16,7 @@ from ntkp2p.algorithms import CTA, World
 from ntkp2p.models import infinite_features, infinite_kernels
 from ntkp2p.precision import in_float64
 
-pytestmark = pytest.mark.needs("neural-tangents")
+pytestmark = [pytest.mark.needs("neural-tangents"), pytest.mark.usefixtures("optimised")]
 LOSSES = ("local_loss", "global_loss", "test_loss")
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from ntkp2p.figures import FULL, Study, _network, _width_errors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimised")]
 
 
 @pytest.fixture(scope="module")

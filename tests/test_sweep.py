@@ -20,7 +20,6 @@ from ntkp2p._workers import Failure, locally, on_cluster
 from ntkp2p.sweep import parse_settings
 
 module = sys.modules["ntkp2p.sweep"]
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TOML = """
 rounds = 12

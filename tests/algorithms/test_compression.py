@@ -8,7 +8,6 @@ from scipy import stats
 
 from ntkp2p import RandomK, TopK
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 V = np.random.default_rng(0).normal(size=40)
 
 

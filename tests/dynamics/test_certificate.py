@@ -23,7 +23,6 @@ def system_of(digits, algorithm, W):
     return linear_system(run.algorithm, W, run.features(), run.data)
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ONE_WAY = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5], [0.1, 0.1, 0.1, 0.7]])
 
 

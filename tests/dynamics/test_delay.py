@@ -22,7 +22,6 @@ from ntkp2p.dynamics import (
 )
 from ntkp2p.models import Features
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ZERO = np.zeros((1, 1))
 
 

@@ -114,6 +114,7 @@ def test_flow_is_scipys(classes, rtol, digits):
     assert found.method == "diffrax Dopri8"
 
 
+@pytest.mark.slow
 def test_wide_networks_are_predicted_the_better_the_wider(digits):
     errors = []
     for width in (32, 512):

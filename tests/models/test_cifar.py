@@ -10,7 +10,6 @@ from ntkp2p import data, models
 from ntkp2p.models import TangentKernel
 from ntkp2p.precision import in_float64
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Narrow, on small images of odd sizes; the same few throughout, so that each is compiled once.
 NARROW = {"resnet20": models.resnet20(channels=2), "vgg11": models.vgg11(channels=2)}
 

@@ -6,7 +6,6 @@ import pytest
 from ntkp2p import models
 from ntkp2p.precision import in_float64
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 IMAGES = np.random.default_rng(0).normal(size=(6, 5, 4, 2))
 
 

@@ -11,7 +11,6 @@ from ntkp2p.models.layers import factorise
 from ntkp2p.models.store import Store
 from ntkp2p.precision import in_float64
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.default_rng(0)
 X1, X2 = RNG.normal(size=(7, 4, 4, 2)), RNG.normal(size=(5, 4, 4, 2))
 
@@ -148,10 +147,15 @@ NETWORKS = {
 }
 
 
+#: Variants of others in the table, which plain pytest leaves out.
+SLOW = ["jits inside", "transposed", "scaled", "wide tokens", "shared bias", "bias of a stretched product"]
+SLOW += ["rows of a bias", "bias reversed", "rounded", "of a parameter", "outer", "inner", "unused"]
+
+
 def named(name, *more):
-    """A parameter of a test: a network by name, which may need Flax."""
+    """A parameter of a test: a network by name, which may be slow or need Flax."""
     marks = [pytest.mark.needs("flax")] if NETWORKS[name][0] is None else []
-    return pytest.param(name, *more, marks=marks)
+    return pytest.param(name, *more, marks=marks + [pytest.mark.slow] * (name in SLOW))
 
 
 def prepared(name):
