@@ -45,8 +45,24 @@ def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also run tests that are slow or need a package from an extra")
 
 
+#: The files that take longest. They come first, so that no worker is left with one in the end.
+LONGEST = (
+    "test_push_sum.py",
+    "test_asynchronous.py",
+    "test_explore.py",
+    "test_exact.py",
+    "test_stability.py",
+    "test_cli.py",
+    "test_integrate.py",
+    "test_design.py",
+    "test_ntk.py",
+)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if config.getoption("--all"):
         return
     left_out, kept, others = Counter(), [], []

@@ -103,6 +103,7 @@ def test_a_derivative_of_training(digits):
     assert slope == pytest.approx((trained(0.1 + 1e-5) - trained(0.1 - 1e-5)) / 2e-5, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [metropolis, pytest.param(fastest_mixing, marks=pytest.mark.needs("cvxpy"))])
 def test_designed_weights_beat_others_and_training_confirms_it(other, digits):
     graph = graphs.erdos_renyi(5, 0.7, seed=3)

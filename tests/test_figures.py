@@ -9,7 +9,7 @@ from matplotlib import image
 from ntkp2p import asynchronous_figures, figures
 
 
-@pytest.mark.parametrize("name", ["figure1", "ten_classes"])
+@pytest.mark.parametrize("name", ["figure1", pytest.param("ten_classes", marks=pytest.mark.slow)])
 def test_a_figure_is_drawn_and_its_runs_are_written(name, tmp_path):
     seen = []
     table = figures.draw(tmp_path, quick=True, only=name, progress=lambda *step: seen.append(step))
@@ -24,6 +24,7 @@ def test_a_figure_is_drawn_and_its_runs_are_written(name, tmp_path):
     assert seen[-1][1] == seen[-1][2] == run["round"][-1]
 
 
+@pytest.mark.slow
 def test_the_edge_of_stability_has_trained_runs_on_both_sides():
     """What training did is marked: it fell at 0.9 of the predicted limit, and grew at 1.1 of it, in every row."""
     with plt.style.context(figures.STYLE):
