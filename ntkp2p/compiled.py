@@ -46,8 +46,8 @@ def keep_compiled(folder: str | os.PathLike[str] | None = None, /) -> Path | Non
     >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
     ...     p2p.keep_compiled(folder)
     """
-    if (own := jax.config.read("jax_compilation_cache_dir")) is not None:
-        return Path(own)
+    if (own := in_use()) is not None:
+        return own
     chosen = os.environ.get(VARIABLE) if folder is None else folder
     if folder is None and chosen is not None and str(chosen).lower() in OFF:
         return None
@@ -59,11 +59,22 @@ def keep_compiled(folder: str | os.PathLike[str] | None = None, /) -> Path | Non
             return None
     except (OSError, RuntimeError):  # no home, or a folder that is a file
         return None
-    jax.config.update("jax_compilation_cache_dir", str(kept))
+    use(kept)
+    return kept
+
+
+def use(folder: Path, /) -> None:
+    """Make `folder` JAX's compilation cache in this process, whatever a program took to compile."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", LARGEST)  # with a limit, JAX locks the folder while it writes
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    return kept
+
+
+def in_use() -> Path | None:
+    """The folder that this process keeps compiled programs in, if it does."""
+    folder = jax.config.read("jax_compilation_cache_dir")
+    return None if folder is None else Path(folder)
 
 
 def _machine() -> str:
