@@ -73,7 +73,7 @@ def use(folder: Path, /) -> None:
 
 def in_use() -> Path | None:
     """The folder that this process keeps compiled programs in, if it does."""
-    folder = jax.config.read("jax_compilation_cache_dir")
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     return None if folder is None else Path(folder)
 
 
