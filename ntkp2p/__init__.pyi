@@ -28,6 +28,7 @@ from ntkp2p.communication import Communication as Communication
 from ntkp2p.communication import communication as communication
 from ntkp2p.compare import Comparison as Comparison
 from ntkp2p.compare import compare as compare
+from ntkp2p.compiled import keep_compiled as keep_compiled
 from ntkp2p.design import Objective as Objective
 from ntkp2p.design import best_weights as best_weights
 from ntkp2p.dynamics import NoSteadyStateError as NoSteadyStateError

@@ -13,11 +13,13 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from ntkp2p._imports import needed
+from ntkp2p.compiled import in_use, use
 
 #: So long a cluster without workers is waited for, in seconds.
 PATIENCE = 60
@@ -72,7 +74,7 @@ def _in_processes(function: Callable[[Any], Any], tasks: Sequence[Any], count: i
     """The answers that there are until a process dies, if one does."""
     others = multiprocessing.active_children()
     # A program with threads, as JAX is, must not fork.
-    begin = multiprocessing.get_context("spawn"), _begin, (max(1, processors() // count),)
+    begin = multiprocessing.get_context("spawn"), _begin, (max(1, processors() // count), in_use())
     pool = ProcessPoolExecutor(count, *begin)
     futures = {pool.submit(_answer, function, task): task for task in tasks}
     try:
@@ -87,11 +89,13 @@ def _in_processes(function: Callable[[Any], Any], tasks: Sequence[Any], count: i
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(threads: int) -> None:
-    """Interrupts are for the process that gives the tasks."""
+def _begin(threads: int, compiled: Path | None) -> None:
+    """Interrupts are for the process that gives the tasks; compiled programs are kept where it keeps them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["NPROC"] = str(threads)  # for XLA, which has not started yet
     threadpool_limits(threads)
+    if compiled is not None:
+        use(compiled)
 
 
 def _answer(function: Callable[[Any], Any], task: Any) -> Any:

@@ -125,7 +125,9 @@ def figures(
         For maintainers: redraw the figures that are committed in figures/, from the root folder of a clone.
     """
     from ntkp2p import figures
+    from ntkp2p.compiled import keep_compiled
 
+    keep_compiled()
     folder = _results(_figures_folder(out, committed=committed, others=quick or format != "png"))
     with _progress(shown=not quiet) as progress:
         table = figures.draw(folder, quick=quick, only=only, images=images, format=format, progress=progress)
@@ -264,10 +266,9 @@ def stability(
         A folder that gets stability.json and stability.png, the spectrum and the slowest modes.
     """
     from ntkp2p import stability as analysed
-    from ntkp2p.experiment import Experiment
     from ntkp2p.files import replacing
 
-    run = Experiment.from_toml(experiment)
+    run = _read(experiment)
     folder = None if out is None else _writable(out)
     report = analysed(run, features=_features(run, cache, shown=not quiet), target=target)
     if folder is not None:
@@ -363,10 +364,12 @@ def sweep(
         In place of these a Dask cluster: its address, such as tcp://127.0.0.1:8786. The workers need the data files
         that the experiment names.
     """
+    from ntkp2p.compiled import keep_compiled
     from ntkp2p.files import replacing
     from ntkp2p.sweep import parse_settings
     from ntkp2p.sweep import sweep as computed
 
+    keep_compiled()
     fields, folder = parse_settings(settings), _results(out)
     where = {"workers": workers, "scheduler": scheduler}
     with _progress(shown=not quiet) as progress:
@@ -514,14 +517,22 @@ def _in_words(value: Any) -> str:
     return "; ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
 
 
+def _read(path: Path) -> Experiment:
+    """The experiment in a file; compiled programs are kept from here on."""
+    from ntkp2p.compiled import keep_compiled
+    from ntkp2p.experiment import Experiment
+
+    keep_compiled()
+    return Experiment.from_toml(path)
+
+
 def _begin(
     path: Path, out: Path, processes: Processes | None, cache: Path | None = None
 ) -> tuple[Experiment, Path | None]:
     """The run and the folder for its results: None in a process that leaves writing and printing to another."""
     from ntkp2p import devices
-    from ntkp2p.experiment import Experiment
 
-    run = Experiment.from_toml(path)
+    run = _read(path)
     if cache is not None:
         _writable(cache, "--cache")
     if processes is None:
@@ -672,10 +683,14 @@ def _progress(*, shown: bool = True) -> Iterator[Callable[[str, int, int], None]
     tasks = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
+        first = bars.add_task("compiling …", total=None)
 
         def update(label: str, done: int, total: int) -> None:
+            # What comes before the first step is mostly compiling.
+            description = label if done else f"{label}, compiling …"
+            bars.update(first, visible=False)
             if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total)
-            bars.update(tasks[label], completed=done)
+                tasks[label] = bars.add_task(description, total=total)
+            bars.update(tasks[label], completed=done, description=description)
 
         yield update

@@ -4,15 +4,18 @@ A mean-field prediction takes C(v) for δ v. Before anything is trained, the fir
 every agent from the common start.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ntkp2p.algorithms import Algorithm, Compressor, TopK
 from ntkp2p.experiment import Experiment
 from ntkp2p.losses import LOSSES
-from ntkp2p.models import Network
+from ntkp2p.models import Network, threefry
 from ntkp2p.precision import in_float64
 
 
@@ -36,22 +39,33 @@ def with_measured_shares(experiment: Experiment, /) -> Experiment:
     def measured(part):
         if not (isinstance(part, TopK) and part.share is None):
             return part
-        sent = jnp.stack([part.by_layer(g, layers, jax.random.key(0)) for g in gradients])
-        return TopK(part.keep, share=float(jnp.sum(sent**2) / jnp.sum(gradients**2)))
+        return TopK(part.keep, share=float(_share_sent(part, layers, gradients)))
 
     algorithm = jax.tree.map(measured, experiment.algorithm, is_leaf=lambda part: isinstance(part, Compressor))
     return replace(experiment, algorithm=algorithm)
 
 
 @in_float64
-def _first_gradients(experiment: Experiment):
+def _first_gradients(experiment: Experiment) -> Array:
     """Every agent's gradient at θ₀, shape (Q, P)."""
-    data, loss = experiment.data, LOSSES[experiment.loss]
+    data = experiment.data
     theta, apply = experiment.initialise().flat()
+    held = (data.inputs, data.targets, 1 / data.sizes[data.owner])
+    return _gradients(apply, experiment.loss, theta, tuple(data.per_agent(array) for array in held))
 
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gradients(apply: Callable, loss: str, theta: Array, held: tuple) -> Array:
     def gradient(own):
         inputs, targets, weights = own
-        return jax.grad(lambda theta: weights @ loss(apply(theta, inputs), targets))(theta)
+        return jax.grad(lambda theta: weights @ LOSSES[loss](apply(theta, inputs), targets))(theta)
 
-    held = (data.inputs, data.targets, 1 / data.sizes[data.owner])
-    return jax.lax.map(gradient, tuple(jnp.asarray(data.per_agent(array)) for array in held))
+    return jax.lax.map(gradient, held)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _share_sent(by: TopK, layers: tuple[int, ...], messages: Array) -> Array:
+    """Σ ‖C(v)‖² / Σ ‖v‖²; what is sent of the largest entries is not drawn, so that any key does."""
+    key = threefry.key_of(threefry.seeded(0))
+    sent = jax.vmap(lambda v: by.by_layer(v, layers, key))(messages)
+    return jnp.sum(sent**2) / jnp.sum(messages**2)

@@ -12,7 +12,7 @@ with D = diag(w):
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def losses(
 
 
 def losses_of(
-    outputs: Float[Array, "*times Q N C"], targets: Array, weights: ArrayLike, owner: ArrayLike, loss: str, /
+    outputs: Float[Array, "*times Q N C"], targets: Any, weights: ArrayLike, owner: ArrayLike, loss: str, /
 ) -> PerAgent:
     """`losses` from the arrays of the data.
 
@@ -82,14 +82,14 @@ def losses_of(
     }
 
 
-def test_measures(outputs: Float[Array, "*times Q T C"], data: AgentData, loss: str, /) -> PerAgent:
+def test_measures(outputs: Float[Any, "*times Q T C"], data: AgentData, loss: str, /) -> PerAgent:
     """Loss, and accuracy where there are classes, from every agent's outputs on the test samples."""
-    labels = None if data.classes is None else jnp.asarray(data.test_labels)
-    return test_measures_of(outputs, jnp.asarray(data.test_targets, outputs.dtype), labels, loss)
+    labels = None if data.classes is None else np.asarray(data.test_labels)
+    return test_measures_of(outputs, np.asarray(data.test_targets, outputs.dtype), labels, loss)
 
 
 @partial(jax.jit, static_argnames="loss")  # compiled once for all data of a size
-def test_measures_of(outputs: Array, targets: Array, labels: Array | None, loss: str) -> PerAgent:
+def test_measures_of(outputs: Any, targets: Any, labels: Any, loss: str) -> PerAgent:
     """`test_measures` from the arrays of the data.
 
     Parameters

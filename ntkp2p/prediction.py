@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -472,7 +473,7 @@ def _measure(
             for first in range(0, len(solution.rounds), step):
                 with np.errstate(over="ignore", invalid="ignore"):  # an unstable system has overflowed
                     outputs = initial + np.tensordot(c[time][first : first + step], moved, 1)
-                chunks.append(measures.test_measures(jnp.asarray(outputs), data, "squared"))
+                chunks.append(measures.test_measures(outputs, data, "squared"))
             measured[time] |= {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return measured
 
@@ -486,17 +487,25 @@ def _measure_models(experiment: Experiment, features: Features, models: np.ndarr
         matrix = np.concatenate([matrix, features.matrix_at(tests)])
     step = max(1, CHUNK // (8 * data.agents * initial.size))
 
-    @jax.jit
-    def measure(x):
-        z = x.reshape(*x.shape[:2], features.rank, features.columns)
-        outputs = initial + (matrix @ z).reshape(*x.shape[:2], *initial.shape)
-        measured = measures.losses(outputs[..., : data.samples, :], data, experiment.loss)
-        if len(tests):
-            measured |= measures.test_measures(outputs[..., data.samples :, :], data, experiment.loss)
-        return measured | measures.distances(x, jnp.zeros(x.shape[-1]))
-
-    chunks = [measure(models[first : first + step]) for first in range(0, len(models), step)]
+    seen = (data.targets, 1 / data.sizes[data.owner], data.owner, data.test_targets if len(tests) else None)
+    labels = data.test_labels if len(tests) and data.classes is not None else None
+    chunks = [
+        _measured(models[first : first + step], initial, matrix, *seen, labels, loss=experiment.loss)
+        for first in range(0, len(models), step)
+    ]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+@partial(jax.jit, static_argnames="loss")
+def _measured(models, initial, matrix, targets, weights, owner, test_targets, test_labels, *, loss: str):
+    """The measures of models (times, Q, d) whose outputs are `initial` + `matrix` z, training samples first."""
+    z = models.reshape(*models.shape[:2], matrix.shape[1], -1)
+    outputs = initial + (matrix @ z).reshape(*models.shape[:2], *initial.shape)
+    samples = len(targets)
+    measured = measures.losses_of(outputs[..., :samples, :], targets, weights, owner, loss)
+    if test_targets is not None:
+        measured |= measures.test_measures_of(outputs[..., samples:, :], test_targets, test_labels, loss=loss)
+    return measured | measures.distances(models, jnp.zeros(models.shape[-1]))
 
 
 def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: Time) -> dict:

@@ -15,6 +15,8 @@ from ntkp2p.topology import Schedule
 LOOKS = 10_000
 #: The longest run that is considered, unless told otherwise.
 MOST = 10**6
+#: A loss that exceeds the target by no more than this share of it has reached it: rounding decides no tie.
+TIE = 1e-9
 #: The rounds that are predicted first; each further prediction is ten times as long.
 FIRST = 1000
 
@@ -22,14 +24,15 @@ FIRST = 1000
 def rounds_to_loss(
     experiment: Experiment, target: float, /, *, features: Features | None = None, most: int = MOST
 ) -> int | None:
-    """The first round after which the agents' mean global loss is at most `target`, as predicted.
+    """The first round after which the agents' mean global loss is at most `target` to rounding, as predicted.
 
     Parameters
     ----------
     experiment
         What is run; its own rounds and records do not matter.
     target
-        The loss, of training.
+        The training loss. A loss that exceeds it by no more than a share of 1e-9 has reached it, so that the same round
+        is returned whatever the processor rounds.
     features
         As for `ntkp2p.predict`.
     most
@@ -79,7 +82,7 @@ def rounds_to_loss(
     for horizon in _horizons(int(most)):
         looks = np.unique(np.linspace(last, horizon, min(horizon - last, LOOKS) + 1).round().astype(int))
         losses = mean_losses(experiment, looks, features)
-        reached = np.flatnonzero(losses <= target)
+        reached = np.flatnonzero(losses <= target * (1 + TIE))
         if len(reached):
             return _first_between(experiment, features, target, looks, int(reached[0]))
         if not np.isfinite(losses[-1]):
@@ -109,4 +112,4 @@ def _first_between(experiment: Experiment, features: Features, target: float, lo
         return int(looks[reached])
     between = np.arange(looks[reached - 1], looks[reached] + 1)
     losses = mean_losses(experiment, between, features)
-    return int(between[np.argmax(losses <= target)])
+    return int(between[np.argmax(losses <= target * (1 + TIE))])

@@ -142,8 +142,8 @@ def train(
     key = threefry.key_of(threefry.fold_in(threefry.seeded(int(experiment.seed)), int(draw)))
     run, given, seen = _placed(drawn, key, mesh)
     programs = _programs(run) if is_hashable(run) else _programs.__wrapped__(run)
-    state = programs.start(given)
     rounds, recorded = experiment.recorded, []
+    state = programs.start(given)
     try:
         for before, now in zip(np.append(0, rounds), rounds, strict=False):
             state = programs.advance(given, state, before, now)

@@ -5,7 +5,7 @@ they take the same course in every run over the same mixing matrices, so that th
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -188,6 +188,14 @@ def course(
 
 def traffic_of_any_round(algorithm: Algorithm, agents: int, /, *, layers: tuple[int, ...]) -> Traffic | None:
     """What a round sends where all are alike, for nothing takes its course beside the models; otherwise None."""
+    try:
+        return _traffic_of_any_round(_plain(algorithm), agents, layers)
+    except TypeError:  # an algorithm that cannot be hashed
+        return _traffic_of_any_round.__wrapped__(algorithm, agents, layers)
+
+
+@lru_cache(maxsize=256)
+def _traffic_of_any_round(algorithm: Algorithm, agents: int, layers: tuple[int, ...]) -> Traffic | None:
     if not all(Form.of(algorithm, agents).moves):
         return None
     counting = _Counting(layers, lambda x: x, known=False)

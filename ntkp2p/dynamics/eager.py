@@ -18,6 +18,7 @@ from ntkp2p.algorithms.exogenous import Form
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.system import Affine, LinearSystem, must_have_closed_form, not_affine, share_of
 from ntkp2p.models import Features
+from ntkp2p.precision import in_float64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,6 +111,7 @@ class EagerSystem(LinearSystem):
         return np.concatenate(rows, axis=1)
 
 
+@in_float64
 def eager_system(
     algorithm: Algorithm, mixing: Float[np.ndarray, "Q Q"], features: Features, data: AgentData, /
 ) -> EagerSystem | None:
@@ -126,9 +128,11 @@ def eager_system(
     must_have_closed_form(algorithm)
     agents, d = data.agents, features.rank * features.columns
     form = Form.of(algorithm, agents)
+    if not all(form.moves):
+        return None
     leaves = jax.tree.leaves(algorithm.init(np.zeros((agents, d))))
     shapes = tuple(leaf.shape for leaf in leaves)
-    if not (all(form.moves) and all(shape[-1] == d for shape in shapes) and _are_numpys(leaves)):
+    if not all(isinstance(leaf, np.ndarray) and leaf.shape[-1] == d for leaf in leaves):
         return None
     errors = (features.initial - data.targets).reshape(-1, features.columns)
     ends = np.cumsum(data.sizes * (len(errors) // data.samples))[:-1]
@@ -161,7 +165,3 @@ def eager_system(
     if not np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max())):
         raise not_affine(algorithm)
     return system
-
-
-def _are_numpys(leaves: list[Any]) -> bool:
-    return all(isinstance(leaf, np.ndarray) for leaf in leaves)

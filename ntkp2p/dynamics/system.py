@@ -483,14 +483,14 @@ class LinearSystem:
         """M as a matrix: for small systems."""
         step = max(1, BLOCK // (8 * self.size))
         columns = [
-            np.asarray(_products(self.advance, self.parameters, jnp.eye(self.size)[first : first + step]))
+            np.asarray(_products(self.advance, self.parameters, np.eye(self.size)[first : first + step]))
             for first in range(0, self.size, step)
         ]
         return np.concatenate(columns).T
 
     @in_float64
     def _call(self, compiled: Callable, s: np.ndarray) -> np.ndarray:
-        return np.asarray(compiled(self.advance, self.parameters, jnp.asarray(s, float)))
+        return np.asarray(compiled(self.advance, self.parameters, np.asarray(s, float)))
 
     def plot(self, *, ax: "Axes | None" = None) -> "Axes":
         """The eigenvalues of M, or of a period's map, in the unit disc, into `ax` or new axes; returns them.

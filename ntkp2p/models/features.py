@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from ntkp2p.devices import all_devices, free_memory, least
-from ntkp2p.models.networks import Model, applied
+from ntkp2p.models.networks import Model, outputs_of
 from ntkp2p.models.ntk import TangentKernel, jacobian, must_fit
 from ntkp2p.precision import in_float64
 
@@ -155,7 +155,7 @@ class Features:
 
         @in_float64
         def outputs_at(x):
-            return np.asarray(applied(model.apply, model.params, jnp.asarray(x, jnp.float64)))
+            return outputs_of(model.apply, model.params, np.asarray(x, np.float64))
 
         initial = outputs_at(x)
         apply, params, outputs, columns = model.apply, model.params, kernel, 1
@@ -365,7 +365,7 @@ _jacobian = jax.jit(jacobian, static_argnums=0)
 def _jacobian_map(apply, params) -> Map:
     @in_float64
     def matrix_at(new):
-        return np.asarray(_jacobian(apply, params, jnp.asarray(new, jnp.float64)))
+        return np.asarray(_jacobian(apply, params, np.asarray(new, np.float64)))
 
     return matrix_at
 

@@ -165,7 +165,7 @@ class TangentKernel:
             raise ValueError(f'precision must be "float64" or "float32", found {precision!r}')
         if not len(x):
             raise ValueError("a tangent kernel needs at least one sample, found none")
-        kinds = {jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(params)}
+        kinds = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
         if not kinds or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
             raise ValueError("params must be real floating-point arrays: keep counters and statistics out of them")
         self._mesh = devices.all_devices() if mesh is None else mesh
@@ -528,9 +528,7 @@ def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, me
         product = on_each(partial(layers.product, shared=shared))
         multiplied = jax.jit(product, out_shardings=everywhere).lower(f, f).compile()
         square = jax.jit(on_each(partial(layers.square, shared=shared)), out_shardings=everywhere).lower(f).compile()
-        diagonal = (
-            jax.jit(on_each(partial(layers.diagonal, shared=shared)), out_shardings=everywhere).lower(f).compile()
-        )
+        diagonal = jax.jit(on_each(partial(layers.diagonal, shared=shared)), out_shardings=everywhere)
         held = plan.entries * size * dtype.itemsize
         # Parameters, two products at a time, the parts of a block beside the block, and a traveller beside the next.
         kept = dtype.itemsize * (
@@ -548,7 +546,7 @@ def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, me
             turn=jax.jit(turn, out_shardings=divided),
             diagonal=diagonal,
             bytes=held,
-            temporary=max(map(_temporary, (made, multiplied, square, diagonal))) + kept,
+            temporary=max(map(_temporary, (made, multiplied, square))) + kept,
         )
 
 

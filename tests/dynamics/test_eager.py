@@ -1,0 +1,64 @@
+"""Systems evaluated by NumPy, against the same rounds compiled by JAX."""
+
+import numpy as np
+import pytest
+
+from ntkp2p import ATC, CTA, DGD, Algorithm, LocalSGD, PushSum, graphs, metropolis, models
+from ntkp2p.dynamics import linear_system
+from ntkp2p.dynamics.eager import eager_system
+from ntkp2p.models import Features
+
+W = metropolis(graphs.path(3))
+
+
+class HeavyBall(Algorithm):
+    """A user's algorithm with a second leaf."""
+
+    def init(self, x):
+        return {"x": x, "v": 0 * x}
+
+    def model(self, state):
+        return state["x"]
+
+    def round(self, state, world):
+        v = 0.9 * state["v"] - self.step_size * world.grad(state["x"])
+        return {"x": world.mix(state["x"]) + v, "v": v}
+
+
+class Clipped(Algorithm):
+    """Not affine."""
+
+    def round(self, x, world):
+        return np.clip(x, -1, 1)
+
+
+@pytest.fixture(scope="module", params=[(0, 1), (0, 1, 2)], ids=["one output", "three outputs"])
+def problem(request, digits):
+    data = digits(agents=3, samples=12, classes=request.param)
+    model = models.prepare(models.affine(), data.inputs, data.outputs)
+    return Features.of(model, data.inputs), data
+
+
+@pytest.mark.parametrize("algorithm", [DGD(0.1), CTA(0.1), ATC(0.1), HeavyBall(0.1)], ids=lambda a: a.name)
+def test_matrix_offset_and_models_are_those_of_the_compiled_system(algorithm, problem):
+    features, data = problem
+    eager, compiled = eager_system(algorithm, W, features, data), linear_system(algorithm, W, features, data)
+    states = np.random.default_rng(1).normal(size=(4, compiled.size))
+    np.testing.assert_allclose(eager.matrix(), compiled.matrix(), atol=1e-13)
+    np.testing.assert_allclose(eager.offset, compiled.offset, atol=1e-13)
+    np.testing.assert_allclose(eager.apply(states[0]), compiled.apply(states[0]), atol=1e-13)
+    np.testing.assert_array_equal(eager.models(states, np.arange(4)), compiled.models(states, np.zeros(4, int)))
+    np.testing.assert_array_equal(eager.initial, compiled.initial)
+    for name in ("step_size", "symmetric", "growth", "stable_step_size", "has_flow"):
+        np.testing.assert_allclose(getattr(eager, name), getattr(compiled, name), rtol=1e-13, err_msg=name)
+    assert eager.curvature == pytest.approx(compiled.curvature, rel=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", [PushSum(0.1), LocalSGD(0.1, steps=2)], ids=lambda a: a.name)
+def test_what_needs_more_than_numpy_is_left_to_the_compiler(algorithm, problem):
+    assert eager_system(algorithm, W, *problem) is None
+
+
+def test_a_round_that_is_not_affine_is_refused(problem):
+    with pytest.raises(ValueError, match="one round of Clipped is not affine in the state"):
+        eager_system(Clipped(0.1), W, *problem)
