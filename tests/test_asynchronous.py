@@ -278,6 +278,7 @@ def test_lateness_is_measured_and_set_beside_the_margin(run):
     assert set(timeliness(run(events, DGD(0.2), rounds=4000), features=features).lateness) == {"messages"}
 
 
+@pytest.mark.slow
 def test_the_margin_of_several_local_steps_with_momentum_is_of_their_own_rounds():
     algorithm, mixing, features, split = few(LocalSGD(0.6, steps=3, momentum=0.3))
     one = Experiment(model=models.affine(), data=split, mixing=mixing, algorithm=algorithm, rounds=2000)

@@ -291,6 +291,7 @@ def test_the_kernel_is_kept_where_one_says(run, experiment, tmp_path, caplog):
     fails(run("predict", path, "--out", tmp_path, "--cache", tmp_path / "file"), "cannot write to", "--cache")
 
 
+@pytest.mark.slow
 def test_what_a_shared_kernel_costs_is_said(run, experiment, tmp_path):
     wide = 'name = "mlp"\nwidth = 64'
     path = experiment(
@@ -324,6 +325,7 @@ def test_cross_entropy_is_compared_likewise(run, experiment, tmp_path):
     np.testing.assert_allclose(dataset["local_loss"][0], dataset["local_loss"][1], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_cross_entropy_that_outgrows_all_bounds(run, experiment, tmp_path):
     np.save(tmp_path / "W.npy", np.array([[2.0, -1.0], [-1.0, 2.0]]))
     path = experiment(
@@ -550,7 +552,7 @@ def test_unwritable_folder(run, experiment, tmp_path):
     fails(run("predict", experiment(), "--out", tmp_path / "file" / "folder"), "cannot write to", "--out")
 
 
-@pytest.mark.parametrize("step_size", ["1e9", "1e3"])
+@pytest.mark.parametrize("step_size", ["1e9", pytest.param("1e3", marks=pytest.mark.slow)])
 def test_step_size_that_diverges(run, experiment, tmp_path, step_size):
     path = experiment(("step_size = 0.2", f"step_size = {step_size}"), ("rounds = 20", "rounds = 200"))
     fails(run("train", path, "--out", tmp_path), "training diverges", "agent", "use a smaller step size")

@@ -35,6 +35,7 @@ def ran(*arguments, **environment):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing(tmp_path):
     folder, number, compiled = ran(tmp_path)
     assert folder.startswith(str(tmp_path))
@@ -49,16 +50,19 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert ran(tmp_path, PYTHONWARNINGS="ignore")[:2] == [folder, "3.0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["off", "0"])
 def test_an_environment_variable_switches_it_off(value):
     assert ran(NTKP2P_COMPILED=value)[0] == "None"
 
 
+@pytest.mark.slow
 def test_the_environment_names_another_folder(tmp_path):
     assert ran(NTKP2P_COMPILED=str(tmp_path))[0].startswith(str(tmp_path))
     assert ran(JAX_COMPILATION_CACHE_DIR=str(tmp_path))[0] == str(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_switches_it_off(tmp_path):
     (tmp_path / "file").touch()
     assert ran(tmp_path / "file" / "folder")[0] == "None"

@@ -135,6 +135,7 @@ def test_interrupted_killed_and_gone_on_with(toml, tmp_path, compiled):
     assert_as_by_hand(result)
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_its_process_and_one_that_fails():
     answers = dict(locally(os._exit, ["a word", 3], 2))
     assert "str" in answers["a word"].reason

@@ -140,7 +140,7 @@ def test_rounds_that_magnify_rounding_errors_say_so():
     assert 1e-10 < np.abs(predicted.local_loss / trained.local_loss - 1).max() < facts["error_estimate"] < 1e-5
 
 
-@pytest.mark.parametrize("time", ["rounds", "flow"])
+@pytest.mark.parametrize("time", ["rounds", pytest.param("flow", marks=pytest.mark.slow)])
 def test_mixing_that_expands_is_unstable_and_no_traceback(time, digits):
     _, found = integrated(logistic(digits(samples=12), rounds=800), mixing=3 * W, time=time)
     assert not found.stable

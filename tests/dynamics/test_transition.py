@@ -117,6 +117,7 @@ def test_the_bound_holds_where_growth_is_declared(algorithm, rtol, digits):
         assert relative(found.states(time), exact.states(time)) <= found.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_ten_thousand_times_span_few_vectors(symmetric):
     hard = system(np.diag(np.linspace(-0.99, 1, 600)), symmetric=symmetric)

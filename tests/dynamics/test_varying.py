@@ -39,7 +39,7 @@ ROUNDS = np.array([0, 1, 4, 5, 7, 20, 33, 33, 60])
 @pytest.fixture(scope="module")
 def pieces(digits):
     """By schedule: the system, and every round's affine map as a matrix, from the system of that round's W alone."""
-    data, algorithm = digits(agents=AGENTS, samples=24), CTA(step_size=0.3)
+    data, algorithm = digits(agents=AGENTS, samples=12), CTA(step_size=0.3)
     run = Experiment(model=models.affine(), data=data, mixing=MATRICES[0], algorithm=algorithm, rounds=1)
     features = run.features()
 
@@ -151,8 +151,8 @@ def test_the_flow_of_another_loss_follows_the_schedule(digits):
         data=digits(agents=AGENTS, samples=24),
         mixing=SCHEDULES["periodic"],
         algorithm=DGD(step_size=0.1),
-        rounds=12,
-        record=13,
+        rounds=6,
+        record=7,
         loss="cross_entropy",
     )
     predicted = predict(run, time="flow", rtol=1e-9)
@@ -163,10 +163,10 @@ def test_the_flow_of_another_loss_follows_the_schedule(digits):
     with jax.enable_x64(True):
         advance, parameters, _ = assemble(run.algorithm, run.mixing, features, run.data, loss="cross_entropy")
         state = advance.start(run.algorithm)
-        for k in range(12):
+        for k in range(6):
             one = parameters | {"mixing": jnp.asarray(run.mixing.at(k))}
             state = jnp.ravel(integrate(advance, one, state, np.array([0, 1]), time="flow", rtol=1e-11).models[-1])
-    found = predicted.models.coordinates(12).ravel()
+    found = predicted.models.coordinates(6).ravel()
     np.testing.assert_allclose(found, state, rtol=0, atol=1e-9 * np.linalg.norm(state))
 
 

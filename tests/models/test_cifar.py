@@ -167,7 +167,8 @@ def pullbacks(prepared, mnist):
     return of
 
 
-@pytest.mark.parametrize("name", [pytest.param("resnet20", marks=pytest.mark.slow), "vgg11"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NARROW)
 @in_float64
 def test_they_begin_of_order_one_and_learn(name, prepared, mnist, pullbacks):
     y = mnist[name][1]

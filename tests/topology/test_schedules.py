@@ -152,7 +152,8 @@ def test_matchings_by_seed_and_in_the_graphs_own_node_order():
 
 def test_every_link_is_drawn():
     graph = graphs.star(5)
-    drawn = sum(random_matchings(graph, 200).at(k) for k in range(200))
+    schedule = random_matchings(graph, 200)
+    drawn = sum(schedule.at(k) for k in range(200))
     counts = 2 * drawn[0, 1:]  # a round of a star pairs the hub with one leaf
     assert counts.sum() == 200
     assert counts.min() > 30
