@@ -2,8 +2,8 @@
 
 python benchmarks/startup.py > benchmarks/startup.txt
 
-The problem is tiny: four agents with ten samples of sixteen numbers each, one hidden layer of 32. No compiled program is
-kept between processes, except in the rows "kept": there a first run, which is not counted, has filled the folder.
+The problem is tiny: four agents with ten samples of sixteen numbers each, one hidden layer of 32. No compiled program
+is kept between processes, except in the rows "kept": there a first run, which is not counted, has filled the folder.
 """
 
 import os
@@ -74,23 +74,15 @@ def seconds(arguments: list[str], folder: str, kept: str) -> float:
     """Of processor time that a new process takes."""
     environment = os.environ | {"NTKP2P_COMPILED": kept}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, *arguments],
-        check=True,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=sys.stderr,
-    )
+    subprocess.run([sys.executable, *arguments], check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def second(function: str) -> float:
     """Of processor time that the second call takes in one process."""
-    done = subprocess.run(
-        [sys.executable, "-c", TINY + TWICE.format(function)], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", TINY + TWICE.format(function)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
