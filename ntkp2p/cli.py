@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ntkp2p.training import DivergedError, TrainingInterrupted
     from ntkp2p.trajectory import Trajectory
 
+#: Processes that draw figures side by side, at most: each takes up to 2 GB.
+MOST_WORKERS = 4
 #: What a figure can be saved as.
 PICTURES = (".png", ".pdf", ".svg")
 #: Where the figures are drawn by default: a folder that the repository ignores.
@@ -125,12 +127,14 @@ def figures(
         For maintainers: redraw the figures that are committed in figures/, from the root folder of a clone.
     """
     from ntkp2p import figures
+    from ntkp2p._workers import processors
     from ntkp2p.compiled import keep_compiled
 
     keep_compiled()
     folder = _results(_figures_folder(out, committed=committed, others=quick or format != "png"))
     with _progress(shown=not quiet) as progress:
-        table = figures.draw(folder, quick=quick, only=only, images=images, format=format, progress=progress)
+        options: dict[str, Any] = {"images": images, "format": format, "workers": min(processors(), MOST_WORKERS)}
+        table = figures.draw(folder, quick=quick, only=only, progress=progress, **options)
     text = table.to_string(float_format="{:.2e}".format, na_rep="")
     about = f"Errors are the worst of any agent and round, relative to the initial loss. Written to {folder}/"
     plain = {"errors": table.reset_index().to_dict("records"), "folder": str(folder)}

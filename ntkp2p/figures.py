@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from ntkp2p import asynchronous_figures, sparse_push_figures
 from ntkp2p import data as datasets
 from ntkp2p._names import lookup
+from ntkp2p._workers import Failure, locally
 from ntkp2p.algorithms import ATC, CTA, DGD, Delayed
 from ntkp2p.compare import Comparison, compare
 from ntkp2p.design import best_weights
@@ -164,6 +165,7 @@ def draw(
     only: str | None = None,
     images: str | os.PathLike[str] | None = None,
     format: str = "png",
+    workers: int = 1,
     progress: Progress = lambda label, done, total: None,
 ) -> pd.DataFrame:
     """Run, draw and write the figures.
@@ -173,7 +175,7 @@ def draw(
     out
         The folder that gets a picture for each figure and a netCDF file for each run; made if it does not exist.
     quick
-        The same figures in small.
+        The same figures, each with small runs.
     only
         One of `FIGURES`, or "sparse-push" or "staleness" for all of it; by default every figure but those that take
         long, `LONG`.
@@ -181,8 +183,10 @@ def draw(
         A folder of IDX files whose images take MNIST's place in the accuracies of Sparse-Push, Fashion-MNIST for one.
     format
         Of the pictures: "png", or "pdf" or "svg" for vector graphics with text as text.
+    workers
+        Processes that draw side by side; each takes its share of the processors.
     progress
-        Called with (run, round, rounds) as the runs go on.
+        Called with (run, round, rounds) as the runs go on; with several workers with ("figures", drawn, all).
 
     Returns
     -------
@@ -200,20 +204,60 @@ def draw(
     lookup(dict.fromkeys(("png", "pdf", "svg")), format, "format")
     netcdf_engine()
     writable(out, "out")
-    names = [name for name in FIGURES if quick or name not in LONG]
+    names = [name for name in FIGURES if name not in LONG]
     if only is not None:
         names = [name for name in FIGURES if name == only or name.startswith(f"{only}-")] or [only]
-    drawings = [lookup(FIGURES, name, "figure") for name in names]
-    study = Study(QUICK if quick else FULL, progress, images=None if images is None else Path(images))
-    for name, drawing in zip(names, drawings, strict=True):
+    for name in names:
+        lookup(FIGURES, name, "figure")
+    task = _Task(tuple(names), out, quick, None if images is None else Path(images), format)
+    tasks = [replace(task, names=group) for group in _groups(names)]
+    rows = _drawn(task, progress) if min(workers, len(tasks)) < 2 else _side_by_side(tasks, workers, progress)
+    return pd.DataFrame(rows).set_index("run") if rows else pd.DataFrame(index=pd.Index([], name="run"))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Figures that one process draws."""
+
+    names: tuple[str, ...]
+    out: Path
+    quick: bool
+    images: Path | None
+    format: str
+
+
+def _groups(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """The figures in groups that share no run: figure 1 first, for an early picture, and then the longest."""
+    names = list(names)
+    together = [tuple(name for name in group if name in names) for group in TOGETHER]
+    groups = together + [(name,) for name in names if not any(name in group for group in TOGETHER)]
+    return sorted(filter(None, groups), key=lambda group: (group != ("figure1",), group[0] not in EARLY))
+
+
+def _side_by_side(tasks: Sequence[_Task], workers: int, progress: Progress) -> list[dict[str, Any]]:
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    done, total = 0, sum(len(task.names) for task in tasks)
+    progress("figures", 0, total)
+    for task, answer in locally(_drawn, tasks, workers):
+        if isinstance(answer, Failure):
+            raise RuntimeError(f"{', '.join(task.names)} could not be drawn: {answer.reason}")
+        rows[task.names], done = answer, done + len(task.names)
+        progress("figures", done, total)
+    return [row for name in FIGURES for names in rows if names[0] == name for row in rows[names]]
+
+
+def _drawn(task: _Task, progress: Progress = lambda label, done, total: None) -> list[dict[str, Any]]:
+    """Draw and write some figures; a row of errors for each run."""
+    study = Study(QUICK if task.quick else FULL, progress, images=task.images)
+    for name in task.names:
         with plt.style.context(STYLE):
-            figure, results = drawing(study)
-            with replacing(out / f"{name}.{format}") as temporary:
-                figure.savefig(temporary, format=format)
+            figure, results = FIGURES[name](study)
+            with replacing(task.out / f"{name}.{task.format}") as temporary:
+                figure.savefig(temporary, format=task.format)
             plt.close(figure)
         for part, result in results.items():
-            save_netcdf(result, out / f"{name}{part}.nc")
-    return pd.DataFrame(study.rows).set_index("run") if study.rows else pd.DataFrame(index=pd.Index([], name="run"))
+            save_netcdf(result, task.out / f"{name}{part}.nc")
+    return study.rows
 
 
 class Study:
@@ -547,8 +591,19 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
 }
 
 
-#: Drawn only if asked for by name, or in small.
-LONG = ("sparse-push-accuracy", "staleness", "staleness-regression", "staleness-boundary")
+#: Figures that share runs: one process draws them all.
+TOGETHER = (("figure2", "algorithms", "parameters"),)
+#: Those that take longest, which begin first where several processes draw.
+EARLY = ("width", "figure2", "design", "stability")
+#: Drawn only if asked for by name.
+LONG = (
+    "sparse-push-accuracy",
+    "sparse-push-predicted",
+    "staleness",
+    "staleness-regression",
+    "staleness-stragglers",
+    "staleness-boundary",
+)
 
 
 def _network(study: Study, *, graph: str = "cycle", algorithm: type = DGD) -> Comparison:
