@@ -447,7 +447,7 @@ class Convolutional(Scaled):
         return self.dense(readout, x.reshape(len(x), -1))
 
 
-def _normal_layers(key: Any, fan_ins: Sequence[Any], fan_outs: Sequence[Any]) -> list[dict[str, np.ndarray]]:
+def _normal_layers(key: Any, fan_ins: Sequence[Any], fan_outs: Sequence[Any]) -> list[dict[str, Any]]:
     def layer(key, n, m):
         weight, bias = threefry.split(key, 2)
         return {"weight": threefry.normal(weight, (n, m)), "bias": threefry.normal(bias, (m,))}
