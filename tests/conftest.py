@@ -10,6 +10,7 @@ from collections import Counter
 import jax
 import jaxtyping
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import threadpoolctl
 
@@ -123,6 +124,13 @@ def pytest_terminal_summary(terminalreporter, config):
         parts.append(f"{number} that need{'s' * (number == 1)} {', '.join(sorted(packages))}")
     were = "was" if left_out.total() + slow == 1 else "were"
     terminalreporter.write_line(f"{' and '.join(parts)} {were} not run: pip install '.[dev]' && pytest --all")
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    """Figures are closed after every test: which tests share a process, and so how many would be open, is not fixed."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")
