@@ -45,7 +45,7 @@ def run(digits, algorithm=DGD, mixing=RING, *, model=None, samples=40, **options
     ("algorithm", "mixing", "method"),
     [
         (DGD, RING, "dense"),
-        (DGD, DIRECTED, "dense"),
+        pytest.param(DGD, DIRECTED, "dense", marks=pytest.mark.slow),
         (CTA, DIRECTED, "dense"),
         (ATC, RING, "dense"),
         (DGD, RING, "krylov"),

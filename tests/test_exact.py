@@ -38,10 +38,19 @@ def test_trained_affine_is_predicted_rounds(algorithm, mixing, classes, digits):
 
 
 @pytest.mark.parametrize(
-    "split", [{"by": "iid"}, {"by": "dirichlet", "alpha": 0.5}, {"by": "skew", "skew": 0.5}], ids=str
+    ("split", "samples"),
+    [
+        ({"by": "iid"}, 60),
+        ({"by": "dirichlet", "alpha": 0.5}, 60),
+        ({"by": "skew", "skew": 0.5}, 60),
+        ({"by": "iid"}, 200),
+        pytest.param({"by": "dirichlet", "alpha": 0.5}, 200, marks=pytest.mark.slow),
+        pytest.param({"by": "skew", "skew": 0.5}, 200, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("samples", [60, 200], ids=["Cholesky features", "Jacobian features"])
 def test_whatever_the_split_and_the_features(split, samples, digits):
+    """Of 60 samples the features are by Cholesky, of 200 by Jacobian."""
     experiment = Experiment(
         model=models.affine(),
         data=digits(agents=5, samples=samples, **split),

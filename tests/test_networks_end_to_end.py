@@ -36,7 +36,15 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, pytest.param("flax", marks=pytest.mark.needs("flax"))])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("cnn", marks=pytest.mark.slow),
+        "tanh",
+        "pair",
+        pytest.param("flax", marks=pytest.mark.needs("flax")),
+    ],
+)
 def test_trained_beside_predicted(name, digits):
     network, step_size = NETWORKS.get(name) or (in_flax(), 0.002)
     experiment = Experiment(

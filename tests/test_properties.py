@@ -11,7 +11,7 @@ from ntkp2p.dynamics.certificate import certificate
 from ntkp2p.models import Features
 
 ALGORITHMS = st.sampled_from([DGD, CTA, ATC])
-MANY = settings(max_examples=40, deadline=None, derandomize=True)
+MANY = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def agents_and_features(rng, agents, rank=3, each=2):
