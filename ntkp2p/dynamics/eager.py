@@ -117,8 +117,8 @@ def eager_system(
 ) -> EagerSystem | None:
     """As `ntkp2p.dynamics.linear_system` over one mixing matrix; None where the round does more than NumPy can.
 
-    That is where something in its state does not move with the models, as push-sum's weights, or where it computes
-    with JAX's own functions.
+    That is where something in its state does not move with the models, as push-sum's weights, or where `init` makes the
+    state with JAX's own functions. A round that calls such functions is evaluated by them, one operation at a time.
 
     Raises
     ------
@@ -159,8 +159,6 @@ def eager_system(
     one, other = np.random.default_rng(0).normal(size=(2, system.size))
     probes = np.stack([one, other, one + other, 0 * one])
     after = system.round(probes, slopes)
-    if not isinstance(after, np.ndarray):
-        return None
     expected, found = after[0] + after[1], after[2] + after[3]
     if not np.allclose(found, expected, rtol=1e-6, atol=1e-9 * float(np.abs(expected).max())):
         raise not_affine(algorithm)
