@@ -7,6 +7,7 @@ packages that only an extra installs; these fail where a package is missing.
 import os
 from collections import Counter
 
+import hypothesis
 import jax
 import jaxtyping
 import matplotlib
@@ -66,12 +67,19 @@ LONGEST = (
 )
 
 
+#: Hypothesis's number of examples for each test, unless the test says otherwise. There is no deadline: a first example
+#: may compile a program.
+EXAMPLES = {"few": 30, "many": 200}
+for name, number in EXAMPLES.items():
+    hypothesis.settings.register_profile(name, deadline=None, max_examples=number)
+
 #: Most of the time goes into compiling programs that run once; with these options it is little more than half as much.
 QUICK = {"xla_cpu_use_fusion_emitters": False}
 
 
 def pytest_configure(config):
     """Workers take `QUICK` from the environment. XLA ends a process whose options it does not know: ask it first."""
+    hypothesis.settings.load_profile("many" if config.getoption("--all") else "few")
     if config.getoption("--all") or hasattr(config, "workerinput"):
         return
     try:

@@ -11,7 +11,6 @@ from ntkp2p.dynamics.certificate import certificate
 from ntkp2p.models import Features
 
 ALGORITHMS = st.sampled_from([DGD, CTA, ATC])
-MANY = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def agents_and_features(rng, agents, rank=3, each=2):
@@ -39,7 +38,7 @@ def doubly_stochastic(rng, agents):
     return np.tensordot(rng.dirichlet(np.ones(5)), [np.eye(agents), *permutations], 1)
 
 
-@MANY
+@settings(derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.floats(0.01, 100))
 def test_dgd_flow_is_stable_for_row_stochastic_mixing(seed, agents, step_size):
     """At any step size; π, the left Perron vector, weights the Lyapunov function Σ π_q ‖z_q‖²."""
@@ -56,7 +55,7 @@ def test_dgd_flow_is_stable_for_row_stochastic_mixing(seed, agents, step_size):
     assert certificate(system, pi).flow
 
 
-@MANY
+@settings(derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.floats(0.01, 100))
 def test_dgd_generator_is_dissipative_for_doubly_stochastic_mixing(seed, agents, step_size):
     rng = np.random.default_rng(seed)
@@ -67,7 +66,7 @@ def test_dgd_generator_is_dissipative_for_doubly_stochastic_mixing(seed, agents,
     assert np.linalg.eigvalsh(symmetric_part).max() < 1e-10 * np.abs(symmetric_part).max()
 
 
-@MANY
+@settings(derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), ALGORITHMS)
 def test_a_permutation_of_agents_permutes_the_states(seed, agents, algorithm):
     rng = np.random.default_rng(seed)
@@ -86,7 +85,7 @@ def test_a_permutation_of_agents_permutes_the_states(seed, agents, algorithm):
         np.testing.assert_allclose(b, a[:, order], rtol=0, atol=1e-10 * np.abs(a).max())
 
 
-@MANY
+@settings(derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), ALGORITHMS)
 def test_the_mean_moves_by_the_mean_gradient_only(seed, agents, algorithm):
     """Any doubly stochastic W keeps the average, which then takes the mean of the gradients' steps."""

@@ -67,7 +67,7 @@ ALGORITHMS = (
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(ALGORITHMS))
 def test_exchange_keeps_the_sums(seed, algorithm):
     """Over any column-stochastic matrices, whatever the compressor lets through."""

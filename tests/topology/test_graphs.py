@@ -5,12 +5,10 @@ from functools import reduce
 
 import networkx as nx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkp2p.topology import graphs, metropolis
-
-quick = settings(deadline=None, max_examples=30)
 
 
 def product(*factors):
@@ -103,7 +101,6 @@ def test_directed_random_links_each_ordered_pair():
 
 
 @given(n=st.integers(1, 10), extra=st.floats(0, 1), share=st.floats(0, 1), seed=st.integers(0, 2**31))
-@quick
 def test_one_way_takes_what_it_can_and_says_what_it_could(n, extra, share, seed):
     graph = nx.compose(nx.random_labeled_tree(n, seed=seed), nx.gnp_random_graph(n, extra, seed=seed))
     links, bridges = graph.number_of_edges(), sum(1 for _ in nx.bridges(graph))

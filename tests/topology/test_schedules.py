@@ -19,15 +19,12 @@ from ntkp2p.topology.schedules import (
     sequence,
 )
 
-quick = settings(deadline=None, max_examples=30)
-
 RING, STAR = metropolis(graphs.cycle(4)), metropolis(graphs.star(4))
 PAIRS = np.kron(np.eye(2), np.full((2, 2), 0.5))
 OTHER_PAIRS = np.roll(PAIRS, (1, 1), axis=(0, 1))
 
 
 @given(pattern=st.lists(st.integers(0, 2), min_size=1, max_size=12), rounds=st.integers(0, 40))
-@quick
 def test_rounds_take_the_matrices_in_turn_and_equal_ones_are_stored_once(pattern, rounds):
     choices = RING, STAR, PAIRS.tolist()
     given = [choices[i] for i in pattern]
@@ -124,7 +121,6 @@ def test_rotating_ring_of_one():
 
 
 @given(n=st.integers(1, 12), p=st.floats(0, 1), seed=st.integers(0, 2**31))
-@quick
 def test_matchings_are_maximal_and_average_pairs(n, p, seed):
     graph = nx.gnp_random_graph(n, p, seed=seed)
     schedule = random_matchings(graph, 5, seed=seed)
@@ -185,7 +181,7 @@ def links_of(W):
 
 @pytest.mark.parametrize("name", MIXINGS)
 @given(probability=st.floats(0, 1), seed=st.integers(0, 2**31), agent=st.integers(0, 5))
-@settings(quick, max_examples=10)
+@settings(max_examples=10)
 def test_what_a_failing_link_does_not_carry_stays(name, probability, seed, agent):
     mixing = MIXINGS[name]
     whole = mixing if isinstance(mixing, Schedule) else periodic([mixing])

@@ -8,7 +8,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkp2p.topology import (
@@ -23,8 +23,6 @@ from ntkp2p.topology import (
     weights,
 )
 from ntkp2p.topology.reading import read
-
-quick = settings(deadline=None, max_examples=40)
 
 # Boyd, Diaconis & Xiao's example with 8 nodes and 13 edges (node order 0 … 7).
 BOYD = nx.empty_graph(8)
@@ -88,7 +86,6 @@ def test_spectra_of_regular_graphs(build, graph, spectrum):
 
 @pytest.mark.parametrize("name", BY_DEGREES)
 @given(graph=connected_graphs(), data=st.data())
-@quick
 def test_symmetric_doubly_stochastic_nonnegative_and_keeps_the_average(name, graph, data):
     W = weights.from_graph(graph, name)
     n = len(graph)
@@ -104,7 +101,6 @@ def test_symmetric_doubly_stochastic_nonnegative_and_keeps_the_average(name, gra
 
 @pytest.mark.parametrize("name", BY_DEGREES)
 @given(graph=connected_graphs(), data=st.data())
-@quick
 def test_permuting_the_nodes_permutes_the_weights(name, graph, data):
     order = data.draw(st.permutations(range(len(graph))))
     permuted = nx.Graph()
@@ -121,7 +117,6 @@ def test_rows_follow_the_graphs_own_node_order_and_attributes_are_not_read():
 
 
 @given(st.integers(1, 6), st.integers(0, 2**31))
-@quick
 def test_lazy_halves_the_way_to_the_identity(n, seed):
     W = np.random.default_rng(seed).normal(size=(n, n))
     x = np.arange(n)
@@ -189,7 +184,6 @@ def test_from_graph_names_the_closest_weights():
 
 
 @given(graph=connected_graphs())
-@quick
 def test_no_constant_weight_is_faster_than_the_best(graph):
     W = best_constant(graph)
     assert np.array_equal(W, W.T)
@@ -210,7 +204,6 @@ def test_best_constant_of_parts():
 
 
 @given(st.integers(1, 9), st.floats(0, 1), st.integers(0, 2**31))
-@quick
 def test_push_weights_share_alike(n, density, seed):
     graph = nx.gnp_random_graph(n, density, seed=seed, directed=True)
     P = push_weights(graph)
@@ -243,7 +236,6 @@ def test_fastest_mixing_reaches_the_published_values(graph, nonnegative, value):
 
 @pytest.mark.needs("cvxpy")
 @given(graph=connected_graphs(), nonnegative=st.booleans())
-@quick
 def test_fastest_mixing_is_a_mixing_matrix_and_none_is_faster(graph, nonnegative):
     W = fastest_mixing(graph, nonnegative=nonnegative)
     assert np.array_equal(W, W.T)
