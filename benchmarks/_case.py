@@ -20,6 +20,7 @@ from _process import best, machine, tell
 from jax import lax
 
 from ntkp2p import models
+from ntkp2p.kernels import TangentKernel
 
 IMAGE = (28, 28, 1)
 SCALES = {"weight_std": math.sqrt(2), "bias_std": 0.1}
@@ -68,8 +69,8 @@ def convolutional(params, x):
     ]
 
 
-def tangent_kernel(case: Case) -> models.TangentKernel:
-    return models.TangentKernel(case.forms["ours"], case.params, case.images, precision=case.dtype)
+def tangent_kernel(case: Case) -> TangentKernel:
+    return TangentKernel(case.forms["ours"], case.params, case.images, precision=case.dtype)
 
 
 def measure_ours(case: Case, seconds: float, repetitions: int) -> tuple[np.ndarray, dict]:

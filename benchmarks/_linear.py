@@ -9,8 +9,9 @@ import numpy as np
 from ntkp2p import data
 from ntkp2p.algorithms import DGD
 from ntkp2p.dynamics import LinearSystem, linear_system
-from ntkp2p.experiment import Experiment
-from ntkp2p.models import Features, affine, mlp, prepare
+from ntkp2p.kernels import Features
+from ntkp2p.models import affine, mlp, prepare
+from ntkp2p.runs.experiment import Experiment
 from ntkp2p.topology import graphs, metropolis
 
 #: As many pixels' principal components as an affine classifier is given; more features are a network's.

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from ntkp2p.dynamics import LinearSystem
 from ntkp2p.dynamics.system import advanced, product
-from ntkp2p.training import train
+from ntkp2p.runs.training import train
 
 Run = Callable[[int], tuple[np.ndarray | None, float]]
 

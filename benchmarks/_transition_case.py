@@ -21,14 +21,14 @@ from _process import best, machine, tell
 from _rivals import Run, dense, expm_multiply, integrator, simulation, training
 from threadpoolctl import threadpool_limits
 
-from ntkp2p import measures
 from ntkp2p.dynamics import LinearSystem, Solution, solve
 from ntkp2p.dynamics.krylov import TIMES
-from ntkp2p.experiment import Experiment
-from ntkp2p.figures import FULL, Study
-from ntkp2p.prediction import predictions
-from ntkp2p.training import train
-from ntkp2p.trajectory import Trajectory
+from ntkp2p.figures.study import FULL, Study
+from ntkp2p.runs import measures
+from ntkp2p.runs.experiment import Experiment
+from ntkp2p.runs.prediction import predictions
+from ntkp2p.runs.training import train
+from ntkp2p.runs.trajectory import Trajectory
 
 #: What every route must reach, and what the reference does.
 ACCURACY, REFERENCE = 1e-6, 1e-11

@@ -12,7 +12,8 @@ import numpy as np
 from _memory import peak_resident, resident_from_now
 
 from ntkp2p import data, models
-from ntkp2p.models.features import pivoted_cholesky
+from ntkp2p.kernels import TangentKernel
+from ntkp2p.kernels.features import pivoted_cholesky
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     x = images(options.samples)
     model = models.prepare(models.mlp(width=1024, depth=2), x, 1)
-    tangent = models.TangentKernel(model.apply, model.params, x)
+    tangent = TangentKernel(model.apply, model.params, x)
     asked: list[int] = []
 
     def columns(samples):

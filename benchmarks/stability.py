@@ -11,8 +11,9 @@ import numpy as np
 from _linear import Problem
 
 from ntkp2p.algorithms import ATC, DGD
-from ntkp2p.dynamics.certificate import certificate
-from ntkp2p.dynamics.stability import largest_step_size, slowest_modes, spectrum
+from ntkp2p.dynamics.lyapunov import certificate
+from ntkp2p.dynamics.spectrum import slowest_modes, spectrum
+from ntkp2p.dynamics.step_size import largest_step_size
 from ntkp2p.dynamics.system import linear_system
 
 AGENTS, STATES = 64, 100_000

@@ -320,7 +320,7 @@ def draw(found: dict, path: Path) -> None:
     import numpy as np
     from matplotlib.lines import Line2D
 
-    from ntkp2p.plotting import STYLE
+    from ntkp2p.base.style import STYLE
 
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(9.0, 7.4), layout="constrained", sharey=True)

@@ -10,7 +10,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
 import ntkp2p
-from ntkp2p.citation import references
+from ntkp2p.runs.citation import references
 
 # Pages must lie below this folder, and a link to another one would lead out of it again.
 HERE = Path(__file__).parent

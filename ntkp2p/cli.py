@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ntkp2p import __version__
-from ntkp2p._imports import missing
+from ntkp2p.base.imports import missing
 
 if TYPE_CHECKING:
-    from ntkp2p.compare import Comparison
-    from ntkp2p.experiment import Experiment
-    from ntkp2p.models import Features
-    from ntkp2p.training import DivergedError, TrainingInterrupted
-    from ntkp2p.trajectory import Trajectory
+    from ntkp2p.kernels import Features
+    from ntkp2p.runs.comparison import Comparison
+    from ntkp2p.runs.experiment import Experiment
+    from ntkp2p.runs.training import DivergedError, TrainingInterrupted
+    from ntkp2p.runs.trajectory import Trajectory
 
 #: Processes that draw figures side by side, at most: each takes up to 2 GB.
 MOST_WORKERS = 4
@@ -126,15 +126,15 @@ def figures(
     committed
         For maintainers: redraw the figures that are committed in figures/, from the root folder of a clone.
     """
-    from ntkp2p import figures
-    from ntkp2p._workers import processors
-    from ntkp2p.compiled import keep_compiled
+    from ntkp2p.base.compiled import keep_compiled
+    from ntkp2p.base.workers import processors
+    from ntkp2p.figures import draw
 
     keep_compiled()
     folder = _results(_figures_folder(out, committed=committed, others=quick or format != "png"))
     with _progress(shown=not quiet) as progress:
         options: dict[str, Any] = {"images": images, "format": format, "workers": min(processors(), MOST_WORKERS)}
-        table = figures.draw(folder, quick=quick, only=only, progress=progress, **options)
+        table = draw.draw(folder, quick=quick, only=only, progress=progress, **options)
     text = table.to_string(float_format="{:.2e}".format, na_rep="")
     about = f"Errors are the worst of any agent and round, relative to the initial loss. Written to {folder}/"
     plain = {"errors": table.reset_index().to_dict("records"), "folder": str(folder)}
@@ -270,7 +270,7 @@ def stability(
         A folder that gets stability.json and stability.png, the spectrum and the slowest modes.
     """
     from ntkp2p import stability as analysed
-    from ntkp2p.files import replacing
+    from ntkp2p.base.files import replacing
 
     run = _read(experiment)
     folder = None if out is None else _writable(out)
@@ -321,7 +321,7 @@ def compare(
 @app.command(help_epilogue=_examples("ntkp2p info", "ntkp2p info --json > machine.json"))
 def info(*, json: Json = False, quiet: Quiet = False) -> None:
     """What a report of a defect needs: versions, platform, devices, memory, threads and JAX's flags."""
-    from ntkp2p.info import info
+    from ntkp2p.base.info import info
 
     facts = info()
     _print(
@@ -368,10 +368,10 @@ def sweep(
         In place of these a Dask cluster: its address, such as tcp://127.0.0.1:8786. The workers need the data files
         that the experiment names.
     """
-    from ntkp2p.compiled import keep_compiled
-    from ntkp2p.files import replacing
-    from ntkp2p.sweep import parse_settings
-    from ntkp2p.sweep import sweep as computed
+    from ntkp2p.analysis.sweep import parse_settings
+    from ntkp2p.analysis.sweep import sweep as computed
+    from ntkp2p.base.compiled import keep_compiled
+    from ntkp2p.base.files import replacing
 
     keep_compiled()
     fields, folder = parse_settings(settings), _results(out)
@@ -465,7 +465,7 @@ def _say(message: str) -> None:
 
 def _print(result: Any, plain: Mapping[str, Any] | None) -> None:
     """The result for people, or its numbers and words in JSON where there are such."""
-    from ntkp2p.reports import Report
+    from ntkp2p.base.reports import Report
 
     if plain is not None:
         print(_in_json(plain))
@@ -483,7 +483,7 @@ def _print(result: Any, plain: Mapping[str, Any] | None) -> None:
 def _in_json(plain: Mapping[str, Any]) -> str:
     from json import dumps
 
-    from ntkp2p.reports import as_plain
+    from ntkp2p.base.reports import as_plain
 
     return dumps(as_plain(plain), indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -523,8 +523,8 @@ def _in_words(value: Any) -> str:
 
 def _read(path: Path) -> Experiment:
     """The experiment in a file; compiled programs are kept from here on."""
-    from ntkp2p.compiled import keep_compiled
-    from ntkp2p.experiment import Experiment
+    from ntkp2p.base.compiled import keep_compiled
+    from ntkp2p.runs.experiment import Experiment
 
     keep_compiled()
     return Experiment.from_toml(path)
@@ -534,7 +534,7 @@ def _begin(
     path: Path, out: Path, processes: Processes | None, cache: Path | None = None
 ) -> tuple[Experiment, Path | None]:
     """The run and the folder for its results: None in a process that leaves writing and printing to another."""
-    from ntkp2p import devices
+    from ntkp2p.base import devices
 
     run = _read(path)
     if cache is not None:
@@ -606,14 +606,14 @@ def _figures_folder(out: Path | None, *, committed: bool, others: bool) -> Path:
 
 
 def _writable(folder: Path, option: str = "--out") -> Path:
-    from ntkp2p.files import writable
+    from ntkp2p.base.files import writable
 
     return writable(folder, option)
 
 
 def _results(folder: Path) -> Path:
     """The folder for results, checked before anything is computed: it is writable, and netCDF can be written."""
-    from ntkp2p.files import netcdf_engine
+    from ntkp2p.base.files import netcdf_engine
 
     netcdf_engine()
     return _writable(folder)
@@ -622,8 +622,8 @@ def _results(folder: Path) -> Path:
 def _save_figure(figure, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    from ntkp2p.files import replacing
-    from ntkp2p.plotting import STYLE
+    from ntkp2p.base.files import replacing
+    from ntkp2p.base.style import STYLE
 
     with replacing(path) as temporary, plt.style.context(STYLE):
         figure.savefig(temporary, format=path.suffix[1:])

@@ -22,22 +22,28 @@ threadpoolctl.threadpool_limits(1, user_api="blas")
 # The experiment's fields say what they should be; it is its own messages that are tested there.
 ROOMS = (
     "algorithms",
+    "analysis.stability",
+    "analysis.stability_map",
+    "analysis.stability_report",
+    "analysis.timeliness",
     "asynchrony.clocks",
     "asynchrony.events",
     "asynchrony.gossip",
     "asynchrony.staleness",
+    "base.checks",
     "data",
     "dynamics",
-    "initialisations",
-    "models",
+    "kernels",
+    "models.cifar",
+    "models.networks",
+    "models.threefry",
+    "runs.comparison",
+    "runs.infinite_width",
+    "runs.measures",
+    "runs.prediction",
+    "runs.training",
+    "runs.trajectory",
     "topology",
-    "compare",
-    "measures",
-    "prediction",
-    "stability",
-    "timeliness",
-    "training",
-    "trajectory",
 )
 jaxtyping.install_import_hook([f"ntkp2p.{room}" for room in ROOMS], "beartype.beartype")
 
@@ -179,6 +185,6 @@ def digits():
 @pytest.fixture(scope="session")
 def neural_tangents():
     """The library, as the package imports it."""
-    from ntkp2p.models.infinite import neural_tangents
+    from ntkp2p.kernels.infinite import neural_tangents
 
     return neural_tangents()

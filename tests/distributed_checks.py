@@ -72,7 +72,7 @@ def kernel(mesh: Mesh | None = None, *, seed: int = 0, **options) -> dict[str, n
     rng = np.random.default_rng(0)
     x, other = rng.normal(size=(37, 6)), rng.normal(size=(11, 6))
     model = p2p.models.prepare(p2p.models.mlp(width=9, depth=2), x, 2, seed=seed)
-    found = p2p.models.TangentKernel(model.apply, model.params, x, mesh=mesh, **options)
+    found = p2p.kernels.TangentKernel(model.apply, model.params, x, mesh=mesh, **options)
     results = {"matrix": found.matrix()}
     blocks = [len(leaf.addressable_shards) for leaf in jax.tree.leaves(list(found._held.values()))]
     layout = {"blocks": np.array(blocks), "groups": found._rows.groups, "room": found._room}
@@ -87,7 +87,7 @@ def kernels() -> dict[str, np.ndarray]:
     for count in (1, 3, jax.device_count()):
         mesh = Mesh(np.asarray(jax.devices()[:count]), (p2p.devices.AXIS,))
         cases = {"whole": kernel(mesh)}
-        with mock.patch.dict(p2p.models.ntk.BLOCK, cpu=2):
+        with mock.patch.dict(p2p.kernels.ntk.BLOCK, cpu=2):
             cases["small"] = kernel(mesh)
             cases["tight"] = kernel(mesh, memory=int(cases["small"]["least"]))
         results |= {f"{count}/{case}/{name}": value for case, found in cases.items() for name, value in found.items()}

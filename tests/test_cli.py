@@ -16,7 +16,7 @@ import scipy.sparse
 import xarray as xr
 
 from ntkp2p import cli, schedules
-from ntkp2p.files import replacing
+from ntkp2p.base.files import replacing
 
 TOML = """
 rounds = 20
@@ -133,7 +133,7 @@ def test_bash_completes_what_is_typed(tmp_path):
 
 def test_figures_in_json(run, tmp_path, monkeypatch):
     table = pd.DataFrame({"run": ["a"], "linearisation": [0.5], "solver": [np.nan]}).set_index("run")
-    monkeypatch.setattr("ntkp2p.figures.draw", lambda out, **options: table)
+    monkeypatch.setattr("ntkp2p.figures.draw.draw", lambda out, **options: table)
     code, out, _ = run("figures", "--out", tmp_path, "--json", "-q")
     assert code == 0
     assert json.loads(out) == {
@@ -146,7 +146,7 @@ def test_figures_in_json(run, tmp_path, monkeypatch):
 def test_committed_figures_are_drawn_by_name_only(run, tmp_path, monkeypatch):
     drawn = []
     table = pd.DataFrame({"run": ["a"], "solver": [np.nan]}).set_index("run")
-    monkeypatch.setattr("ntkp2p.figures.draw", lambda out, **options: drawn.append(out) or table)
+    monkeypatch.setattr("ntkp2p.figures.draw.draw", lambda out, **options: drawn.append(out) or table)
     monkeypatch.chdir(tmp_path)
     fails(run("figures", "--committed"), "only in the root folder of a clone")
     (tmp_path / "pyproject.toml").touch()

@@ -25,11 +25,11 @@ assert not heavy, heavy
 import ntkp2p.compare, ntkp2p.stability
 import ntkp2p as p2p
 from ntkp2p import communication
-from ntkp2p.timeliness import Timeliness
+from ntkp2p.analysis.timeliness import Timeliness
 
 for function in (p2p.compare, p2p.stability, communication, p2p.timeliness):
     assert callable(function), function
-assert sys.modules["ntkp2p.compare"].compare is p2p.compare
+assert sys.modules["ntkp2p.runs.comparison"].compare is p2p.compare
 """
 
 

@@ -10,8 +10,8 @@ import pytest
 
 import ntkp2p as p2p
 from ntkp2p import cli
-from ntkp2p._imports import needed
-from ntkp2p.files import netcdf_engine
+from ntkp2p.base.files import netcdf_engine
+from ntkp2p.base.imports import needed
 
 TOML = """
 rounds = 4
@@ -85,7 +85,12 @@ def test_a_command_names_the_extra(module, extra, typed, refused, monkeypatch):
 def test_a_command_that_cannot_save_does_not_begin(command, module, refused, monkeypatch, tmp_path):
     """Nothing is computed, and no folder is left."""
     monkeypatch.setitem(sys.modules, module, None)
-    for home, work in (("prediction", "predictions"), ("training", "train"), ("figures", "Study"), ("sweep", "_cells")):
+    for home, work in (
+        ("runs.prediction", "predictions"),
+        ("runs.training", "train"),
+        ("figures.draw", "Study"),
+        ("analysis.sweep", "_cells"),
+    ):
         monkeypatch.setattr(importlib.import_module(f"ntkp2p.{home}"), work, None)
     setting = ["--set", "algorithm.step_size=0.1"] if command == "sweep" else []
     typed = ["--quick"] if command == "figures" else ["experiment.toml", *setting]

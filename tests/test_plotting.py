@@ -15,12 +15,13 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 import ntkp2p as p2p
-from ntkp2p import AsynchronousGossip, Objective, Trajectory, clocks, graphs, metropolis, plotting
-from ntkp2p.dynamics.stability import eigenvalues
-from ntkp2p.margins import Margin
-from ntkp2p.reports import Report
-from ntkp2p.stability import StabilityMap
-from ntkp2p.timeliness import Lateness
+from ntkp2p import AsynchronousGossip, Objective, Trajectory, clocks, graphs, metropolis
+from ntkp2p.analysis.delay_margins import Margin
+from ntkp2p.analysis.stability_map import StabilityMap
+from ntkp2p.analysis.timeliness import Lateness
+from ntkp2p.base.reports import Report
+from ntkp2p.dynamics.spectrum import eigenvalues
+from ntkp2p.runs import plots
 
 ROUNDS = np.arange(41)
 
@@ -50,7 +51,7 @@ def grey(ax):
 
 @pytest.mark.parametrize("agents", [4, 50])
 def test_trained_and_predicted_differ_on_grey_paper(agents):
-    ax = plotting.agent_curves([trajectory("trained", agents), trajectory("rounds", agents, level=1e3)])
+    ax = plots.agent_curves([trajectory("trained", agents), trajectory("rounds", agents, level=1e3)])
     assert len(ax.lines) == (8 if agents == 4 else 6)  # the mean, the lowest and the highest of many
     assert len(ax.get_legend().get_texts()) <= 8
     trained, predicted = ax.lines[0], ax.lines[-1]
@@ -74,7 +75,7 @@ def test_of_many_agents_the_ends_of_the_last_finite_round_are_named():
     first.dataset["local_loss"][20] = np.random.default_rng(0).permutation(30) + 1.0
     first.dataset["local_loss"][21:] = np.inf
     values = first.local_loss.values[20]
-    ax = plotting.agent_curves([first, second])
+    ax = plots.agent_curves([first, second])
     named = [text for text in ax.texts if text.get_text().startswith("agent")]
     assert [text.get_text() for text in named] == [f"agent {values.argmin()}", f"agent {values.argmax()}"]
     assert [text.xy for text in named] == [(20, 1.0), (20, 30.0)]
@@ -87,7 +88,7 @@ def test_of_many_agents_the_ends_of_the_last_finite_round_are_named():
 def test_standard_deviations_of_many_agents_are_one_band():
     found = trajectory("rounds", 30)
     found.dataset["local_loss_std"] = 0.5 * found.dataset["local_loss"]
-    ax = plotting.agent_curves([found])
+    ax = plots.agent_curves([found])
     corners = ax.collections[-1].get_paths()[0].vertices[:, 1]
     losses = found.local_loss.values
     assert corners.max() == pytest.approx(1.5 * losses.max())
@@ -96,7 +97,7 @@ def test_standard_deviations_of_many_agents_are_one_band():
 
 
 def test_a_prediction_by_itself_has_the_agents_colours():
-    ax = plotting.agent_curves([trajectory("rounds", 4)])
+    ax = plots.agent_curves([trajectory("rounds", 4)])
     assert len({tuple(line.get_color()) for line in ax.lines}) == 4
     assert all(line.is_dashed() for line in ax.lines)
 
@@ -266,10 +267,10 @@ def test_a_graph_has_the_widths_of_its_weights_in_its_own_order():
 
 
 def test_the_style_sheet_is_one_for_all():
-    with plt.style.context("ntkp2p.ntkp2p"):
+    with plt.style.context("ntkp2p.base.ntkp2p"):
         cycle = list(plt.rcParams["axes.prop_cycle"])
         assert len({(line["color"], line["linestyle"]) for line in cycle}) == len(cycle) >= 7
         assert len({line["linestyle"] for line in cycle[:4]}) == 4
         file = io.BytesIO()
-        plotting.agent_curves([trajectory("trained", 4)]).figure.savefig(file, format="svg")
+        plots.agent_curves([trajectory("trained", 4)]).figure.savefig(file, format="svg")
     assert b">trained</text>" in file.getvalue()  # and not its outlines

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from ntkp2p import ATC, CTA, DGD, check_mixing, linear_system
 from ntkp2p.data import AgentData, Dataset
 from ntkp2p.dynamics import solve
-from ntkp2p.dynamics.certificate import certificate
-from ntkp2p.models import Features
+from ntkp2p.dynamics.lyapunov import certificate
+from ntkp2p.kernels import Features
 
 ALGORITHMS = st.sampled_from([DGD, CTA, ATC])
 

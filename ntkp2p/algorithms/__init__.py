@@ -2,9 +2,9 @@
 
 from ntkp2p.algorithms.algorithm import Algorithm, Compressor, World
 from ntkp2p.algorithms.compression import COMPRESSORS, RandomK, TopK
+from ntkp2p.algorithms.delayed import Delayed, Modifier
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
 from ntkp2p.algorithms.local_sgd import LocalSGD
-from ntkp2p.algorithms.modifiers import Delayed, Modifier
 from ntkp2p.algorithms.push_sum import PushSum
 from ntkp2p.algorithms.sparse_push import CHOCO, SkewCompensatedSparsePush, SparsePush
 

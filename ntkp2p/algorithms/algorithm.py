@@ -10,25 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-
-def is_number(value: Any, /) -> bool:
-    """Whether it is a finite real number, and not a truth value."""
-    number = isinstance(value, int | float | np.number | jax.Array) and not isinstance(value, bool)
-    return bool(number and np.ndim(value) == 0 and np.isrealobj(value) and np.isfinite(value))
-
-
-def must_be_share(name: str, value: Any, remedy: str, /, *, one: bool = False) -> None:
-    """Refuse what is not above 0 and below 1 (or at most 1, if `one`); what JAX traces was checked as a number."""
-    if isinstance(value, Tracer) or (is_number(value) and (0 < value < 1 or (one and value == 1))):
-        return
-    raise ValueError(f"{name} must be above 0 and {'at most' if one else 'below'} 1, found {value!r}: {remedy}")
-
-
-def whole_rounds(name: str, value: Any, /, *, least: int = 0) -> int:
-    """A whole number of rounds."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number of rounds ≥ {least}, found {value!r}: for instance {name}=10")
-    return int(value)
+from ntkp2p.base.checks import is_number, must_be_share
 
 
 class Compressor(eqx.Module):

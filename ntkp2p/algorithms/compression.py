@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ntkp2p.algorithms.algorithm import Compressor, must_be_share
+from ntkp2p.algorithms.algorithm import Compressor
+from ntkp2p.base.checks import must_be_share
 
 
 class TopK(Compressor):

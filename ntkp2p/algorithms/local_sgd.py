@@ -21,8 +21,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkp2p.algorithms.algorithm import Algorithm, is_number, whole_rounds
+from ntkp2p.algorithms.algorithm import Algorithm
 from ntkp2p.algorithms.push_sum import must_be_momentum
+from ntkp2p.base.checks import is_number, whole_rounds
 
 #: What a new message counts for in the running mean of squared distances.
 FORGETTING = 0.1

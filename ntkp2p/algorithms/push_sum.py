@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkp2p.algorithms.algorithm import Algorithm, must_be_share
+from ntkp2p.algorithms.algorithm import Algorithm
+from ntkp2p.base.checks import must_be_share
 
 
 class _PushSumState(NamedTuple):

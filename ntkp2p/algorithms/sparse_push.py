@@ -35,8 +35,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from ntkp2p.algorithms.algorithm import Algorithm, Compressor, must_be_share, whole_rounds
+from ntkp2p.algorithms.algorithm import Algorithm, Compressor
 from ntkp2p.algorithms.push_sum import must_be_momentum, nesterov
+from ntkp2p.base.checks import must_be_share, whole_rounds
 
 #: ε of AdaGossip: keeps an entry on which all agreed so far from an infinite rate.
 SMALL = 1e-8

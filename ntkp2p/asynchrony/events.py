@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from ntkp2p.reports import html_table
+from ntkp2p.base.reports import html_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -314,9 +314,9 @@ class Events:
 
         Up to 400 events are drawn one by one: `events.until(200).plot()` shows the first 200.
         """
-        from ntkp2p import plotting
+        from ntkp2p.asynchrony import plots
 
-        return plotting.events(self, ax=ax)
+        return plots.events(self, ax=ax)
 
     def _repr_html_(self) -> str:
         columns = np.arange(self.users), self.updates, self.messages, self.silent

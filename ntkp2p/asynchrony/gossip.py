@@ -24,13 +24,13 @@ from jaxtyping import Float
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ntkp2p._names import lookup
-from ntkp2p.asynchrony._drawing import Drawing, streams
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Trace
 from ntkp2p.asynchrony.events import Events, Kind
-from ntkp2p.reports import html_table
-from ntkp2p.topology._matrix import square_matrix
-from ntkp2p.topology.facts import TOLERANCE
+from ntkp2p.asynchrony.simulation import Drawing, streams
+from ntkp2p.base.checks import lookup
+from ntkp2p.base.reports import html_table
+from ntkp2p.topology.matrix import square_matrix
+from ntkp2p.topology.spectrum import TOLERANCE
 from ntkp2p.topology.weights import links_of
 
 if TYPE_CHECKING:
@@ -393,9 +393,9 @@ class AsynchronousGossip:
 
     def plot(self, *, ax: "Axes | None" = None) -> "Axes":
         """Every user's mean rates of updates and of chances to talk, into `ax` or new axes; returns them."""
-        from ntkp2p import plotting
+        from ntkp2p.asynchrony import plots
 
-        return plotting.clocks(self, ax=ax)
+        return plots.clocks(self, ax=ax)
 
     def _repr_html_(self) -> str:
         rows = [(f.name, self._in_words(f.name)) for f in fields(self)]

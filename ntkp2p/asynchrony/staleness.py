@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import digamma
 
-from ntkp2p._names import lookup
-from ntkp2p.asynchrony._counting import Count
 from ntkp2p.asynchrony.events import Events
+from ntkp2p.asynchrony.versions import Count
+from ntkp2p.base.checks import lookup
 
 # How often a pair of users speaks where each turns to others at rate 1, in each direction, relative to push.
 _DIRECTIONS = {"push": 1, "pull": 1, "push-pull": 2}

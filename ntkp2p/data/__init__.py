@@ -5,7 +5,8 @@
 `DATASETS` and `PARTITIONS` list what there is by name.
 """
 
-from ntkp2p.data.datasets import DATASETS, Dataset, load
+from ntkp2p.data.datasets import Dataset
+from ntkp2p.data.load import DATASETS, load
 from ntkp2p.data.partition import PARTITIONS, AgentData, split
 
 __all__ = ["DATASETS", "PARTITIONS", "AgentData", "Dataset", "load", "split"]

@@ -15,9 +15,9 @@ from numbers import Real
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ntkp2p._names import lookup
-from ntkp2p.data.datasets import Count, Dataset, whole
-from ntkp2p.reports import html_table
+from ntkp2p.base.checks import Count, lookup, whole
+from ntkp2p.base.reports import html_table
+from ntkp2p.data.datasets import Dataset
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -1,5 +1,6 @@
 """The closed form: a linear system from an algorithm's round, and its state transition; or its integration."""
 
+from ntkp2p.dynamics.adjoint import propagate
 from ntkp2p.dynamics.delay import (
     CharacteristicRoots,
     characteristic_roots,
@@ -9,12 +10,12 @@ from ntkp2p.dynamics.delay import (
     delayed_radius,
     sufficient_delay,
 )
-from ntkp2p.dynamics.gradient import propagate
-from ntkp2p.dynamics.integrate import Integration, integrate
-from ntkp2p.dynamics.stability import Spectrum, spectrum
-from ntkp2p.dynamics.steady import NoSteadyStateError, steady_state
+from ntkp2p.dynamics.nonlinear import Integration, integrate
+from ntkp2p.dynamics.solve import Solution, solve
+from ntkp2p.dynamics.spectrum import Spectrum, spectrum
+from ntkp2p.dynamics.steady_state import NoSteadyStateError, steady_state
 from ntkp2p.dynamics.system import LinearSystem, linear_system
-from ntkp2p.dynamics.transition import Solution, Transition, solve, transition
+from ntkp2p.dynamics.transition import Transition, transition
 
 __all__ = [
     "CharacteristicRoots",

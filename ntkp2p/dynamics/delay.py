@@ -25,13 +25,13 @@ import scipy.special
 from jaxtyping import Complex, Float
 from numpy.typing import ArrayLike
 
-from ntkp2p._names import lookup
 from ntkp2p.algorithms import Algorithm, Delayed
+from ntkp2p.base.checks import lookup
+from ntkp2p.base.threads import one_thread
 from ntkp2p.data import AgentData
-from ntkp2p.dynamics.stability import EDGE
+from ntkp2p.dynamics.spectrum import EDGE
 from ntkp2p.dynamics.system import linear_system
-from ntkp2p.models import Features
-from ntkp2p.threads import one_thread
+from ntkp2p.kernels import Features
 from ntkp2p.topology import Schedule
 
 #: What may be late: the names of `Delayed`'s delays.

@@ -15,10 +15,11 @@ from jaxtyping import Float, PyTree
 
 from ntkp2p.algorithms import Algorithm, Compressor, World
 from ntkp2p.algorithms.exogenous import Form
+from ntkp2p.base.precision import in_float64
 from ntkp2p.data import AgentData
-from ntkp2p.dynamics.system import Affine, LinearSystem, must_have_closed_form, not_affine, share_of
-from ntkp2p.models import Features
-from ntkp2p.precision import in_float64
+from ntkp2p.dynamics.round import Affine, share_of
+from ntkp2p.dynamics.system import LinearSystem, must_have_closed_form, not_affine
+from ntkp2p.kernels import Features
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,267 +10,29 @@ an affine map of the state, and its derivative is M. Where the mixing matrix cha
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from ntkp2p.algorithms import Algorithm, Compressor, World
-from ntkp2p.algorithms.awake import awake_round, mean_round
-from ntkp2p.algorithms.exogenous import Form, repetition
-from ntkp2p.asynchrony import AsynchronousGossip, Events, Steps
+from ntkp2p.algorithms import Algorithm
+from ntkp2p.asynchrony import Steps
+from ntkp2p.base.precision import in_float64
+from ntkp2p.base.reports import html_table
 from ntkp2p.data import AgentData
-from ntkp2p.losses import LOSSES
-from ntkp2p.models import Features
-from ntkp2p.precision import in_float64
-from ntkp2p.reports import html_table
-from ntkp2p.topology import Schedule
+from ntkp2p.dynamics.round import Affine, Round, assemble
+from ntkp2p.dynamics.timetable import CONSTANT, MeanStep, Mixing, Timetable, at_round, flow_time_of_a_round, has_flow
+from ntkp2p.kernels import Features
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
 #: Bytes that a block of states may take where many are advanced together.
 BLOCK = 2**26
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round of linear models in features, of the state as a vector; hashable, so that JAX compiles it once.
-
-    Attributes
-    ----------
-    algorithm
-        Without its real constants, which are among the parameters.
-    shape
-        (Q, rank, columns) of the agents' coordinates.
-    loss
-        A name of `ntkp2p.losses.LOSSES`.
-    relays
-        Rows of the state beside those of the agents, which hold messages on their way.
-    """
-
-    algorithm: Algorithm
-    shape: tuple[int, int, int]
-    loss: str = "squared"
-    relays: int = 0
-
-    def __call__(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, " n"]:
-        """The state after one round; `parameters` as `assemble` makes them, of that round."""
-        return ravel_pytree(self.both(parameters, s)[0])[0]
-
-    def both(self, parameters: PyTree, s: Float[Array, " n"], /) -> tuple[list, list]:
-        """The leaves of the state after one round, those that move with the models and the exogenous ones.
-
-        Parameters
-        ----------
-        parameters
-            As `assemble` makes them, of this round.
-        s
-            The state before it, shape (n,).
-        """
-        algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
-        form, mixing = self.form(algorithm), parameters["mixing"]
-        state = self._state(algorithm, form, parameters, s)
-        held = tuple(parameters[name] for name in ("matrix", "outputs", "targets", "weights"))
-        slope = jax.grad(lambda f, y: jnp.sum(LOSSES[self.loss](f, y)))
-
-        def gradient(z, matrix, outputs, targets, weights):
-            f = outputs + (matrix @ z.reshape(self.shape[1:])).reshape(outputs.shape)
-            pull = (slope(f, targets) * weights[:, None]).reshape(len(matrix), -1)
-            return (matrix.T @ pull).reshape(-1)
-
-        def own(user, z):
-            return gradient(z, *(array[user] for array in held))
-
-        if isinstance(mixing, Steps):
-            return form.split(awake_round(algorithm, state, mixing, own))
-        if isinstance(mixing, MeanStep):
-            return form.split(mean_round(algorithm, state, *mixing, own))
-
-        def grad(z, /, *, when=True):
-            return jnp.where(when, jax.vmap(gradient)(z, *held), 0)
-
-        def compress(z, by, /, *, everything=False):
-            return jnp.where(everything, 1, share_of(by)) * z
-
-        world = World(
-            mix=lambda z: mixing @ z,
-            grad=grad,
-            own=lambda z: jnp.diagonal(mixing)[:, None] * z,
-            compress=compress,
-        )
-        return form.split(algorithm.round(state, world))
-
-    def start(self, algorithm: Algorithm, /) -> Float[Array, " n"]:
-        """The first state of an `algorithm`: all agents at θ₀."""
-        return ravel_pytree(self.form(algorithm).split(self._first(algorithm))[0])[0]
-
-    def model(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, "Q d"]:
-        """The agents' coordinates, each agent's as one row, in a state.
-
-        Parameters
-        ----------
-        parameters
-            As `assemble` makes them, of this round.
-        s
-            The state before it, shape (n,).
-        """
-        algorithm = eqx.combine(parameters["algorithm"], self.algorithm)
-        return algorithm.model(self._state(algorithm, self.form(algorithm), parameters, s))[: self.shape[0]]
-
-    def form(self, algorithm: Algorithm, /) -> Form:
-        """What of the state of an `algorithm` is in the vector, and what is exogenous."""
-        return Form.of(algorithm, self.shape[0] + self.relays)
-
-    def _state(self, algorithm: Algorithm, form: Form, parameters: PyTree, s: Float[Array, " n"]) -> PyTree:
-        moving = form.split(jax.eval_shape(self._first, algorithm))[0]
-        unravel = ravel_pytree([jnp.zeros(leaf.shape) for leaf in moving])[1]
-        return form.join(unravel(s), parameters["exogenous"])
-
-    def _first(self, algorithm):
-        agents, rank, columns = self.shape
-        return algorithm.init(jnp.zeros((agents + self.relays, rank * columns)))
-
-
-@dataclass(frozen=True)
-class Affine:
-    """A round that is given as matrix and offset, of a single agent whose model is the state."""
-
-    def __call__(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, " n"]:
-        """The state after one round."""
-        return parameters["matrix"] @ s + parameters["offset"]
-
-    def model(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, "1 n"]:
-        """The state as one row.
-
-        Parameters
-        ----------
-        parameters
-            M and b.
-        s
-            The state, shape (n,).
-        """
-        return s[None]
-
-
-#: Who mixes with whom: one matrix, one for each round, what agents on their own clocks do, or these clocks themselves.
-Mixing = np.ndarray | Schedule | Events | AsynchronousGossip
-
-
-class MeanStep(NamedTuple):
-    """What the next event of memoryless clocks may be, and with which probabilities, shape (E,)."""
-
-    steps: Steps
-    shares: Any
-
-
-def assemble(
-    algorithm: Algorithm,
-    mixing: Mixing,
-    features: Features,
-    data: AgentData,
-    /,
-    *,
-    columns: Float[np.ndarray, "rows _"] | None = None,
-    loss: str = "squared",
-    rounds: int | None = None,
-) -> tuple[Round, dict[str, Any], "Timetable"]:
-    """A round of linear models, its parameters (constants, mixing and data), and which of them are in which round.
-
-    Parameters
-    ----------
-    mixing, columns, rounds
-        As for `linear_system`.
-
-    Returns
-    -------
-    round
-        The function of parameters and state.
-    parameters
-        "algorithm": its real constants. "mixing": W, or a schedule's distinct matrices (D, Q, Q); `Steps` of the
-        events, or a `MeanStep` of clocks. "exogenous": the
-        exogenous leaves of the state, or those before each round of the timetable. "matrix": S_q,
-        (Q, rows, rank), padded with zero rows to the largest agent. "outputs", "targets": f₀ and y, (Q, samples, C).
-        "weights": 1/N_q, and 0 for padding, (Q, samples).
-    timetable
-        Of what changes over time; of no rounds if nothing does.
-    """
-    constants, rest = eqx.partition(algorithm, lambda leaf: eqx.is_inexact_array_like(leaf))
-    outputs, targets = (features.initial, data.targets) if columns is None else (columns, 0 * columns)
-    if columns is not None:  # a sample's rows, each its own column: a loss of the rows of one column is their sum
-        outputs, targets = (rows.reshape(data.samples, -1) for rows in (outputs, targets))
-    matrices, timetable, exogenous = _timetable(algorithm, mixing, rounds)
-    parameters = {
-        "algorithm": jax.tree.map(jnp.asarray, constants),
-        "mixing": jax.tree.map(jnp.asarray, matrices),
-        "exogenous": [jnp.asarray(leaf) for leaf in exogenous],
-        "matrix": _agent_blocks(features.matrix, data),
-        "outputs": jnp.asarray(data.per_agent(outputs)),
-        "targets": jnp.asarray(data.per_agent(targets)),
-        "weights": jnp.asarray(data.per_agent(1 / data.sizes[data.owner])),
-    }
-    width = features.columns if columns is None else columns.shape[1]
-    relays = mixing.relays if isinstance(mixing, Events) else 0
-    return Round(rest, (data.agents, features.rank, width), loss, relays), parameters, timetable
-
-
-class Timetable(NamedTuple):
-    """What a system whose rounds differ has in which of them.
-
-    Attributes
-    ----------
-    order
-        Which of the stack `parameters["mixing"]` the rounds 0, …, T − 1 have, shape (T,); the leaves
-        `parameters["exogenous"]` have a row for each of these. Empty if all rounds are alike.
-    begin
-        From which round on it repeats itself.
-    periodic
-        Whether it does: round T is like round `begin`. Otherwise it ends there.
-    """
-
-    order: Any
-    begin: Any = 0
-    periodic: Any = True
-
-    def place(self, k: Any, /) -> Any:
-        """The one of the rounds 0, …, T − 1 that round `k` is like."""
-        return jnp.where(
-            k < self.begin, k, self.begin + (k - self.begin) % jnp.maximum(1, len(self.order) - self.begin)
-        )
-
-
-#: Of a system whose rounds are all alike.
-CONSTANT = Timetable(np.zeros(0, int))
-
-
-def _timetable(algorithm: Algorithm, mixing: Mixing, most: int | None) -> tuple[Any, Timetable, list[np.ndarray]]:
-    """The distinct matrices, or the only one; which of them each round has; and the exogenous leaves before each.
-
-    Of events, what each of them does; of clocks, what the next event may be.
-    """
-    if isinstance(mixing, AsynchronousGossip):
-        events, rates = mixing.kinds_of_events()
-        return MeanStep(events.steps(), rates / rates.sum()), CONSTANT, []
-    if isinstance(mixing, Events):
-        steps = mixing.steps(0, most)
-        return steps, Timetable(np.arange(len(steps.rows)), len(steps.rows), False), []
-    if isinstance(mixing, np.ndarray) or len(mixing.matrices) == 1:
-        mixing = Schedule(
-            mixing.reshape(1, *mixing.shape[-2:]) if isinstance(mixing, np.ndarray) else mixing.matrices,
-            np.zeros(1, int),
-            True,
-        )
-    begin, length, exogenous = repetition(algorithm, mixing.matrices, mixing.order, mixing.periodic, most=most)
-    if (begin, length) == (0, 1):
-        return mixing.at(0), CONSTANT, [np.asarray(leaf[0]) for leaf in exogenous]
-    rounds = np.arange(len(exogenous[0]) if exogenous else mixing.period)
-    # Of mixing that ends, the last row is of the state after all rounds.
-    order = mixing.order[rounds % mixing.period if mixing.periodic else np.minimum(rounds, mixing.period - 1)]
-    return mixing.matrices, Timetable(order, begin, length > 0), exogenous
 
 
 @dataclass(frozen=True, eq=False)
@@ -497,9 +259,9 @@ class LinearSystem:
 
         Of more than 1,500 states, or 600 if M is not symmetric, the extreme ones, by iteration.
         """
-        from ntkp2p import plotting
+        from ntkp2p.dynamics import plots
 
-        return plotting.system(self, ax=ax)
+        return plots.system(self, ax=ax)
 
     def __repr__(self) -> str:
         return f"LinearSystem({', '.join(value for _, value in self._facts())})"
@@ -613,29 +375,6 @@ def _in_words(algorithm: Algorithm) -> str:
     return repr(jax.tree.map(lambda constant: float(constant) if eqx.is_array(constant) else constant, algorithm))
 
 
-def has_flow(algorithm: Algorithm, mixing: Mixing, /) -> bool:
-    """Whether there is a flow: of an algorithm's gradients, or of the mean over memoryless clocks; events have none."""
-    return isinstance(mixing, AsynchronousGossip) or (algorithm.has_flow and not isinstance(mixing, Events))
-
-
-def flow_time_of_a_round(algorithm: Algorithm, mixing: Mixing, /) -> float:
-    """η, or of clocks the mean wall-clock time between two events."""
-    if isinstance(mixing, AsynchronousGossip):
-        return float(1 / mixing.kinds_of_events()[1].sum())
-    return float(algorithm.step_size)
-
-
-def at_round(parameters: PyTree, timetable: Timetable, k: Any) -> PyTree:
-    """The parameters in round k: its mixing matrix and exogenous leaves, where rounds differ."""
-    if not len(timetable.order):
-        return parameters
-    at = timetable.place(k)
-    return parameters | {
-        "mixing": jax.tree.map(lambda part: part[jnp.asarray(timetable.order)[at]], parameters["mixing"]),
-        "exogenous": [leaf[at] for leaf in parameters["exogenous"]],
-    }
-
-
 def linear(advance: Callable, parameters: PyTree, s: Array) -> Array:
     """M s, the derivative of the round."""
     return jax.jvp(partial(advance, parameters), (jnp.zeros_like(s),), (s,))[1]
@@ -667,28 +406,6 @@ def _directions(advance: Callable, parameters: PyTree, basis: Array) -> Array:
 def transposed_product(advance: Callable, parameters: PyTree, s: Array) -> Array:
     """Mᵀ s."""
     return jax.vjp(partial(advance, parameters), jnp.zeros_like(s))[1](s)[0]
-
-
-def _agent_blocks(rows: np.ndarray, data: AgentData):
-    """Every agent's rows, padded with zeros to the largest; an exact kernel of C outputs has C rows for a sample."""
-    blocks = data.per_agent(rows.reshape(data.samples, -1, rows.shape[-1]))
-    return jnp.asarray(blocks.reshape(data.agents, -1, rows.shape[-1]))
-
-
-def share_of(compressor: Compressor, /) -> Any:
-    """δ, as which a compressor enters the linear model.
-
-    Raises
-    ------
-    ValueError
-        If it is not known.
-    """
-    if compressor.share is None:
-        raise ValueError(
-            f"{type(compressor).__name__} has no closed form: a mean-field prediction takes the share δ of ‖v‖² in "
-            "what is sent, TopK(keep, share=...); predict(experiment) measures it"
-        )
-    return compressor.share
 
 
 def must_have_closed_form(algorithm: Algorithm, /) -> None:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ntkp2p._names import lookup
+from ntkp2p.base.checks import lookup
+from ntkp2p.base.precision import in_float64
 from ntkp2p.models import threefry
-from ntkp2p.precision import in_float64
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,

@@ -3,7 +3,7 @@
 A mixing matrix is a plain float64 array in which **row q receives**: x_q ← Σ_r W[q, r] x_r.
 """
 
-from ntkp2p.reports import Verdict
+from ntkp2p.base.reports import Verdict
 from ntkp2p.topology import graphs, schedules
 from ntkp2p.topology.check import MixingReport, check_mixing, validate_mixing
 from ntkp2p.topology.joint import ScheduleReport

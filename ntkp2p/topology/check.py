@@ -26,12 +26,12 @@ import numpy as np
 from jaxtyping import Float, Inexact
 from scipy.sparse import csr_array
 
-from ntkp2p.reports import Report, Verdict, as_plain
-from ntkp2p.topology import facts
-from ntkp2p.topology._matrix import square, square_matrix
-from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix
+from ntkp2p.base.reports import Report, Verdict, as_plain
+from ntkp2p.topology import spectrum as topology_spectrum
 from ntkp2p.topology.joint import ScheduleReport
+from ntkp2p.topology.matrix import square, square_matrix
 from ntkp2p.topology.schedules import Schedule
+from ntkp2p.topology.spectrum import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix
 from ntkp2p.topology.verdicts import ALGORITHMS, agreement, connection_fault, silence_fault, sums_fault, verdict, worst
 from ntkp2p.topology.weights import mixing_of
 
@@ -185,12 +185,12 @@ class MixingReport(Report):
     @property
     def size(self) -> int:
         """Q, the number of agents."""
-        return facts.agents(self.matrix)
+        return topology_spectrum.agents(self.matrix)
 
     @cached_property
     def symmetric(self) -> bool:
         """W = Wᵀ within `TOLERANCE`."""
-        return facts.is_symmetric(self.matrix)
+        return topology_spectrum.is_symmetric(self.matrix)
 
     @cached_property
     def lowest(self) -> float:
@@ -251,7 +251,7 @@ class MixingReport(Report):
         """
         if self.stochastic:
             return not self.aperiodic
-        others = facts.without_one(self.eigenvalues)
+        others = topology_spectrum.without_one(self.eigenvalues)
         away = abs(others - 1) > EIGENVALUE_TOLERANCE
         return bool(np.any(away & (abs(others) >= 1 - EIGENVALUE_TOLERANCE)))
 
@@ -269,7 +269,7 @@ class MixingReport(Report):
         1 + smallest_eigenvalue for symmetric W, where it suffices for all curvatures up to h; 0 or less if no step size
         is stable. Judged by the eigenvalues that were found.
         """
-        return facts.largest_step(self.eigenvalues)
+        return topology_spectrum.largest_step(self.eigenvalues)
 
     @property
     def departure_from_normality(self) -> float:
@@ -278,7 +278,7 @@ class MixingReport(Report):
             return 0.0
         if not isinstance(self.matrix, np.ndarray):
             return float("nan")
-        return facts.departure_from_normality(self.matrix, self.eigenvalues)
+        return topology_spectrum.departure_from_normality(self.matrix, self.eigenvalues)
 
     @property
     def perron_distance(self) -> float:
@@ -328,7 +328,7 @@ class MixingReport(Report):
         """
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, found {decay}: {DECAY} is usual")
-        return facts.effective_neighbours(self.matrix, self.eigenvalues, float(decay))
+        return topology_spectrum.effective_neighbours(self.matrix, self.eigenvalues, float(decay))
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
@@ -349,9 +349,9 @@ class MixingReport(Report):
 
     def plot(self) -> list[Axes]:
         """The eigenvalues in the unit disc, and the graph with its weights (up to 100 agents); returns both axes."""
-        from ntkp2p import plotting
+        from ntkp2p.topology import plots
 
-        return plotting.mixing(self.matrix, self.eigenvalues, full=self.full_spectrum)
+        return plots.mixing(self.matrix, self.eigenvalues, full=self.full_spectrum)
 
     @property
     def title(self) -> str:
@@ -423,19 +423,23 @@ def check_mixing(W: object, /) -> MixingReport | ScheduleReport:
 def report_on(matrix: Matrix, source: str = "") -> MixingReport:
     """The report on a square matrix of finite real numbers."""
     dense = isinstance(matrix, np.ndarray)
-    parts = facts.components(matrix)
-    lap = facts.period(matrix, parts)
-    worst_row, worst_column = (worst(facts.sums(matrix, axis)) for axis in (1, 0))
+    parts = topology_spectrum.components(matrix)
+    lap = topology_spectrum.period(matrix, parts)
+    worst_row, worst_column = (worst(topology_spectrum.sums(matrix, axis)) for axis in (1, 0))
     rows, columns = (abs(defect) <= TOLERANCE for _, defect in (worst_row, worst_column))
     positive, connected = matrix.min() >= -TOLERANCE, len(parts) == 1
     known_lap = lap if positive and (rows or columns) else 1
-    nothing = facts.Spectrum(np.empty(0), float("nan"), float("nan"))
-    spectrum = facts.spectrum(matrix, lap=known_lap) if dense or connected else nothing
+    nothing = topology_spectrum.Spectrum(np.empty(0), float("nan"), float("nan"))
+    spectrum = topology_spectrum.spectrum(matrix, lap=known_lap) if dense or connected else nothing
     left, right = _perron(matrix, spectrum, rows, columns) if connected else (None, None)
     limit = left if rows else right
     time = None
     if dense and positive and connected and lap == 1 and limit is not None and (rows or columns):
-        time = facts.mixing_time(matrix, limit) if rows else facts.mixing_time(matrix.T, limit / len(limit))
+        time = (
+            topology_spectrum.mixing_time(matrix, limit)
+            if rows
+            else topology_spectrum.mixing_time(matrix.T, limit / len(limit))
+        )
     no_vectors = connected and (positive or not dense) and (left is None or right is None)
     return MixingReport(
         matrix=matrix,
@@ -449,7 +453,7 @@ def report_on(matrix: Matrix, source: str = "") -> MixingReport:
         smallest_eigenvalue=spectrum.smallest,
         perron_left=left,
         perron_right=right,
-        numerical_abscissa=facts.numerical_abscissa(matrix),
+        numerical_abscissa=topology_spectrum.numerical_abscissa(matrix),
         mixing_time=time,
         left_out=_left_out(matrix, spectrum, connected, no_vectors),
     )
@@ -458,29 +462,33 @@ def report_on(matrix: Matrix, source: str = "") -> MixingReport:
 def _stored(W: object) -> Matrix:
     """A copy of W, dense up to `DENSE` agents and sparse above."""
     matrix = square(W)
-    if facts.agents(matrix) > DENSE:
+    if topology_spectrum.agents(matrix) > DENSE:
         return csr_array(matrix, copy=isinstance(matrix, csr_array))
     return matrix.toarray() if isinstance(matrix, csr_array) else matrix.copy()
 
 
 def _perron(
-    W: Matrix, spectrum: facts.Spectrum, rows: bool, columns: bool
+    W: Matrix, spectrum: topology_spectrum.Spectrum, rows: bool, columns: bool
 ) -> tuple[Float[np.ndarray, " Q"] | None, Float[np.ndarray, " Q"] | None]:
     """Left and right Perron vectors of a connected W: at the eigenvalue 1, or else at the spectral radius."""
-    size, values = facts.agents(W), spectrum.eigenvalues
+    size, values = topology_spectrum.agents(W), spectrum.eigenvalues
     positive = W.min() >= 0
-    repeated = abs(facts.without_one(values) - 1).min(initial=np.inf) <= EIGENVALUE_TOLERANCE
+    repeated = abs(topology_spectrum.without_one(values) - 1).min(initial=np.inf) <= EIGENVALUE_TOLERANCE
     if not positive and (repeated or not (rows or columns)):
         return None, None  # nonnegative weights cannot repeat the eigenvalue 1, they can only come close
     root = 1.0 if rows or columns else float(abs(values).max(initial=0.0))
-    left = np.full(size, 1 / size) if columns else facts.perron_left(W, root)
+    left = np.full(size, 1 / size) if columns else topology_spectrum.perron_left(W, root)
     right = (
-        np.full(size, 1 / size) if rows else facts.perron_left(W.T if isinstance(W, np.ndarray) else W.T.tocsr(), root)
+        np.full(size, 1 / size)
+        if rows
+        else topology_spectrum.perron_left(W.T if isinstance(W, np.ndarray) else W.T.tocsr(), root)
     )
     return left, None if right is None else size * right
 
 
-def _left_out(matrix: Matrix, spectrum: facts.Spectrum, connected: bool, no_vectors: bool) -> tuple[str, ...]:
+def _left_out(
+    matrix: Matrix, spectrum: topology_spectrum.Spectrum, connected: bool, no_vectors: bool
+) -> tuple[str, ...]:
     if isinstance(matrix, np.ndarray):
         return ("the Perron vectors, and what needs them: its weakest links are lost in rounding",) * no_vectors
     missing = {
@@ -488,10 +496,11 @@ def _left_out(matrix: Matrix, spectrum: facts.Spectrum, connected: bool, no_vect
         "all eigenvalues but the extreme ones": connected,
         "the second modulus, not found": connected and np.isnan(spectrum.second_modulus),
         "the smallest eigenvalue, not found": connected and np.isnan(spectrum.smallest),
-        "the last digits of the eigenvalues, found to a residual of 1e-3": spectrum.residual > facts.RESIDUAL,
+        "the last digits of the eigenvalues, found to a residual of 1e-3": spectrum.residual
+        > topology_spectrum.RESIDUAL,
         "the Perron vectors, not found": no_vectors,
         "the mixing time": True,
-        "the departure from normality": not facts.is_symmetric(matrix),
+        "the departure from normality": not topology_spectrum.is_symmetric(matrix),
     }
     return tuple(name for name, absent in missing.items() if absent)
 

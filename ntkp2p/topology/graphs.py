@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import networkx as nx
 import numpy as np
 
-from ntkp2p._names import lookup
-from ntkp2p.reports import html_table, picture
+from ntkp2p.base.checks import lookup
+from ntkp2p.base.reports import html_table, picture
 from ntkp2p.topology.weights import links_of
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ class _Shown:
         ValueError
             If the matrix has another shape.
         """
-        from ntkp2p import plotting
+        from ntkp2p.topology import plots
 
         W = None if mixing is None else np.asarray(mixing, float)
         if W is not None and W.shape != (len(self), len(self)):
             raise ValueError(f"mixing has shape {W.shape} and the graph {len(self)} agents: give it a row for each")
-        return plotting.graph(self, W, ax=ax)
+        return plots.graph(self, W, ax=ax)
 
     def __repr__(self: Any) -> str:
         spec = f"{self.spec}, " if self.spec else ""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from ntkp2p.reports import Report, Verdict, as_plain
-from ntkp2p.topology import facts
-from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE
+from ntkp2p.base.reports import Report, Verdict, as_plain
+from ntkp2p.topology import spectrum
 from ntkp2p.topology.schedules import Schedule
+from ntkp2p.topology.spectrum import EIGENVALUE_TOLERANCE, TOLERANCE
 from ntkp2p.topology.verdicts import (
     ALGORITHMS,
     agreement,
@@ -74,12 +74,12 @@ class ScheduleReport(Report):
         """Check a `schedule`."""
         matrices = schedule.matrices
         rounds = np.bincount(schedule.order, minlength=len(matrices))
-        each = [len(facts.components(W)) == 1 for W in matrices]
+        each = [len(spectrum.components(W)) == 1 for W in matrices]
         product = reduce(lambda so_far, k: matrices[k] @ so_far, schedule.order, np.eye(schedule.agents))
-        values = facts.spectrum(product).eigenvalues
+        values = spectrum.spectrum(product).eigenvalues
         return cls(
             schedule=schedule,
-            components=facts.components(schedule.union),
+            components=spectrum.components(schedule.union),
             connected_rounds=int(rounds[each].sum()),
             product=product,
             eigenvalues=values,
@@ -115,7 +115,7 @@ class ScheduleReport(Report):
     @property
     def radius(self) -> float:
         """ρ, the largest eigenvalue modulus of Π once the eigenvalue 1 is set aside."""
-        found = float(abs(facts.without_one(self.eigenvalues)).max(initial=0.0))
+        found = float(abs(spectrum.without_one(self.eigenvalues)).max(initial=0.0))
         return found if found > self.size * np.finfo(float).eps else 0.0  # else the T-th root would make much of it
 
     @property
@@ -145,10 +145,10 @@ class ScheduleReport(Report):
 
     def plot(self) -> list[Axes]:
         """The eigenvalues of Π in the unit disc, and the graph of the rounds' mean weights; returns both axes."""
-        from ntkp2p import plotting
+        from ntkp2p.topology import plots
 
         matrices, order = self.schedule.matrices, self.schedule.order
-        return plotting.mixing(np.mean([matrices[k] for k in order], axis=0), self.eigenvalues)
+        return plots.mixing(np.mean([matrices[k] for k in order], axis=0), self.eigenvalues)
 
     def _used(self) -> Iterator[tuple[int, np.ndarray]]:
         """The first round that mixes with each matrix, and the matrix."""
@@ -199,7 +199,7 @@ class ScheduleReport(Report):
     def _settles(self) -> bool:
         """Whether Π^k tends to a matrix of rank one: of nonnegative weights its links say so, however slow it is."""
         if self.nonnegative and (self.row_stochastic or self.column_stochastic):
-            return facts.forgets(self.product if self.row_stochastic else self.product.T)
+            return spectrum.forgets(self.product if self.row_stochastic else self.product.T)
         return self.radius < 1 - EIGENVALUE_TOLERANCE
 
     @property
@@ -290,10 +290,10 @@ def _contraction(product: np.ndarray) -> float:
 
 def _loss_weights(schedule: Schedule, product: np.ndarray, values: np.ndarray) -> Float[np.ndarray, " Q"] | None:
     """The mean of πᵀ W_{T−1} … W_k over k: the gradients of round k act on what the rounds after it do to them."""
-    repeated = abs(facts.without_one(values) - 1).min(initial=np.inf) <= EIGENVALUE_TOLERANCE
+    repeated = abs(spectrum.without_one(values) - 1).min(initial=np.inf) <= EIGENVALUE_TOLERANCE
     if repeated or abs(product.sum(axis=1) - 1).max() > TOLERANCE * len(product):
         return None
-    if (left := facts.perron_left(product)) is None:
+    if (left := spectrum.perron_left(product)) is None:
         return None
     weights = [left]
     for index in schedule.order[:0:-1]:

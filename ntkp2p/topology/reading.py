@@ -11,7 +11,7 @@ import scipy.sparse
 from jaxtyping import Float
 from scipy.sparse import csr_array
 
-from ntkp2p.topology._matrix import square, square_matrix
+from ntkp2p.topology.matrix import square, square_matrix
 from ntkp2p.topology.weights import mixing_of
 
 #: The longest line of an edge list: from, to, weight.

@@ -19,9 +19,9 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ntkp2p._names import lookup
-from ntkp2p.topology._matrix import square_matrix
-from ntkp2p.topology.facts import TOLERANCE
+from ntkp2p.base.checks import lookup
+from ntkp2p.topology.matrix import square_matrix
+from ntkp2p.topology.spectrum import TOLERANCE
 from ntkp2p.topology.weights import adjacency
 
 

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.sparse import csr_array
 
-from ntkp2p.reports import Verdict
-from ntkp2p.topology import facts
-from ntkp2p.topology.facts import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix, smallest_class, sums, without_one
+from ntkp2p.base.reports import Verdict
+from ntkp2p.topology import spectrum
+from ntkp2p.topology.spectrum import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix, smallest_class, sums, without_one
 
 if TYPE_CHECKING:
     from ntkp2p.topology.check import MixingReport
@@ -95,7 +95,7 @@ _OTHER_SUMS = {
 
 def connection_fault(W: Matrix) -> tuple[str, str] | None:
     """That there are several strong components, and which edge would help."""
-    parts = facts.components(W)
+    parts = spectrum.components(W)
     if len(parts) == 1:
         return None
     cut_off, edge = _missing_edge(W, parts)

@@ -22,9 +22,9 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array, diags_array
 
-from ntkp2p._imports import needed
-from ntkp2p._names import lookup
-from ntkp2p.topology._matrix import square_matrix, usual_weights
+from ntkp2p.base.checks import lookup
+from ntkp2p.base.imports import needed
+from ntkp2p.topology.matrix import square_matrix, usual_weights
 
 # Weights of links that a solver finds smaller than this are none.
 _SOLVER_ROUNDING = 1e-8

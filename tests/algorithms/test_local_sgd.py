@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntkp2p.algorithms import ATC, CHOCO, DGD, Delayed, LocalSGD, PushSum, TopK, World
-from ntkp2p.algorithms.awake import awake_round, mean_round, must_be_asynchronous
+from ntkp2p.algorithms.event_round import awake_round, mean_round, must_be_asynchronous
 from ntkp2p.algorithms.local_sgd import FORGETTING
 from ntkp2p.asynchrony import Events, Kind
 

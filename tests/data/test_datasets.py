@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ntkp2p.data import DATASETS, Dataset, load
-from ntkp2p.data.datasets import _even_shares
+from ntkp2p.data.load import _even_shares
 
 
 def rows(images):

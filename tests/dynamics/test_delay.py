@@ -20,7 +20,7 @@ from ntkp2p.dynamics import (
     spectrum,
     sufficient_delay,
 )
-from ntkp2p.models import Features
+from ntkp2p.kernels import Features
 
 ZERO = np.zeros((1, 1))
 

@@ -6,7 +6,7 @@ import pytest
 from ntkp2p import ATC, CTA, DGD, Algorithm, LocalSGD, PushSum, graphs, metropolis, models
 from ntkp2p.dynamics import linear_system
 from ntkp2p.dynamics.eager import eager_system
-from ntkp2p.models import Features
+from ntkp2p.kernels import Features
 
 W = metropolis(graphs.path(3))
 

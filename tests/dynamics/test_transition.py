@@ -6,8 +6,8 @@ import pytest
 import scipy.linalg
 
 from ntkp2p import ATC, CTA, DGD, Experiment, linear_system, models
+from ntkp2p.base.precision import in_float64
 from ntkp2p.dynamics import LinearSystem, solve, transition
-from ntkp2p.precision import in_float64
 
 RNG = np.random.default_rng(0)
 

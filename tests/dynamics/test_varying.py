@@ -22,8 +22,8 @@ from ntkp2p import (
     transition,
 )
 from ntkp2p.dynamics import spectrum
-from ntkp2p.dynamics.integrate import integrate
-from ntkp2p.dynamics.system import assemble
+from ntkp2p.dynamics.nonlinear import integrate
+from ntkp2p.dynamics.round import assemble
 
 AGENTS = 4
 MATRICES = [metropolis(graphs.path(AGENTS)), np.random.default_rng(0).dirichlet(np.ones(AGENTS), size=AGENTS)]

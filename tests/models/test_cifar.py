@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ntkp2p import data, models
-from ntkp2p.models import TangentKernel
-from ntkp2p.precision import in_float64
+from ntkp2p.base.precision import in_float64
+from ntkp2p.kernels import TangentKernel, infinite_kernels
 
 # Narrow, on small images of odd sizes; the same few throughout, so that each is compiled once.
 NARROW = {"resnet20": models.resnet20(channels=2), "vgg11": models.vgg11(channels=2)}
@@ -88,7 +88,7 @@ def test_bad_descriptions_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} needs images of shape .* found \\(2, 64\\)"):
         shapes(network(), (64,))
     with pytest.raises(ValueError, match=f"the kernels of {name}.* at infinite width are not known"):
-        models.infinite_kernels(network(), np.zeros((2, 28, 28, 1)))
+        infinite_kernels(network(), np.zeros((2, 28, 28, 1)))
 
 
 def in_flax():

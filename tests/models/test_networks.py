@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ntkp2p import models
-from ntkp2p.precision import in_float64
+from ntkp2p.base.precision import in_float64
 
 IMAGES = np.random.default_rng(0).normal(size=(6, 5, 4, 2))
 

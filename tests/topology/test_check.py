@@ -18,7 +18,6 @@ from ntkp2p.topology import (
     best_constant,
     check,
     check_mixing,
-    facts,
     fastest_mixing,
     graphs,
     lazy,
@@ -27,6 +26,7 @@ from ntkp2p.topology import (
     schedules,
     validate_mixing,
 )
+from ntkp2p.topology import spectrum as topology_spectrum
 from ntkp2p.topology.weights import mixing_of
 
 many = settings(max_examples=200)
@@ -737,7 +737,7 @@ def test_effective_neighbours_of_a_large_matrix_are_estimated(sparse):
     # 64 probes of 60 signs: the estimate of a trace of such a size is good to a few per cent.
     for name in ("symmetric", "directed rows"):
         W = LARGE[name]
-        exact = facts.effective_neighbours(W, np.linalg.eigvals(W), 0.9)
+        exact = topology_spectrum.effective_neighbours(W, np.linalg.eigvals(W), 0.9)
         assert check_mixing(W).effective_neighbours() == pytest.approx(exact, rel=0.1)
 
 
@@ -805,7 +805,7 @@ ONE_WAY = [np.array([[1, 0], [0.5, 0.5]]), np.array([[0.7, 0.3], [0, 1]])]
 
 @given(sparse_rows())
 def test_forgetting_is_that_only_one_eigenvalue_has_modulus_one(W):
-    assert facts.forgets(W) == (np.sum(abs(np.linalg.eigvals(W)) > 1 - 1e-6) == 1)
+    assert topology_spectrum.forgets(W) == (np.sum(abs(np.linalg.eigvals(W)) > 1 - 1e-6) == 1)
 
 
 @pytest.mark.parametrize(("matrices", "grows"), [([SWAP], True), ([SWAP, SWAP], True), ([SWAP, np.eye(2)], False)])

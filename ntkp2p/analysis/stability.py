@@ -1,0 +1,224 @@
+"""Is a whole run stable, why, and what to change: algorithm, mixing, data and network taken together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ntkp2p.algorithms import DGD, Delayed
+from ntkp2p.analysis.delay_margins import margins
+from ntkp2p.analysis.stability_report import Hypothesis, StabilityReport, hidden_in_words
+from ntkp2p.analysis.timeliness import timeliness
+from ntkp2p.asynchrony import AsynchronousGossip
+from ntkp2p.base.checks import whole
+from ntkp2p.base.precision import in_float64
+from ntkp2p.base.threads import one_thread
+from ntkp2p.dynamics.delay import CharacteristicRoots, characteristic_roots, delay_matrices
+from ntkp2p.dynamics.lyapunov import Certificate, certificate, largest_transient
+from ntkp2p.dynamics.mean_square import MOMENTS, draws, gossip, largest_mean_square_step_size, mean_square_radius
+from ntkp2p.dynamics.minimality import PBH_SIZE, Hidden, hidden_modes, realisation
+from ntkp2p.dynamics.spectrum import DENSE, Mode, Spectrum, edge, eigenvalues, slowest_modes, spectrum, spectrum_of
+from ntkp2p.dynamics.step_size import largest_step_size
+from ntkp2p.dynamics.system import LinearSystem, linear_system
+from ntkp2p.dynamics.windows import DENSE_SIZE
+from ntkp2p.kernels import Features
+from ntkp2p.kernels.ntk import jacobian
+from ntkp2p.runs.mean_field import with_measured_shares
+from ntkp2p.runs.prediction import features_of
+from ntkp2p.runs.rounds_to_loss import rounds_to_loss
+from ntkp2p.topology import MixingReport, Schedule, check_mixing
+
+if TYPE_CHECKING:
+    from ntkp2p.runs.experiment import Experiment
+
+
+@in_float64
+@one_thread()  # threads wait for one another in many small decompositions
+def stability(
+    experiment: Experiment, /, *, features: Features | None = None, modes: int = 5, target: Any = None
+) -> StabilityReport:
+    """Whether a run is stable, in rounds and in flow, why, and up to which step size and delay.
+
+    All of it is of the assembled system: what the algorithm makes of linear models on this mixing, these data and this
+    network. It does not depend on the targets, nor on the number of rounds.
+
+    Parameters
+    ----------
+    experiment
+        The run.
+    features
+        As for `ntkp2p.predict`.
+    modes
+        How many of the slowest modes are reported.
+    target
+        A loss whose round is to be predicted, as for `ntkp2p.rounds_to_loss`.
+
+    Returns
+    -------
+    report
+        With a text form, tables for the notebook, `to_dict()` for JSON and `plot()`.
+
+    Raises
+    ------
+    ValueError
+        If the loss is not squared error, whose rounds alone are linear, or the algorithm's rounds are not affine.
+
+    Notes
+    -----
+    Up to 1,500 states of a symmetric system, and 600 of others, all eigenvalues are computed; beyond, the extreme ones
+    by iteration, with their residuals. What crowds below 1 is then seen from one side only, or where M is not symmetric
+    as well as the residual allows; the report says so, and gives no verdict where that decides it.
+
+    Examples
+    --------
+    With W = 11ᵀ/3, all Hessians 1 and η = 0.9, M = W − η I has the eigenvalues 0.1 and −0.9. The rounds are stable for
+    η < 1 + λ_min(W) = 1:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> numbers = p2p.data.Dataset(name="numbers", inputs=np.zeros((3, 1)), targets=np.array([[0.0], [3.0], [6.0]]))
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=numbers.split(3, by="label"),
+    ...     mixing=p2p.metropolis(p2p.graphs.complete(3)),
+    ...     algorithm=p2p.DGD(step_size=0.9),
+    ...     rounds=40,
+    ... )
+    >>> report = p2p.stability(experiment)
+    >>> report.stable
+    {'rounds': True, 'flow': True}
+    >>> round(report.spectrum.radius, 6), round(report.step_size_limit, 6)
+    (0.9, 1.0)
+    """
+    must_be_linear(experiment)
+    if isinstance(experiment.mixing, AsynchronousGossip) and experiment.mixing.why_drawn:
+        experiment = experiment.drawn()
+    whole(modes, "modes", least=1)
+    features = features_of(experiment, features)
+    met = None if target is None else rounds_to_loss(experiment, target, features=features)
+    mixing = experiment.mixing
+    experiment = with_measured_shares(experiment)
+    system = linear_system(experiment.algorithm, mixing, features, experiment.data).lasting
+    dense = DENSE[system.symmetric]
+    schedule = mixing if isinstance(mixing, Schedule) else None
+    report = check_mixing(np.asarray(mixing)) if isinstance(mixing, np.ndarray) else None
+    removed, removal = _removed(experiment, features)
+    flows = experiment.has_flow
+    small = system.size <= PBH_SIZE and not system.varying and flows
+    values = eigenvalues(system, dense=dense)
+    slowest = [] if system.varying else slowest_modes(system, count=modes, dense=dense)
+    extremal = _with_all_found(spectrum(system, dense=dense), system, values, slowest)
+    moments = isinstance(mixing, AsynchronousGossip) and system.size <= MOMENTS
+    hidden = hidden_modes(*realisation(system, experiment.data)) if small else None
+    drawn = system.varying and not system.timetable.periodic
+    return StabilityReport(
+        experiment=experiment,
+        states=system.size,
+        removed=removed,
+        removal=removal,
+        hidden=hidden,
+        spectrum=extremal,
+        edge=edge(system, extremal),
+        eigenvalues=values,
+        # Of a symmetric system the iteration is as exact, and quicker.
+        step_size_limit=float("nan")
+        if drawn
+        else largest_mean_square_step_size(system)
+        if moments
+        else largest_step_size(system, dense=min(dense, DENSE[False])),
+        textbook_limit=system.stable_step_size,
+        certificates={} if report is None or system.varying else _certificates(system, report, dense),
+        transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
+        modes=slowest,
+        gossip=gossip(*draws(schedule))
+        if schedule is not None and drawn and experiment.algorithm.stochastic == "row"
+        else None,
+        hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, hidden),
+        margins={}
+        if report is None or not flows
+        else margins(experiment, features, system, extremal.radius <= 1 + edge(system, extremal)),
+        roots=_roots(experiment, features, system),
+        mean_square=mean_square_radius(system) if moments else float("nan"),
+        timeliness=timeliness(experiment, features=features) if experiment.asynchronous else None,
+        target=target,
+        rounds_to_target=met,
+    )
+
+
+def _with_all_found(found: Spectrum, system: LinearSystem, values: np.ndarray, slowest: list[Mode]) -> Spectrum:
+    """Of iterated extremes the farthest that the report has found: it is not to contradict itself."""
+    if not found.residual:
+        return found
+    best = spectrum_of(system, np.append(values, [mode.eigenvalue for mode in slowest]))
+    residual = max([found.residual, *(mode.residual for mode in slowest)])
+    radius, abscissa = max(found.radius, best.radius), max(found.abscissa, best.abscissa)
+    return Spectrum(radius, abscissa, residual, found.from_below)
+
+
+def must_be_linear(experiment: Experiment) -> None:
+    if experiment.loss != "squared":
+        raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for stability with squared error")
+
+
+def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> CharacteristicRoots | None:
+    late = experiment.algorithm
+    if not isinstance(late, Delayed) or late.has_flow or system.varying or system.size > PBH_SIZE:
+        return None
+    if late.gradients and late.messages:
+        return None
+    kind, delay = ("gradients", late.gradients) if late.gradients else ("messages", late.messages)
+    matrices = delay_matrices(late.algorithm, experiment.mixing, features, experiment.data, late=kind)
+    return characteristic_roots(*matrices, delay * system.step_size)
+
+
+def _removed(experiment: Experiment, features: Features) -> tuple[int | None, str]:
+    """How many marginal modes the features leave out, and how that is known."""
+    if features.spread is not None:
+        return None, "there are no parameters at infinite width"
+    if features.sharing_error is not None or experiment.kernel_rtol is not None:
+        return None, "the kernel is an approximation"
+    theta, apply = experiment.initialise().flat()
+    removed = theta.size - features.rank * features.columns
+    if experiment.agents * theta.size > PBH_SIZE or not isinstance(experiment.mixing, np.ndarray):
+        return removed, "by construction"
+    # The system in the parameters themselves: its features are the Jacobian, one column of every output's rows.
+    J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
+    every = replace(features, matrix=J, columns=1)
+    system = linear_system(experiment.algorithm, experiment.mixing, every, experiment.data).lasting
+    if system.varying:
+        return removed, "by construction"
+    marginal = hidden_modes(*realisation(system, experiment.data), at=0.0)
+    found = min(marginal[0].uncontrollable, marginal[0].unobservable) if marginal else 0
+    return removed, "shown by rank tests" if found == removed else f"by construction, where rank tests find {found}"
+
+
+def _certificates(system: LinearSystem, report: MixingReport, dense: int) -> dict[str, Certificate]:
+    if system.model(system.initial).size != system.size:
+        return {}
+    weights = {"uniform": np.full(report.size, 1 / report.size)}
+    perron = report.perron_left
+    if perron is not None and perron.min() > 0 and not report.doubly_stochastic:
+        weights["Perron"] = perron
+    return {name: certificate(system, pi, dense=dense) for name, pi in weights.items()}
+
+
+def _hypotheses(experiment: Experiment, report: MixingReport, hidden: list[Hidden] | None) -> list[Hypothesis]:
+    def sums(line: str, worst: tuple[int, float]) -> str:
+        return f"{line} {worst[0]} sums to {1 + worst[1]:.6g}"
+
+    algorithm = experiment.algorithm
+    if isinstance(algorithm, Delayed):  # without delay, for it has a flow
+        algorithm = algorithm.algorithm
+    minimal = report.connected if hidden is None else all(h.eigenvalue.real < 0 for h in hidden)
+    found = "marginal modes are left out" if hidden is None else hidden_in_words(hidden)
+    return [
+        Hypothesis("the algorithm is DGD", type(algorithm) is DGD, repr(algorithm)),
+        Hypothesis("W has no negative weight", report.nonnegative, f"the smallest is {report.lowest:.4g}"),
+        Hypothesis("row sums of W are one", report.row_stochastic, sums("row", report.worst_row)),
+        Hypothesis("column sums of W are one", report.column_stochastic, sums("column", report.worst_column)),
+        Hypothesis("W connects the agents", report.connected, f"{len(report.components)} strong component(s)"),
+        Hypothesis("the system is minimal, but for modes that decay", minimal, found),
+    ]

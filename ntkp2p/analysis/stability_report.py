@@ -1,0 +1,413 @@
+"""The report of a stability analysis: its verdicts, and how they are worded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ntkp2p.algorithms import DGD, Delayed
+from ntkp2p.analysis.delay_margins import Margin
+from ntkp2p.analysis.timeliness import Timeliness
+from ntkp2p.asynchrony import AsynchronousGossip, Events
+from ntkp2p.base.reports import Report, Rows, Verdict, as_plain
+from ntkp2p.dynamics.delay import CharacteristicRoots
+from ntkp2p.dynamics.lyapunov import Certificate
+from ntkp2p.dynamics.mean_square import Gossip
+from ntkp2p.dynamics.minimality import Hidden
+from ntkp2p.dynamics.spectrum import EDGE, Mode, Spectrum
+from ntkp2p.dynamics.timetable import flow_time_of_a_round
+from ntkp2p.topology import Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ntkp2p.runs.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One of those of Proposition 1 (Chaudhari, Pranav, Anand and Moura).
+
+    Attributes
+    ----------
+    name
+        What is supposed.
+    holds
+        Whether it does.
+    found
+        What was found, in words.
+    """
+
+    name: str
+    holds: bool
+    found: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StabilityReport(Report):
+    """What `stability` found out about a run; print it for a table and the verdicts.
+
+    Attributes
+    ----------
+    experiment
+        The run.
+    states
+        n of the minimal features.
+    removed
+        The marginal modes that features leave out: directions of the parameters, common to all agents, that no sample
+        feels. None at infinite width, which has no parameters.
+    removal
+        "shown by rank tests" where these have found as many uncontrollable and unobservable ones in the parameters
+        themselves, else "by construction"; or why there is no number.
+    hidden
+        Modes that stay uncontrollable or unobservable in features, for small systems, else None. They are
+        disagreement that decays.
+    spectrum
+        Of the rounds and of the flow, on the minimal features.
+    edge
+        By how much the spectral radius may exceed 1 in a stable system: by rounding, or as far as iteration may err.
+    eigenvalues
+        All of M's, or of a period's map; the extreme ones of a large system.
+    step_size_limit, textbook_limit
+        The exact and the textbook's sufficient bound of stable step sizes; NaN where there is none. Of memoryless
+        clocks the exact one is in the mean square, or of the mean alone where `mean_square` is NaN.
+    certificates
+        By "uniform" and, where W is row- but not doubly stochastic, "Perron" weights.
+    transient
+        The largest ‖exp(A t)‖ and ‖M^k‖ that were met, of small systems, else None.
+    modes
+        The slowest.
+    gossip
+        Rates of the mixing alone where a schedule does not repeat itself, its rounds read as independent draws.
+    hypotheses
+        Of Proposition 1, one by one; empty for a schedule.
+    margins
+        How late "gradients" and "messages" may be; empty for a schedule, or an algorithm that is late already, and
+        without what the algorithm asks for more than once a round.
+    roots
+        The rightmost characteristic roots of the flow of an algorithm that is late, on a small system; else None.
+    mean_square
+        Of memoryless clocks, by which factor an event takes the mean square of deviations further: runs settle below 1;
+        NaN for others, or a large system.
+    timeliness
+        Of agents with clocks of their own, how late their gradients and messages are; else None.
+    target, rounds_to_target
+        The loss that was asked for, and the first round with it as `rounds_to_loss` predicts; None if it is never met.
+    """
+
+    experiment: Experiment
+    states: int
+    removed: int | None
+    removal: str
+    hidden: list[Hidden] | None
+    spectrum: Spectrum
+    edge: float
+    eigenvalues: np.ndarray
+    step_size_limit: float
+    textbook_limit: float
+    certificates: dict[str, Certificate]
+    transient: tuple[float, float] | None
+    modes: list[Mode]
+    gossip: Gossip | None
+    hypotheses: list[Hypothesis]
+    margins: dict[str, Margin]
+    roots: CharacteristicRoots | None
+    mean_square: float
+    timeliness: Timeliness | None
+    target: float | None
+    rounds_to_target: int | None
+
+    @property
+    def stable(self) -> dict[str, bool | None]:
+        """By notion of time; None where it is not known.
+
+        That is mixing that changes without repeating itself, and an iterated eigenvalue so little beyond 1 that its
+        residual leaves both answers open.
+        """
+        abscissa = self.spectrum.abscissa if self.roots is None else float(self.roots.values[0].real)
+        beyond = {"rounds": self.spectrum.radius - 1, "flow": abscissa * self.round_length}
+        if not np.isnan(self.mean_square):
+            beyond["rounds"] = max(beyond["rounds"], self.mean_square - 1)
+        if self.step_size_limit == 0:
+            beyond["rounds"] = float("inf")
+        doubtful = self.edge if self.edge > EDGE else 0.0  # iterated, and beyond 1 by no more than it may err
+        return {
+            time: None if np.isnan(far) or EDGE < far <= doubtful else bool(far <= self.edge)
+            for time, far in beyond.items()
+        }
+
+    @property
+    def step_size(self) -> float:
+        """η."""
+        return float(self.experiment.algorithm.step_size)
+
+    @property
+    def round_length(self) -> float:
+        """η, or of clocks the mean wall-clock time between two events."""
+        return flow_time_of_a_round(self.experiment.algorithm, self.experiment.mixing)
+
+    @property
+    def title(self) -> str:
+        """What is reported on."""
+        return f"Stability of {self.experiment.algorithm!r}: {self.experiment.agents} agents, {self.states} states"
+
+    @property
+    def sections(self) -> dict[str, Rows]:
+        """The facts and their values in words."""
+        return {title: rows for title, rows in _sections(self) if rows}
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """A sentence each: on the rounds, the flow, and Proposition 1; what is wrong comes with its remedy."""
+        said = {"rounds": _verdict_of_rounds(self), "flow": _verdict_of_flow(self)}
+        if self.hypotheses:
+            said["Proposition 1"] = _verdict_of_proposition(self)
+        return said | ({} if self.timeliness is None else dict(self.timeliness.verdicts))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain numbers, lists and words, for JSON; NaN is None."""
+        return as_plain(
+            {
+                "algorithm": repr(self.experiment.algorithm),
+                "agents": self.experiment.agents,
+                "states": self.states,
+                "stable": self.stable,
+                "spectral_radius": self.spectrum.radius,
+                "spectral_abscissa": self.spectrum.abscissa,
+                "residual": self.spectrum.residual,
+                "step_size": self.step_size,
+                "step_size_limit": self.step_size_limit,
+                "textbook_limit": self.textbook_limit,
+                "removed_marginal_modes": self.removed,
+                "hidden_modes": self.hidden and [vars(hidden) for hidden in self.hidden],
+                "certificates": {
+                    name: {
+                        "logarithmic_norm": c.logarithmic_norm,
+                        "contraction": c.contraction,
+                        "growth": c.growth,
+                        "weights": c.weights,
+                        "residual": c.residual,
+                    }
+                    for name, c in self.certificates.items()
+                },
+                "largest_transient": self.transient,
+                "target": self.target,
+                "rounds_to_target": self.rounds_to_target,
+                "modes": [
+                    {
+                        "eigenvalue": mode.eigenvalue,
+                        "rounds": mode.rounds,
+                        "flow_time": mode.flow_time,
+                        "agreement": mode.agreement,
+                        "agents": mode.agents,
+                        "direction": mode.direction,
+                        "separable": mode.separable,
+                        "residual": mode.residual,
+                    }
+                    for mode in self.modes
+                ],
+                "gossip": self.gossip and self.gossip._asdict(),
+                "mean_square": self.mean_square,
+                "lateness": {}
+                if self.timeliness is None
+                else {
+                    late: vars(found) | {"margin": vars(found.margin)}
+                    for late, found in self.timeliness.lateness.items()
+                },
+                "margins": {late: vars(margin) for late, margin in self.margins.items()},
+                "characteristic_roots": self.roots and self.roots.values,
+                "hypotheses": {h.name: {"holds": h.holds, "found": h.found} for h in self.hypotheses},
+                "eigenvalues": self.eigenvalues,
+                "verdicts": self.verdicts,
+            }
+        )
+
+    def plot(self) -> list[Axes]:
+        """The spectrum in the unit disc, and, where there are modes, the slowest by agent; returns the axes."""
+        from ntkp2p.analysis import plots
+
+        return plots.stability_report(self)
+
+
+def _verdict_of_rounds(report: StabilityReport) -> Verdict:
+    limit, eta = report.step_size_limit, report.step_size
+    if (rates := report.gossip) is not None:
+        settles = "settles" if rates.mean_square < 1 - EDGE else "does not settle"
+        factor = f"{rates.mean_square:.6g} a round"
+        return Verdict("rounds", "not known", f"the mixing alone {settles} in the mean square, by {factor}")
+    if isinstance(report.experiment.mixing, Events):
+        return Verdict("rounds", "not known", "events do not repeat themselves", "AsynchronousGossip(...) itself")
+    if report.mean_square > 1 + report.edge:
+        reason = f"an event multiplies the mean square of deviations by {report.mean_square:.8g}"
+        return Verdict("rounds", "unstable", reason, f"step_size < {limit:.6g}")
+    if report.stable["rounds"] is None:
+        found = f"the spectral radius is {_radius(report)}"
+        if np.isnan(report.spectrum.radius):
+            found = "the iteration has not found the spectral radius"
+        return Verdict("rounds", "not known", found)
+    if report.stable["rounds"]:
+        radius = f"spectral radius {_radius(report)}"
+        share = "" if np.isnan(limit) else f"; step_size = {eta:g} is {eta / limit:.0%} of the limit"
+        if not np.isnan(report.mean_square):
+            share += f"; an event multiplies the mean square of deviations by {report.mean_square:.8g}"
+        return Verdict("rounds", "stable", radius + share)
+    if limit == 0:
+        reason = "the mixing itself does not settle, whatever the step size"
+        return Verdict("rounds", "unstable", reason, "lazy(W) or metropolis(graph)")
+    remedy = "a smaller step_size" if np.isnan(limit) else f"step_size < {limit:.6g}"
+    return Verdict("rounds", "unstable", f"spectral radius {report.spectrum.radius:.8g} > 1", remedy)
+
+
+def _verdict_of_flow(report: StabilityReport) -> Verdict:
+    stable = report.stable["flow"]
+    answer = "not known" if stable is None else "stable" if stable else "unstable"
+    if report.roots is not None:
+        remedy = "" if stable else "less delay, or a smaller step_size"
+        return Verdict(
+            "flow", answer, f"the rightmost characteristic root is {_number(report.roots.values[0])}", remedy
+        )
+    if not report.experiment.has_flow:
+        reason = "its rounds discretise no gradient flow"
+        if isinstance(report.experiment.algorithm, Delayed):
+            reason = "a delay differential equation, whose roots are computed of small systems with one kind of delay"
+        return Verdict("flow", answer, reason)
+    if stable is None:
+        found = f"the spectral abscissa is {_abscissa(report)}"
+        if np.isnan(report.spectrum.abscissa):
+            found = "the iteration has not found it"
+        reason = "the mixing changes without repeating itself" if report.gossip else found
+        return Verdict("flow", answer, reason)
+    if not stable:
+        remedy = "metropolis(graph)" + ("" if type(report.experiment.algorithm) is DGD else ", or DGD")
+        return Verdict("flow", answer, f"spectral abscissa {report.spectrum.abscissa:.4g} > 0", remedy)
+    proved = [name for name, c in report.certificates.items() if c.flow]
+    by = f", and a Lyapunov function with {proved[0]} weights proves it" if proved else ""
+    return Verdict("flow", answer, f"spectral abscissa {_abscissa(report)}{by}")
+
+
+def _verdict_of_proposition(report: StabilityReport) -> Verdict:
+    failing = [h for h in report.hypotheses if not h.holds]
+    stable = report.stable["flow"]
+    if not failing:
+        own = "" if stable else ", but not by its spectrum"
+        return Verdict("Proposition 1", "applies", f"the flow is BIBO stable{own}")
+    own = "the spectrum shows the flow stable all the same" if stable else "nor is the flow stable"
+    first = failing[0]
+    return Verdict("Proposition 1", "does not apply", f"it asks that {first.name} ({first.found}); {own}")
+
+
+def _abscissa(report: StabilityReport) -> str:
+    """Iterated, its residual is M's over η."""
+    return _seen(f"{report.spectrum.abscissa:.6g}", report.spectrum, report.spectrum.residual / report.round_length)
+
+
+def _radius(report: StabilityReport) -> str:
+    return _seen(f"{report.spectrum.radius:.8g}", report.spectrum, report.spectrum.residual)
+
+
+def _seen(value: str, spectrum: Spectrum, residual: float) -> str:
+    about = "at least" if spectrum.from_below else "about"
+    return f"{about} {value} (residual {residual:.1g})" if residual else value
+
+
+def _sections(report: StabilityReport) -> Iterator[tuple[str, Rows]]:
+    removed = f"not counted: {report.removal}" if report.removed is None else f"{report.removed}, {report.removal}"
+    yield (
+        "Realisation",
+        [
+            ("states", f"{report.states} in features of full rank"),
+            ("marginal modes left out", f"{removed}: directions of the parameters that no sample feels"),
+            *([] if report.hidden is None else [("hidden modes", hidden_in_words(report.hidden))]),
+        ],
+    )
+    clock = "wall-clock" if report.experiment.asynchronous else "flow"
+    if not np.isnan(report.spectrum.abscissa):
+        yield f"Flow, per unit of {clock} time", [("spectral abscissa", _abscissa(report)), *_flow(report)]
+    textbook = report.textbook_limit
+    clocks = isinstance(report.experiment.mixing, AsynchronousGossip)
+    of_the_mean = ", of the mean" if clocks and np.isnan(report.mean_square) else ""
+    yield (
+        "Rounds",
+        [
+            *([] if report.gossip else [("spectral radius", _radius(report))]),
+            *([] if np.isnan(report.mean_square) else [("of the mean square", f"{report.mean_square:.8g}")]),
+            ("step size", f"{report.step_size:g}"),
+            *([] if report.gossip else [(f"largest stable step size{of_the_mean}", f"{report.step_size_limit:.6g}")]),
+            ("textbook's sufficient bound", "none for this mixing" if np.isnan(textbook) else f"{textbook:.6g}"),
+            *(
+                (f"contraction, {name} weights", f"{c.contraction:.8g}{_proof(c, c.rounds)}")
+                for name, c in report.certificates.items()
+            ),
+            *([] if report.transient is None else [("largest transient met", f"{report.transient[1]:.6g}")]),
+            *([] if report.target is None else [(f"rounds to the mean global loss {report.target:g}", _met(report))]),
+        ],
+    )
+    yield "Delay that is stable", [(late, str(margin)) for late, margin in report.margins.items()]
+    if report.roots is not None:
+        listed = ", ".join(_number(value) for value in report.roots.values)
+        yield "Delayed flow", [(f"characteristic roots ({report.roots.method})", listed)]
+    yield "Slowest modes", [(f"λ = {_number(m.eigenvalue)}", _mode_in_words(m, clock)) for m in report.modes]
+    if isinstance(report.experiment.mixing, Schedule) and len(report.eigenvalues):
+        listed = ", ".join(_number(value) for value in report.eigenvalues[:5])
+        yield "Floquet multipliers", [(f"over {report.experiment.mixing.period} rounds", listed)]
+    if report.timeliness is not None:
+        yield from report.timeliness.sections.items()
+    if report.gossip is not None:
+        rates = report.gossip
+        yield (
+            "Random mixing, without gradients",
+            [
+                ("read as", "independent draws of the schedule's matrices"),
+                ("mean", f"{rates.mean:.6g} per round"),
+                ("mean square", f"{rates.mean_square:.6g} per round"),
+            ],
+        )
+    yield (
+        "Proposition 1",
+        [(h.name, ("yes" if h.holds else "no") + f", {h.found}") for h in report.hypotheses],
+    )
+
+
+def _proof(certificate: Certificate, proved: bool) -> str:
+    if proved:
+        return f": no transient above {certificate.growth:.4g}"
+    seen = f" at least (residual of a round {certificate.residual:.1g})" if certificate.residual else ""
+    return f"{seen}: proves nothing"
+
+
+def _met(report: StabilityReport) -> str:
+    return "never met" if report.rounds_to_target is None else f"{report.rounds_to_target}"
+
+
+def _flow(report: StabilityReport) -> Iterator[tuple[str, str]]:
+    for name, c in report.certificates.items():
+        yield f"logarithmic norm, {name} weights", f"{c.logarithmic_norm:.6g}{_proof(c, c.flow)}"
+    if report.transient is not None:
+        yield "largest transient met", f"{report.transient[0]:.6g}"
+
+
+def hidden_in_words(hidden: Sequence[Hidden]) -> str:
+    if not hidden:
+        return "none: controllable and observable"
+    first = hidden[0]
+    return (
+        f"{sum(h.uncontrollable for h in hidden)} uncontrollable, {sum(h.unobservable for h in hidden)} unobservable, "
+        f"at Re λ ≤ {first.eigenvalue.real:.4g}"
+    )
+
+
+def _mode_in_words(mode: Mode, clock: str) -> str:
+    lasts = "does not decay"
+    if np.isfinite(mode.rounds):
+        lasts = f"falls to 1/e in {mode.rounds:.4g} rounds, {mode.flow_time:.4g} of {clock} time"
+    strongest = np.argsort(-np.abs(mode.agents), kind="stable")[:3]
+    kind = f"agreement {mode.agreement:.0%}, one agent pattern × data direction {mode.separable:.0%}"
+    residual = f", residual {mode.residual:.1g}" if mode.residual else ""
+    return f"{lasts}; {kind}; most in agents {', '.join(map(str, strongest))}{residual}"
+
+
+def _number(value: complex) -> str:
+    return f"{value.real:.6g}" if value.imag == 0 else f"{value.real:.4g} ± {abs(value.imag):.4g}i"

@@ -1,0 +1,101 @@
+"""Which mixing matrix, and which agents' steps, each round has; and how long a round is in flow time."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ntkp2p.algorithms import Algorithm
+from ntkp2p.algorithms.exogenous import repetition
+from ntkp2p.asynchrony import AsynchronousGossip, Events, Steps
+from ntkp2p.topology import Schedule
+
+#: Who mixes with whom: one matrix, one for each round, what agents on their own clocks do, or these clocks themselves.
+Mixing = np.ndarray | Schedule | Events | AsynchronousGossip
+
+
+class MeanStep(NamedTuple):
+    """What the next event of memoryless clocks may be, and with which probabilities, shape (E,)."""
+
+    steps: Steps
+    shares: Any
+
+
+class Timetable(NamedTuple):
+    """What a system whose rounds differ has in which of them.
+
+    Attributes
+    ----------
+    order
+        Which of the stack `parameters["mixing"]` the rounds 0, …, T − 1 have, shape (T,); the leaves
+        `parameters["exogenous"]` have a row for each of these. Empty if all rounds are alike.
+    begin
+        From which round on it repeats itself.
+    periodic
+        Whether it does: round T is like round `begin`. Otherwise it ends there.
+    """
+
+    order: Any
+    begin: Any = 0
+    periodic: Any = True
+
+    def place(self, k: Any, /) -> Any:
+        """The one of the rounds 0, …, T − 1 that round `k` is like."""
+        return jnp.where(
+            k < self.begin, k, self.begin + (k - self.begin) % jnp.maximum(1, len(self.order) - self.begin)
+        )
+
+
+#: Of a system whose rounds are all alike.
+CONSTANT = Timetable(np.zeros(0, int))
+
+
+def timetable_of(algorithm: Algorithm, mixing: Mixing, most: int | None) -> tuple[Any, Timetable, list[np.ndarray]]:
+    """The distinct matrices, or the only one; which of them each round has; and the exogenous leaves before each.
+
+    Of events, what each of them does; of clocks, what the next event may be.
+    """
+    if isinstance(mixing, AsynchronousGossip):
+        events, rates = mixing.kinds_of_events()
+        return MeanStep(events.steps(), rates / rates.sum()), CONSTANT, []
+    if isinstance(mixing, Events):
+        steps = mixing.steps(0, most)
+        return steps, Timetable(np.arange(len(steps.rows)), len(steps.rows), False), []
+    if isinstance(mixing, np.ndarray) or len(mixing.matrices) == 1:
+        mixing = Schedule(
+            mixing.reshape(1, *mixing.shape[-2:]) if isinstance(mixing, np.ndarray) else mixing.matrices,
+            np.zeros(1, int),
+            True,
+        )
+    begin, length, exogenous = repetition(algorithm, mixing.matrices, mixing.order, mixing.periodic, most=most)
+    if (begin, length) == (0, 1):
+        return mixing.at(0), CONSTANT, [np.asarray(leaf[0]) for leaf in exogenous]
+    rounds = np.arange(len(exogenous[0]) if exogenous else mixing.period)
+    # Of mixing that ends, the last row is of the state after all rounds.
+    order = mixing.order[rounds % mixing.period if mixing.periodic else np.minimum(rounds, mixing.period - 1)]
+    return mixing.matrices, Timetable(order, begin, length > 0), exogenous
+
+
+def has_flow(algorithm: Algorithm, mixing: Mixing, /) -> bool:
+    """Whether there is a flow: of an algorithm's gradients, or of the mean over memoryless clocks; events have none."""
+    return isinstance(mixing, AsynchronousGossip) or (algorithm.has_flow and not isinstance(mixing, Events))
+
+
+def flow_time_of_a_round(algorithm: Algorithm, mixing: Mixing, /) -> float:
+    """η, or of clocks the mean wall-clock time between two events."""
+    if isinstance(mixing, AsynchronousGossip):
+        return float(1 / mixing.kinds_of_events()[1].sum())
+    return float(algorithm.step_size)
+
+
+def at_round(parameters: PyTree, timetable: Timetable, k: Any) -> PyTree:
+    """The parameters in round k: its mixing matrix and exogenous leaves, where rounds differ."""
+    if not len(timetable.order):
+        return parameters
+    at = timetable.place(k)
+    return parameters | {
+        "mixing": jax.tree.map(lambda part: part[jnp.asarray(timetable.order)[at]], parameters["mixing"]),
+        "exogenous": [leaf[at] for leaf in parameters["exogenous"]],
+    }

@@ -1,0 +1,1 @@
+"""The studies behind the figures, predicted and trained."""

@@ -1,0 +1,638 @@
+"""The figures of unsynchronised users: how stale they are, what that costs, and from which step size on runs diverge.
+
+Settings are ours: times are in units of the mean time that a user's computation takes, μ = 1; data are made up. The
+questions are those of Mitra and Ulukus, "Scale-robust timely asynchronous decentralized learning", arXiv 2404.19749.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import networkx as nx
+import numpy as np
+import scipy.optimize
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from ntkp2p import data as datasets
+from ntkp2p.algorithms import LocalSGD
+from ntkp2p.analysis.timeliness import timeliness
+from ntkp2p.asynchrony import (
+    AsynchronousGossip,
+    Deterministic,
+    Events,
+    Exponential,
+    expected_staleness,
+    gossip_rate_for,
+    staleness,
+)
+from ntkp2p.asynchrony.plots import raster
+from ntkp2p.base.style import BLUE, LINES, ORANGE, VERMILLION
+from ntkp2p.data import AgentData, Dataset
+from ntkp2p.dynamics import linear_system
+from ntkp2p.dynamics.mean_square import largest_mean_square_step_size
+from ntkp2p.dynamics.step_size import largest_step_size
+from ntkp2p.models import affine, mlp
+from ntkp2p.runs.comparison import compare
+from ntkp2p.runs.experiment import Experiment
+from ntkp2p.runs.prediction import predict
+from ntkp2p.runs.training import DivergedError, train
+from ntkp2p.topology import metropolis
+
+if TYPE_CHECKING:
+    from ntkp2p.figures.study import Drawn, Study
+
+#: By name: the gossip rate λ that each of n users has, per mean computation; 1 for four users under all of them.
+CAPACITIES: dict[str, Callable[[int], float]] = {
+    "λ = 1": lambda n: 1.0,
+    "λ ∝ log n": lambda n: float(np.log(n) / np.log(4)),
+    "λ ∝ n": lambda n: n / 4,
+}
+MARKERS = dict(zip(CAPACITIES, "osD", strict=True))
+COLOURS = dict(zip(CAPACITIES, (VERMILLION, ORANGE, BLUE), strict=True))
+SCHEMES = {"push": "randomised", "opportunistic": "opportunistic"}
+WALL = "wall-clock time [mean computations]"
+WALL_OF_FAST = "wall-clock time [mean computations of a fast user]"
+CONVERGED, DIVERGED = "converged", "diverged"
+TRAINED = LINES["trained"] | {"linewidth": 2.8}
+PREDICTED = LINES["rounds"]
+EXPECTED = LINES["flow"] | {"linewidth": 1.3}
+#: Opportunities, of all users together, up to which a draw is made: those that pass in silence cost as much as others.
+MOST = 4e6
+#: Updates of all users together over which a mean staleness is simulated: about 2 % off.
+UPDATES = 4000
+
+
+# --- how staleness grows with the number of users ---
+
+
+def scaling(study: Study, /) -> Drawn:
+    """Mean staleness against n under three laws of capacity, the capacity that holds it, and its distribution."""
+    users = study.setting.staleness_users
+    found = xr.Dataset(
+        {
+            "mean_staleness": _means(study),
+            "capacity": _capacities(study),
+            "share": _distributions(users[len(users) // 2]),
+        }
+    )
+    fits = _fits(found["capacity"])
+    study.rows += fits
+    return _draw_scaling(found, fits), {"": found}
+
+
+def _draw_scaling(found: xr.Dataset, fits: list[dict[str, Any]]) -> Figure:
+    figure, (means, held, shares) = plt.subplots(1, 3, figsize=(13.2, 4.3), layout="constrained")
+    _draw_means(means, found["mean_staleness"])
+    _draw_capacities(held, found["capacity"], fits)
+    _draw_shares(shares, found["share"])
+    figure.suptitle("How stale users are about one another: complete graph, memoryless clocks of mean 1 and 1/λ")
+    return figure
+
+
+def _mean_staleness(scheme: str, n: int, rate: float, updates: int, seed: int = 0) -> float:
+    """Simulated, over so many updates of all users together, the time left out in which it grows from nothing."""
+    events, since = _draw_of(scheme, n, rate, updates, seed)
+    return staleness(events, since=since, distribution=False).mean
+
+
+def _draw_of(scheme: str, n: int, rate: float, updates: int, seed: int) -> tuple[Events, float]:
+    """Events, and since when staleness is what it stays."""
+    plan = AsynchronousGossip(users=n, update=Exponential(1.0), gossip=Exponential(rate), scheme=scheme)
+    # News takes H/λ on average to spread; if one user speaks at a time it spreads in n times that.
+    spread = expected_staleness(n, 1.0, rate) * (n if scheme == "opportunistic" else 2)
+    since = 2 * spread
+    return plan.draw(duration=since + max(updates / n, 2 * spread), seed=seed), since
+
+
+def _means(study: Study) -> xr.DataArray:
+    setting = study.setting
+    users = list(setting.staleness_users)
+    found = xr.DataArray(
+        np.full((2, len(CAPACITIES), len(users)), np.nan),
+        coords={"scheme": list(SCHEMES), "law": list(CAPACITIES), "users": users},
+        attrs={"long_name": "mean staleness", "units": "updates"},
+    )
+    for scheme, (law, capacity), n in product(SCHEMES, CAPACITIES.items(), users):
+        study.progress(f"staleness, {SCHEMES[scheme]}, {law}", n, users[-1])
+        rate = capacity(n)
+        # Fewer where many messages come between two updates.
+        updates = min(UPDATES, round(1e6 / rate))
+        alone = 4 * n * expected_staleness(n, 1.0, rate) + updates / n
+        if scheme == "push" or n * (1 + rate) * alone < MOST:
+            found.loc[{"scheme": scheme, "law": law, "users": n}] = _mean_staleness(scheme, n, rate, updates)
+    return found
+
+
+def _capacities(study: Study) -> xr.DataArray:
+    """The λ at which the mean staleness is 1, found by simulation, by scheme, n and seed."""
+    setting = study.setting
+    users, seeds = list(setting.staleness_users), range(setting.staleness_seeds)
+    found = xr.DataArray(
+        np.full((2, len(users), len(seeds)), np.nan),
+        coords={"scheme": list(SCHEMES), "users": users, "seed": list(seeds)},
+        attrs={"long_name": "gossip rate that holds the mean staleness at 1", "units": "messages per update"},
+    )
+    for scheme, n, seed in product(SCHEMES, users, seeds):
+        if scheme == "push" or n <= setting.staleness_opportunistic:
+            study.progress(f"staleness, capacity, {SCHEMES[scheme]}, {n} users", seed + 1, len(seeds))
+            found.loc[{"scheme": scheme, "users": n, "seed": seed}] = _capacity(scheme, n, seed)
+    return found
+
+
+def _capacity(scheme: str, n: int, seed: int) -> float:
+    """All looks have the same random numbers, so that the staleness falls with λ but for what the order changes."""
+    guess = gossip_rate_for(1.0, n, 1.0) if scheme == "push" else float(n)
+
+    def excess(log_rate: float) -> float:
+        return float(np.log(_mean_staleness(scheme, n, np.exp(log_rate), UPDATES, seed)))
+
+    root: Any = scipy.optimize.brentq(excess, np.log(guess / 1.5), np.log(1.5 * guess), xtol=0.01)
+    return float(np.exp(root))
+
+
+def _fits(capacity: xr.DataArray) -> list[dict[str, Any]]:
+    """Each scheme's λ(n) as a + b log n and as a n^p, by least squares of relative errors."""
+    rows = []
+    for scheme in capacity["scheme"].values:
+        rates = capacity.sel(scheme=scheme).dropna("users").mean("seed")
+        n, rate = rates["users"].values.astype(float), rates.values
+        found = {}
+        for law, curve in LAWS.items():
+            constants = scipy.optimize.curve_fit(curve, n, rate, p0=(1.0, 1.0), sigma=rate)[0]
+            found[law] = constants, float(np.sqrt(np.mean((curve(n, *constants) / rate - 1) ** 2)))
+        (a, b), of_log = found["log"]
+        (c, p), of_power = found["power"]
+        rows.append(
+            {
+                "run": f"capacity for staleness 1, {SCHEMES[scheme]}",
+                "a + b log n: a": a,
+                "b": b,
+                "log law off by": of_log,
+                "c n^p: c": c,
+                "p": p,
+                "power law off by": of_power,
+            }
+        )
+    return rows
+
+
+LAWS: dict[str, Callable[..., Any]] = {
+    "log": lambda n, a, b: a + b * np.log(n),
+    "power": lambda n, a, p: a * n**p,
+}
+
+
+def _distributions(n: int) -> xr.DataArray:
+    """Share of time and pairs at each staleness, randomised, by law."""
+    counted = {}
+    for law, capacity in CAPACITIES.items():
+        events, since = _draw_of("push", n, capacity(n), UPDATES, 0)
+        counted[law] = staleness(events, since=since).distribution
+    longest = max(map(len, counted.values()))
+    shares = [np.pad(share, (0, longest - len(share))) for share in counted.values()]
+    coords = {"law": list(counted), "staleness": np.arange(longest)}
+    return xr.DataArray(np.array(shares), coords=coords, attrs={"users": n})
+
+
+def _draw_means(ax: Any, means: xr.DataArray) -> None:
+    n = np.geomspace(means["users"][0], means["users"][-1], 200).round().astype(int)
+    for law, capacity in CAPACITIES.items():
+        theory = [expected_staleness(int(k), 1.0, capacity(int(k))) for k in n]
+        ax.plot(n, theory, "-", color=COLOURS[law], linewidth=1)
+        for scheme, face, line in (("push", COLOURS[law], "none"), ("opportunistic", "white", ":")):
+            ax.plot(
+                means["users"],
+                means.sel(law=law, scheme=scheme),
+                marker=MARKERS[law],
+                color=COLOURS[law],
+                markerfacecolor=face,
+                linestyle=line,
+                linewidth=1,
+                markersize=5.5,
+            )
+    handles = [Line2D([], [], marker=MARKERS[law], color=COLOURS[law], linestyle="none", label=law) for law in MARKERS]
+    grey: dict[str, Any] = {"color": "0.3", "linewidth": 1}
+    handles += [
+        Line2D([], [], marker="o", label="randomised: simulated (filled), $H_{n-1}\\,μ/λ$ (line)", **grey),
+        Line2D([], [], marker="o", linestyle=":", markerfacecolor="white", label="opportunistic: simulated", **grey),
+    ]
+    ax.legend(handles=handles, fontsize=7, loc="upper left")
+    ax.set(xscale="log", yscale="log", xlabel="users $n$", ylabel="mean staleness [updates]")
+    ax.set_ylim(top=float(means.max()) * 40)
+    ax.set_title("(a) three laws of capacity")
+    _ticks_at(ax, means["users"].values)
+
+
+def _draw_capacities(ax: Any, capacity: xr.DataArray, fits: list[dict[str, Any]]) -> None:
+    looks = {"push": ("o", BLUE), "opportunistic": ("s", VERMILLION)}
+    for row, (scheme, (marker, colour)) in zip(fits, looks.items(), strict=True):
+        rates = capacity.sel(scheme=scheme).dropna("users")
+        n, mean = rates["users"].values.astype(float), rates.mean("seed")
+        ax.plot(n, mean, marker, color=colour, markersize=5.5, label=f"{SCHEMES[scheme]}, simulated", zorder=3)
+        fine = np.geomspace(n[0], n[-1], 100)
+        log, power = (row["a + b log n: a"], row["b"]), (row["c n^p: c"], row["p"])
+        texts = {
+            "log": f"{log[0]:.2f} {'+' if log[1] > 0 else '−'} {abs(log[1]):.2f} log $n$".replace("-", "−"),
+            "power": f"{power[0]:.2f} $n^{{{power[1]:.2f}}}$",
+        }
+        for (law, text), constants, line in zip(texts.items(), (log, power), ("-", "--"), strict=True):
+            label = f"{text}: {row[f'{law} law off by']:.1%} off (rms)"
+            ax.plot(fine, _visible(LAWS[law](fine, *constants)), line, color=colour, linewidth=1.1, label=label)
+    ax.set(xscale="log", yscale="log", xlabel="users $n$", ylabel="gossip rate $λ$ of a user [per update]")
+    ax.set_ylim(1, float(capacity.max()) * 12)
+    ax.legend(fontsize=7, loc="upper left")
+    ax.set_title("(b) what holds the mean staleness at 1")
+    _ticks_at(ax, capacity["users"].values)
+
+
+def _ticks_at(ax: Any, users: np.ndarray) -> None:
+    ax.set_xticks(users, [str(n) for n in users])
+    ax.minorticks_off()
+
+
+def _visible(values: np.ndarray) -> np.ndarray:
+    """On a logarithmic axis."""
+    return np.where(values > 0, values, np.nan)
+
+
+def _draw_shares(ax: Any, shares: xr.DataArray) -> None:
+    for law in shares["law"].values:
+        share = _visible(shares.sel(law=law).values)
+        mean = float(shares.sel(law=law) @ shares["staleness"])
+        ax.plot(
+            shares["staleness"],
+            share,
+            marker=MARKERS[law],
+            color=COLOURS[law],
+            linestyle="-",
+            linewidth=0.9,
+            markersize=4,
+            label=f"{law}: mean {mean:.2f}",
+        )
+    ax.set(yscale="log", ylim=(1e-5, 2), xlabel="staleness [updates]", ylabel="share of time and pairs")
+    ax.legend(fontsize=7)
+    ax.set_title(f"(c) randomised gossip of {shares.attrs['users']} users")
+
+
+# --- what staleness costs ---
+
+#: Scheme and law.
+GOSSIPS = [("push", law) for law in CAPACITIES] + [("opportunistic", "λ ∝ n")]
+#: As the legend calls them.
+SPLITS = {"iid": "alike", "label": "sorted by target"}
+POINTS = 61
+
+
+def regression(study: Study, /) -> Drawn:
+    """Linear and nonlinear regression over time, trained and predicted, for laws of capacity and numbers of users."""
+    setting = study.setting
+    time = np.linspace(0, setting.regression_time, POINTS)
+    axes_of: dict[str, list] = {
+        "task": ["linear", "nonlinear"],
+        "users": list(setting.regression_users),
+        "split": list(SPLITS)[-setting.regression_splits :],
+        "gossip": [_named(*pair) for pair in GOSSIPS[:: setting.regression_every]],
+    }
+    shape = tuple(map(len, axes_of.values()))
+    losses = np.full((*shape, 3, len(time)), np.nan)
+    for i, task in enumerate(axes_of["task"]):
+        for (j, n), (k, by) in product(enumerate(axes_of["users"]), enumerate(axes_of["split"])):
+            data = regression_data(task, n, by)
+            model = affine() if task == "linear" else mlp(width=setting.regression_width, depth=1)
+            for m, (scheme, law) in enumerate(GOSSIPS[:: setting.regression_every]):
+                name = f"{task} regression, {n} users {SPLITS[by]}, {axes_of['gossip'][m]}"
+                plan = AsynchronousGossip(
+                    users=n, update=Exponential(1.0), gossip=Exponential(CAPACITIES[law](n)), scheme=scheme
+                )
+                start = Experiment(
+                    model=model, data=data, mixing=plan, algorithm=LocalSGD(0.3, steps=5), rounds=len(time)
+                )
+                losses[i, j, k, m] = _along(study, name, start, time, expected=task == "linear" and scheme == "push")
+    found = xr.DataArray(
+        losses,
+        dims=(*axes_of, "source", "time"),
+        coords=axes_of | {"source": ["trained", "rounds", "flow"], "time": time},
+        name="global_loss",
+    )
+    return _draw_regression(found), {"": found.to_dataset()}
+
+
+def regression_data(task: str, users: int, by: str, /, *, samples: int = 5) -> AgentData:
+    """Made-up data: targets of a nonlinear teacher, or of a linear one; five features and some noise."""
+    data = datasets.load("regression", samples=samples * users, features=5, noise=0.1)
+    if task == "linear":
+        rng = np.random.default_rng(0)
+        slope, noise = rng.standard_normal((5, 1)) / np.sqrt(5), rng.standard_normal((data.samples, 1))
+        data = Dataset(name="linear regression", inputs=data.inputs, targets=data.inputs @ slope + 0.1 * noise)
+    return data.split(agents=users, by=by)
+
+
+def _named(scheme: str, law: str) -> str:
+    return f"{SCHEMES[scheme]}, {law}"
+
+
+def _along(study: Study, name: str, start: Experiment, time: np.ndarray, *, expected: bool) -> np.ndarray:
+    """Mean global losses at some times: trained and predicted along one draw of events, and expected over all draws."""
+    plan = start.mixing
+    events = plan.draw(duration=float(time[-1]), seed=1)
+    reached = np.searchsorted(events.time, time, side="right")
+    run = replace(start, mixing=events, rounds=len(events), record=np.unique(reached))
+    features = run.features()
+    trained = train(run, progress=lambda done, total: study.progress(name, done, total))
+    predicted = predict(run, features=features)
+    study.rows.append({"run": name} | {"linearisation": compare(trained, predicted).errors()["linearisation"]})
+    curves = [t.global_loss.mean("agent").sel(round=reached).values for t in (trained, predicted)]
+    mean = np.full(len(time), np.nan)
+    if expected:
+        interval = start.time(np.ones(1))[0]
+        many = replace(start, rounds=int(np.ceil(time[-1] / interval)), record=4 * POINTS)
+        flow = predict(many, time="flow", features=features)
+        mean = np.interp(time, flow.time, flow.global_loss.mean("agent"))
+    return np.stack([*curves, mean])
+
+
+def _draw_regression(found: xr.DataArray) -> Figure:
+    columns = [(int(n), by) for n in found["users"].values for by in found["split"].values]
+    figure, axes = plt.subplots(
+        2, len(columns), figsize=(13.2, 6.6), sharex=True, sharey="row", layout="constrained", squeeze=False
+    )
+    for (i, task), (j, (n, by)) in product(enumerate(found["task"].values), enumerate(columns)):
+        ax, part = axes[i, j], found.sel(task=task, users=n, split=by)
+        for m, gossip in enumerate(part["gossip"].values):
+            scheme, law = next(pair for pair in GOSSIPS if _named(*pair) == gossip)
+            face = COLOURS[law] if scheme == "push" else "white"
+            look: dict[str, Any] = {"color": COLOURS[law], "marker": MARKERS[law], "markerfacecolor": face}
+            trained, predicted, expected = part.isel(gossip=m)
+            label = gossip if i == j == 0 else None
+            ax.plot(trained["time"], trained, label=label, **(TRAINED | look), markersize=5, markevery=(4 + 3 * m, 15))
+            ax.plot(predicted["time"], predicted, **PREDICTED)
+            ax.plot(expected["time"], expected, **(EXPECTED | {"color": COLOURS[law], "zorder": 4}))
+        ax.set_yscale("log")
+        ax.set_title(f"{task}, {n} users, data {SPLITS[by]}")
+    axes[0, 0].plot([], [], label="predicted along the events", **PREDICTED)
+    axes[0, 0].plot([], [], label="loss of the models expected over clocks", **(EXPECTED | {"color": "0.3"}))
+    for row in axes:
+        row[0].set_ylabel("global loss, mean of the users")
+    for ax in axes[-1]:
+        ax.set_xlabel(WALL)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    figure.suptitle("Local SGD of 5 steps on clocks of one's own: trained broad, one draw of events")
+    return figure
+
+
+# --- one run, looked at closely ---
+
+
+def events(study: Study, /) -> Drawn:
+    """Who computes and hears when, in a run with stragglers, late and lost messages, and how stale that makes users."""
+    plan = straggling(scheme="push", gossip=Exponential(1.0), transmission=0.4, absences=[(2, 4.0, 7.0)], cap=(1, 0.5))
+    drawn = plan.draw(duration=1200.0)
+    counted = staleness(drawn, since=20.0)
+    figure = plt.figure(figsize=(13.2, 4.6), layout="constrained")
+    grid = figure.add_gridspec(2, 5)
+    _draw_raster(figure.add_subplot(grid[:, :3]), drawn, plan, 10.0)
+    _draw_histogram(figure.add_subplot(grid[0, 3:]), counted)
+    ax = figure.add_subplot(grid[1, 3:])
+    history = staleness(drawn, until=60.0)
+    ax.plot(history.times, history.history, "-", color="0.2", linewidth=0.8)
+    ax.axhline(counted.mean, color=VERMILLION, linestyle="--", linewidth=1)
+    ax.set(xlabel=WALL_OF_FAST, ylabel="mean staleness\nof the pairs [updates]")
+    distribution = xr.DataArray(counted.distribution, dims="staleness", name="share")
+    series = xr.DataArray(history.history, coords={"time": history.times}, name="mean_staleness")
+    study.rows.append({"run": "staleness of one run with stragglers", "mean": counted.mean})
+    return figure, {"": drawn.to_dataset(), "_staleness": xr.merge([distribution, series])}
+
+
+def straggling(**options: Any) -> AsynchronousGossip:
+    """Eight users of which the last two take five times as long to compute."""
+    clocks = [Exponential(2.0, shift=0.5)] * 6 + [Deterministic(5.0)] * 2
+    return AsynchronousGossip(users=8, update=clocks, **options)
+
+
+def _draw_raster(ax: Any, drawn: Events, plan: AsynchronousGossip, until: float) -> None:
+    handles = raster(drawn.until(int(np.searchsorted(drawn.time, until))), ax=ax)
+    for user, leaves, returns in plan.absences:
+        ax.fill_between([leaves, returns], user - 0.28, user + 0.28, color="0.85", zorder=0)
+    handles.append(Patch(color="0.85", label="absent"))
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.11), ncols=4, fontsize=8)
+    names = [f"{user}\nslow" if user >= 6 else str(user) for user in range(plan.users)]
+    ax.set_yticks(range(plan.users), names)
+    ax.set(xlabel=WALL_OF_FAST, ylabel="user", xlim=(0, until))
+
+
+def _draw_histogram(ax: Any, counted: Any) -> None:
+    ax.bar(np.arange(len(counted.distribution)), counted.distribution, width=0.9, color="0.6")
+    ax.axvline(counted.mean, color=VERMILLION, linestyle="--", linewidth=1, label=f"mean {counted.mean:.2f}")
+    high = counted.quantile(0.95)
+    ax.axvline(high, color="black", linestyle=":", linewidth=1, label=f"95 % at most {high}")
+    ax.set(xlabel="staleness [updates]", ylabel="share of time\nand pairs", xlim=(-0.7, counted.quantile(0.9995)))
+    ax.legend(fontsize=8)
+
+
+# --- stragglers ---
+
+
+def stragglers(study: Study, /) -> Drawn:
+    """Asynchronous beside synchronous local SGD with two slow users, against time and against gradients computed."""
+    setting = study.setting
+    until = 3 * setting.regression_time
+    plan = straggling(gossip=Exponential(4.0), transmission=0.1)
+    drawn = plan.draw(duration=until)
+    ends = plan.synchronous_times(int(until))
+    ends = ends[ends <= until]
+    data = regression_data("nonlinear", plan.users, "iid", samples=20)
+    start = Experiment(
+        model=mlp(width=setting.regression_width, depth=1),
+        data=data,
+        mixing=drawn,
+        algorithm=LocalSGD(0.3, steps=5),
+        rounds=len(drawn),
+        record=120,
+    )
+    W = metropolis(nx.complete_graph(plan.users))
+    rounds = len(ends) - 1
+    features, results = start.features(), {}
+    figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.2), sharey=True, layout="constrained")
+    for name, run, colour, marker in (
+        ("asynchronous", start, BLUE, "o"),
+        ("synchronous", replace(start, mixing=W, rounds=rounds, record=rounds + 1), ORANGE, "s"),
+    ):
+        trained = train(run, progress=lambda done, total, name=name: study.progress(name, done, total))
+        predicted = predict(run, features=features)
+        study.rows.append({"run": f"stragglers, {name}"} | _end(trained, predicted))
+        joined = compare(trained, predicted).dataset
+        times = ends[trained.dataset["round"]] if name == "synchronous" else trained.dataset["time"].values
+        _draw_straggling(axes, joined, times, name, colour, marker)
+        results[f"_{name}"] = joined.assign_coords(wall_clock_time=("round", times))
+    axes[0].plot([], [], label="predicted", **PREDICTED)
+    axes[0].set(yscale="log", xlabel=WALL_OF_FAST, ylabel="global loss: mean and range of the users")
+    axes[1].set(xlabel="gradients computed by all users")
+    axes[0].legend(fontsize=8)
+    figure.suptitle("Two of eight users take five times as long: local SGD of 5 steps, trained broad")
+    return figure, results
+
+
+def _end(trained: Any, predicted: Any) -> dict[str, float]:
+    errors = compare(trained, predicted).errors()
+    return {"linearisation": errors["linearisation"], "final loss": float(trained.global_loss[-1].mean())}
+
+
+def _draw_straggling(axes: Any, joined: xr.Dataset, times: np.ndarray, name: str, colour: str, marker: str) -> None:
+    losses = joined["global_loss"]
+    across = times, joined["gradients"].sel(source="trained").sum("agent").values
+    for ax, x in zip(axes, across, strict=True):
+        own = losses.sel(source="trained")
+        ax.fill_between(x, own.min("agent"), own.max("agent"), color=colour, alpha=0.25, linewidth=0, step="post")
+        look: dict[str, Any] = TRAINED | {"color": colour, "marker": marker, "markersize": 5}
+        look |= {"drawstyle": "steps-post"}  # models hold until the next event, or round
+        ax.plot(x, own.mean("agent"), label=f"{name}, trained", markevery=max(1, len(x) // 10), **look)
+        ax.plot(x, losses.sel(source="rounds").mean("agent"), **PREDICTED, drawstyle="steps-post")
+
+
+# --- the edge of stability ---
+
+#: Shares of the mean-square boundary at which runs are trained.
+AROUND = (0.7, 1.3, 0.85, 1.15)
+
+
+def boundary(study: Study, /) -> Drawn:
+    """Runs on both sides of the predicted edge of stability, over the delay of updates, and their measured lateness.
+
+    A single run may still settle a little beyond the mean-square edge: what makes E‖s‖² grow there are rare draws.
+    """
+    setting = study.setting
+    delays, seeds = np.arange(setting.boundary_delays), np.arange(setting.boundary_seeds)
+    around = AROUND[: setting.boundary_runs]
+    found = xr.Dataset(coords={"delay": delays, "share": list(around), "seed": seeds})
+    edges, turned, late = [], [], []
+    for delay in map(int, delays):
+        # Growth per event falls with the delay.
+        start = two_features(delay, (1 + delay) * setting.boundary_events)
+        system = linear_system(start.algorithm, start.mixing, start.features(), start.data)
+        edge = largest_mean_square_step_size(system)
+        edges.append((edge * system.curvature, largest_step_size(system) * system.curvature))
+        runs = [
+            replace(start, algorithm=LocalSGD(share * edge, delay=delay), seed=int(seed))
+            for share, seed in product(around, seeds)
+        ]
+        turned.append([grown(study, run) for run in runs])
+        late.append([_lateness(run) for run in runs])
+    shape, dims = (len(delays), len(around), len(seeds)), ("delay", "share", "seed")
+    found["mean_square_edge"], found["mean_edge"] = (("delay", list(values)) for values in zip(*edges, strict=True))
+    found["textbook_edge"] = "delay", 2 * np.sin(np.pi / (2 * (2 * delays + 1)))
+    found["grown"] = dims, np.reshape(turned, shape)
+    for i, name in enumerate(("lateness", "usual_lateness", "margin")):
+        found[name] = dims, np.array(late)[..., i].reshape(shape)
+    study.rows += _agreement(found)
+    return _draw_boundary(found), {"": found}
+
+
+def two_features(delay: int, events: int, /) -> Experiment:
+    """Three users who fit a line to exact data: few states, and all losses have one minimiser."""
+    inputs = np.random.default_rng(0).standard_normal((30, 1))
+    line = Dataset(name="line", inputs=inputs, targets=inputs + 0.5)
+    return Experiment(
+        model=affine(),
+        data=line.split(agents=3),
+        mixing=AsynchronousGossip(users=3, update=Exponential(1.0), gossip=Exponential(2.0)),
+        algorithm=LocalSGD(0.1, delay=delay),
+        rounds=events,
+        record=2,
+    )
+
+
+def grown(study: Study, run: Experiment, /) -> float:
+    """By which factor training takes the loss: log10; infinite where it leaves the finite numbers."""
+    name = f"boundary, {run.algorithm!r}"
+    try:
+        losses = train(run, progress=lambda done, total: study.progress(name, done, total)).global_loss.mean("agent")
+    except DivergedError:
+        return float("inf")
+    first, last = np.maximum(losses[[0, -1]], np.finfo(float).tiny)  # an exact fit leaves nothing
+    return float(np.log10(last / first))
+
+
+def _lateness(run: Experiment) -> tuple[float, float, float]:
+    measured = timeliness(run).lateness["gradients"]
+    return measured.mean, measured.usual, float(measured.margin.rounds)
+
+
+def _agreement(found: xr.Dataset) -> list[dict[str, Any]]:
+    diverged = found["grown"] > 0
+    # A run that has moved by less than a thousandth or a thousandfold has not decided.
+    decided = int((abs(found["grown"]) > 3).sum())
+    rows = []
+    predictions = {
+        "mean-square boundary": found["share"] > 1,
+        "boundary of the mean": found["share"] * found["mean_square_edge"] > found["mean_edge"],
+        "textbook's boundary": found["share"] * found["mean_square_edge"] > found["textbook_edge"],
+        "margin of measured lateness": found["lateness"] > found["margin"],
+    }
+    for name, beyond in predictions.items():
+        right = int((beyond.broadcast_like(diverged) == diverged).sum())
+        rows.append({"run": f"runs as the {name} says", "runs": diverged.size, "decided": decided, "right": right})
+    return rows
+
+
+def _draw_boundary(found: xr.Dataset) -> Figure:
+    figure, (ax, beside) = plt.subplots(1, 2, figsize=(10.8, 4.6), layout="constrained")
+    delays = found["delay"].values
+    for name, line, label in (
+        ("mean_square_edge", "-", "predicted, in the mean square"),
+        ("mean_edge", "--", "predicted, in the mean"),
+        ("textbook_edge", ":", r"textbook, all gradients $τ$ rounds late: $2\,\sin\,\frac{π}{2(2τ+1)}$"),
+    ):
+        ax.plot(delays, found[name], line, color="black", linewidth=1.2, label=label)
+    step = (found["share"] * found["mean_square_edge"]).broadcast_like(found["grown"])
+    # Draws of the same setting, and step sizes of the same margin, side by side.
+    shift = 0.12 * (found["seed"] - found["seed"].mean())
+    beside_it = 0.3 * (found["share"] - found["share"].min())
+    diverged = (found["grown"] > 0).values
+    for which, look, label in (
+        (~diverged, {"marker": "o", "color": BLUE, "s": 26}, CONVERGED),
+        (diverged, {"marker": "x", "color": VERMILLION, "s": 30, "linewidth": 1.4}, DIVERGED),
+    ):
+        delay = (found["delay"] + shift).broadcast_like(step).transpose(*step.dims).values[which]
+        ax.scatter(delay, step.values[which], label=f"trained, {label}", zorder=3, **look)
+        beside.scatter(
+            (found["margin"] + beside_it).broadcast_like(step).transpose(*step.dims).values[which],
+            found["lateness"].values[which],
+            label=label,
+            zorder=3,
+            **look,
+        )
+    ax.set(
+        yscale="log", xlabel="delay $τ$ of updates [own updates]", ylabel=r"step size $\times$ largest curvature, $η h$"
+    )
+    ax.set_xticks(delays)
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.legend(fontsize=8)
+    ax.set_title("(a) step sizes around the edge of stability")
+    _draw_margins(beside, found)
+    figure.suptitle("Local SGD of three users with two features each, memoryless clocks, delayed updates")
+    return figure
+
+
+def _draw_margins(ax: Any, found: xr.Dataset) -> None:
+    most = float(found["lateness"].max()) + 1
+    reach = max(most, float(found["margin"].max()) + 1)
+    ax.plot([-1.5, reach], [-1.5, reach], "-", color="black", linewidth=1)
+    ax.fill_between([-1.5, reach], -1.5, [-1.5, reach], color="0.88", zorder=0, label="inside the margin")
+    ax.set(xlim=(-1.5, reach), ylim=(0, most))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(
+        xlabel="delay margin of the synchronous rounds, as far as asked for [rounds]; −1: none",
+        ylabel="measured mean lateness of gradients [rounds]",
+    )
+    ax.legend(fontsize=8, loc="upper left")
+    ax.set_title("(b) the same runs by measured lateness")

@@ -1,0 +1,384 @@
+r"""A wide network as a linear model in features.
+
+Around θ₀, f(x; θ) ≈ f₀(x) + J(x)(θ − θ₀). Mixing and gradients never leave the row space of the training data's J, so
+that agent q is described by coordinates z_q, and with K = J Jᵀ = S Sᵀ
+
+    f(x) = f₀(x) + S(x) z_q,    S(x) = K(x, X) S⁻ᵀ,    ‖θ_q − θ₀‖ = ‖z_q‖  exactly.
+
+S is J itself where it is the smaller matrix (without directions that no sample feels), else a pivoted Cholesky
+factor: it reveals the rank r, new inputs need the kernel with the pivots only, S(x) = K(x, X_pivots) L⁻ᵀ, and the trace
+that it leaves out bounds the error of K (Harbrecht, Peters and Schneider, 2012).
+
+When the C outputs share one kernel, S has N rows and acts on C columns; the exact kernel of a finite network couples
+the outputs: N·C rows and one column. Either way outputs are `(S @ z).reshape(N, C)` with z of shape (r, columns).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from ntkp2p.base.devices import all_devices, free_memory, least
+from ntkp2p.base.precision import in_float64
+from ntkp2p.kernels.ntk import TangentKernel, jacobian, must_fit
+from ntkp2p.models.networks import Model, outputs_of
+
+Map = Callable[[np.ndarray], np.ndarray]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How f₀ varies over initialisations: every output by itself is N(0, Σ), with Σ = L Lᵀ on the training inputs.
+
+    Attributes
+    ----------
+    inputs
+        The training inputs, shape (N, ...).
+    factor
+        L, shape (N, R).
+    error
+        trace(Σ − L Lᵀ) / trace(Σ): the share of the variance that the factor leaves out.
+    at
+        New inputs ↦ (L', Σ'): f₀ there is L' u + N(0, Σ'), shapes (M, R) and (M, M), where f₀ on the training inputs
+        is L u, u standard normal.
+    """
+
+    inputs: np.ndarray
+    factor: Float[np.ndarray, "N R"]
+    error: float
+    at: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """f(x; z) = f₀(x) + S(x) z for the training inputs X and for new ones.
+
+    Attributes
+    ----------
+    matrix
+        S on the training inputs, shape (N·C / columns, r).
+    columns
+        The columns of z: 1 for an exact kernel, C for a shared one.
+    initial
+        f₀(X), shape (N, C).
+    error
+        trace(K − S Sᵀ) / trace(K): what the factor leaves out, 0 for a Jacobian.
+    initial_at, matrix_at
+        f₀ and S at new inputs.
+    parameters
+        z of shape (r, columns) ↦ θ − θ₀ of shape (P,), by one VJP; None for the mean kernel of several outputs,
+        which is no network's own.
+    sharing_error
+        What a kernel that is shared by several outputs leaves out of the exact one, ‖K − K_shared ⊗ I‖ / ‖K‖ on a few
+        of the inputs; None for an exact kernel.
+    spread
+        For the average over initialisations, whose `initial` is a mean: how f₀ varies about it. None for one θ₀.
+    """
+
+    matrix: Float[np.ndarray, "rows rank"]
+    columns: int
+    initial: Float[np.ndarray, "N C"]
+    error: float
+    initial_at: Map
+    matrix_at: Map
+    parameters: Map | None
+    sharing_error: float | None = None
+    spread: Spread | None = None
+
+    @property
+    def rank(self) -> int:
+        """r, the number of features."""
+        return self.matrix.shape[1]
+
+    def dealt(self, samples: Int[np.ndarray, " n"], /) -> "Features":
+        """The same model with some of its training inputs: nothing is computed anew.
+
+        Parameters
+        ----------
+        samples
+            Which of them, by number, in their new order.
+        """
+        each = len(self.matrix) // len(self.initial)
+        rows = (samples[:, None] * each + np.arange(each)).reshape(-1)
+        spread = self.spread and replace(
+            self.spread, inputs=self.spread.inputs[samples], factor=self.spread.factor[samples]
+        )
+        return replace(self, matrix=self.matrix[rows], initial=self.initial[samples], spread=spread)
+
+    @staticmethod
+    @in_float64
+    def of(
+        model: Model,
+        x: np.ndarray,
+        /,
+        *,
+        kernel: Literal["exact", "shared"] = "exact",
+        rtol: float | None = None,
+        memory: int | None = None,
+        mesh: Mesh | None = None,
+        cache: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "Features":
+        """The features of a model at θ₀ on the training inputs.
+
+        Parameters
+        ----------
+        model
+            The network at θ₀.
+        x
+            The training inputs, shape (N, ...).
+        kernel
+            "exact", or "shared": the mean over outputs, N × N in place of N·C × N·C.
+        rtol
+            The Cholesky factor stops when no remaining pivot exceeds `rtol` times the largest diagonal entry; columns
+            are computed in batches until then: K is never formed. By default K is formed as a whole and factorised
+            to rounding level, rows · 2.2e-16.
+        memory, mesh, cache, progress
+            As for `TangentKernel`.
+
+        Raises
+        ------
+        ValueError
+            If the kernel or its factor does not fit into the memory, or the kernel is zero or not finite.
+        """
+
+        @in_float64
+        def outputs_at(x):
+            return outputs_of(model.apply, model.params, np.asarray(x, np.float64))
+
+        initial = outputs_at(x)
+        apply, params, outputs, columns = model.apply, model.params, kernel, 1
+        if model.one_output is not None:  # a shared kernel, and yet exact
+            params, outputs, columns = model.one_output, "exact", initial.shape[1]
+        elif kernel == "shared":
+            columns = initial.shape[1]
+
+        rows = initial.size // columns
+        if outputs == "exact" and sum(leaf.size for leaf in jax.tree.leaves(params)) <= rows:
+            jacobian_at = _jacobian_map(apply, params)
+            assemble = _assemble(params if model.one_output is not None else None)
+            return _full_rank(Features(jacobian_at(x), columns, initial, 0.0, outputs_at, jacobian_at, assemble))
+
+        devices_of = all_devices() if mesh is None else mesh
+        limit = least(free_memory() // 2 if memory is None else memory, devices_of)
+        per_sample = rows // len(x)
+        if rtol is None:
+            must_fit((rows, rows), 2 * 8, limit)
+        # The factor's share, which is as large as a kernel that is formed.
+        limit -= limit // 2 if rtol is not None else 8 * rows**2
+        options = {"outputs": outputs, "memory": limit, "mesh": mesh, "cache": cache}
+        tangent = TangentKernel(apply, params, x, progress=progress, **options)
+        if rtol is None:
+            full = tangent.matrix()
+            diagonal, columns_of = by_columns(full, per_sample)
+        else:
+            stated = tangent.working / 1e6, tangent.batch, rows
+            log.info("columns of a tangent kernel take at most %.0f MB of memory beside the factor, %d of %d", *stated)
+            diagonal, columns_of = tangent.diagonal(), tangent.columns
+        factor, pivots, error = pivoted_cholesky(
+            diagonal,
+            columns_of,
+            per_sample=per_sample,
+            batch=tangent.batch,
+            rtol=rtol,
+            memory=None if rtol is None else limit,
+        )
+        tangent.release()
+        samples = np.unique(pivots // per_sample)
+        chosen = np.searchsorted(samples, pivots // per_sample) * per_sample + pivots % per_sample
+        if len(samples) < len(x):
+            tangent = TangentKernel(apply, params, x[samples], **options)
+
+        def solved(b, *, transposed=False):
+            # L, lower triangular in the order of the pivots, is not kept: it may be as large as S.
+            return scipy.linalg.solve_triangular(factor[pivots], b, lower=True, trans=int(transposed))
+
+        def matrix_at(new):
+            columns_at = tangent.against(new)[chosen]
+            tangent.release()
+            return solved(columns_at).T
+
+        @in_float64
+        def parameters(z):
+            cotangent = np.zeros((len(samples) * per_sample, columns))
+            cotangent[chosen] = solved(z, transposed=True)
+            _, pull = jax.vjp(lambda p: model.apply(p, jnp.asarray(x[samples])), model.params)
+            (change,) = pull(jnp.asarray(cotangent.reshape(len(samples), -1)))
+            return np.asarray(ravel_pytree(change)[0])
+
+        own, sharing = outputs == "exact", None
+        if not own and columns > 1:
+            sharing = _cost_of_sharing(apply, params, x, initial.shape[1], memory=limit, mesh=mesh)
+        return Features(
+            factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None, sharing_error=sharing
+        )
+
+
+def _full_rank(features: Features) -> Features:
+    """The same model in coordinates none of which is idle, as where an input is always zero."""
+    S = features.matrix
+    _, sizes, right = np.linalg.svd(S, full_matrices=False)
+    felt = right[sizes > max(S.shape) * np.finfo(float).eps * sizes[0]].T
+    if felt.shape[1] == features.rank:
+        return features
+    at, parameters = features.matrix_at, features.parameters
+    return replace(
+        features,
+        matrix=S @ felt,
+        matrix_at=lambda x: at(x) @ felt,
+        parameters=None if parameters is None else lambda z: parameters(felt @ z),
+    )
+
+
+def pivoted_cholesky(
+    diagonal: Float[np.ndarray, " n"],
+    columns: Callable[[np.ndarray], np.ndarray],
+    /,
+    *,
+    per_sample: int = 1,
+    batch: int = 256,
+    rtol: float | None = None,
+    memory: int | None = None,
+) -> tuple[Float[np.ndarray, "n rank"], np.ndarray, float]:
+    """The factor S of K ≈ S Sᵀ by diagonal pivoting, K symmetric positive semidefinite.
+
+    Columns are asked for in batches: those of the samples with the largest remaining diagonal. Of these, as many become
+    pivots as stay within a factor of the largest, and the others wait, so that K is seen through its pivots' columns.
+
+    Parameters
+    ----------
+    diagonal
+        Of K.
+    columns
+        Samples ↦ K[:, their rows]; sample s has the rows s·per_sample and following.
+    per_sample
+        Rows of K that a sample has.
+    batch
+        Samples whose columns are asked for together.
+    rtol
+        No pivot is left above `rtol · max(diagonal)`; by default n · 2.2e-16.
+    memory
+        Bytes that S may take; by default as many as it needs.
+
+    Returns
+    -------
+    factor
+        S, shape (n, r), rows in the order of K.
+    pivots
+        The r pivots; `factor[pivots]` is lower triangular.
+    error
+        trace(K − S Sᵀ) / trace(K), which bounds the relative error of K in the nuclear norm.
+
+    Raises
+    ------
+    ValueError
+        If the kernel is not finite, or has no positive diagonal entry, or S does not fit.
+    """
+    if not np.isfinite(diagonal).all():
+        raise ValueError("the kernel is not finite: look for extreme inputs or weights")
+    if diagonal.max() <= 0:
+        raise ValueError("the kernel is zero: the outputs do not depend on the parameters")
+    n = len(diagonal)
+    most = n if memory is None else min(n, memory // (8 * n))
+    tolerance = max(n * np.finfo(float).eps, rtol or 0) * diagonal.max()
+    factor = np.empty((n, most), order="F")  # pages of columns that are never written take no memory
+    remaining, pivots = diagonal.astype(float), np.empty(0, int)
+    while remaining.max() > tolerance:
+        rank = len(pivots)
+        of_samples = remaining.reshape(-1, per_sample).max(axis=1)
+        asked = np.argsort(-of_samples, kind="stable")[: min(batch, np.count_nonzero(of_samples > tolerance))]
+        rows = (asked[:, None] * per_sample + np.arange(per_sample)).reshape(-1)
+        new = ~np.isin(rows, pivots)
+        block, rows = columns(asked)[:, new], rows[new]
+        block = block - factor[:, :rank] @ factor[rows, :rank].T
+        if not np.isfinite(block).all():
+            raise ValueError("the kernel is not finite: look for extreme inputs or weights")
+        # What remains of these rows is known better now; the largest of all is among them, or has just become smaller.
+        remaining[rows] = np.clip(block[rows, np.arange(len(rows))], 0, None)
+        triangle, order = _accepted(block[rows], max(tolerance, KEEP * remaining.max()))
+        chosen = rows[order]
+        if rank + len(chosen) > most:
+            raise ValueError(
+                f"the kernel has more than {most} features at this tolerance, and {most} fit into the memory: raise "
+                "rtol (kernel_rtol in an experiment), take fewer samples, or give it more with memory="
+            )
+        part = scipy.linalg.solve_triangular(triangle, block[:, order].T, lower=True).T
+        part[pivots], part[chosen] = 0, triangle
+        factor[:, rank : rank + len(chosen)] = part
+        pivots = np.concatenate([pivots, chosen])
+        remaining = np.clip(remaining - np.sum(part**2, axis=1), 0, None)
+        remaining[pivots] = 0
+    return factor[:, : len(pivots)], pivots, float(remaining.sum() / diagonal.sum())
+
+
+#: Of the columns that were asked for, those become pivots that are at least this share of the largest remaining one.
+KEEP = 0.1
+
+
+def _accepted(small: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pivots of a small matrix that exceed the tolerance, if any: their triangle and their order."""
+    if small.diagonal().max() <= tolerance:  # LAPACK would take the first of them all the same
+        return np.empty((0, 0)), np.empty(0, int)
+    (dpstrf,) = scipy.linalg.get_lapack_funcs(("pstrf",), (small,))
+    lower, permutation, rank, _ = dpstrf(small, lower=1, tol=tolerance)
+    return np.tril(lower)[:rank, :rank], permutation[:rank] - 1
+
+
+def by_columns(kernel: np.ndarray, per_sample: int = 1, /) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """The diagonal of a kernel that is there as a whole, and its columns by samples: what `pivoted_cholesky` takes."""
+
+    def columns(samples):
+        return kernel.reshape(len(kernel), -1, per_sample)[:, samples].reshape(len(kernel), -1)
+
+    return np.diagonal(kernel), columns
+
+
+def _cost_of_sharing(apply, params, x, outputs: int, **options) -> float:
+    """‖K_exact − K_shared ⊗ I‖ / ‖K_exact‖ in the Frobenius norm, on a sample of the inputs."""
+    most = max(2, min(SHARING_SAMPLE, SHARING_ROWS // outputs))
+    few = np.unique(np.linspace(0, len(x) - 1, most).astype(int))
+    exact = TangentKernel(apply, params, x[few], **options).matrix()
+    shared = np.einsum("ncmc->nm", exact.reshape(len(few), outputs, len(few), outputs)) / outputs
+    return float(np.linalg.norm(exact - np.kron(shared, np.eye(outputs))) / np.linalg.norm(exact))
+
+
+#: Samples on which a shared kernel is set beside the exact one.
+SHARING_SAMPLE = 32
+SHARING_ROWS = 1024
+
+
+#: Compiled once for all networks that are equal.
+_jacobian = jax.jit(jacobian, static_argnums=0)
+
+
+def _jacobian_map(apply, params) -> Map:
+    @in_float64
+    def matrix_at(new):
+        return np.asarray(_jacobian(apply, params, np.asarray(new, np.float64)))
+
+    return matrix_at
+
+
+def _assemble(one_output) -> Map:
+    """z → θ − θ₀ where S is the Jacobian: z itself, or a column of it for every output of a network like this one."""
+
+    @in_float64
+    def parameters(z):
+        if one_output is None:
+            return np.asarray(z[:, 0])
+        _, unravel = ravel_pytree(one_output)
+        columns = [unravel(jnp.asarray(column)) for column in z.T]
+        return np.asarray(ravel_pytree(jax.tree.map(lambda *c: jnp.concatenate(c, axis=-1), *columns))[0])
+
+    return parameters

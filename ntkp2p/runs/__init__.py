@@ -1,0 +1,1 @@
+"""One run: its description, its prediction, its training, and both side by side."""

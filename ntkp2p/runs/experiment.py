@@ -1,0 +1,399 @@
+"""One frozen description of a run, from Python or from TOML."""
+
+from __future__ import annotations
+
+import copy
+import os
+import textwrap
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ntkp2p import data as datasets
+from ntkp2p.algorithms import Algorithm, LocalSGD
+from ntkp2p.algorithms.event_round import must_be_asynchronous
+from ntkp2p.asynchrony import AsynchronousGossip, Events
+from ntkp2p.base.checks import lookup, whole
+from ntkp2p.base.reports import html_table
+from ntkp2p.data import AgentData
+from ntkp2p.dynamics.timetable import flow_time_of_a_round, has_flow
+from ntkp2p.kernels import Features, infinite_features
+from ntkp2p.models import NETWORKS, Model, Network, prepare
+from ntkp2p.models.losses import LOSSES, name_classes
+from ntkp2p.runs.toml import algorithm_from, call, checked, mixing_from, named, tables_of, take, with_paths
+from ntkp2p.topology import Schedule, validate_mixing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Experiment:
+    """A run: who trains what, on which data, over which mixing matrix, by which algorithm, for how long.
+
+    Parameters
+    ----------
+    model
+        One of `ntkp2p.models`, a pair (init, apply), or an object with both (a Flax module).
+    data
+        The agents' data, `dataset.split(...)`.
+    mixing
+        W, shape (Q, Q): row q receives. Or one of `ntkp2p.schedules`: round k mixes with its matrix W_k. Or agents with
+        clocks of their own, one event being one round: `AsynchronousGossip(...)`, of which every training draws events
+        of its own and a prediction is the mean over them, or the `Events` of one draw.
+    algorithm
+        For instance `DGD(step_size=0.1)`.
+    rounds
+        The horizon K, at least 1.
+    record
+        How many rounds are recorded, evenly spaced from 0 to K, or the rounds themselves.
+    loss
+        What the agents minimise and the measures report: "squared" error, or the "cross_entropy" of classes, the
+        outputs being logits. Only the former has a closed form; the latter is predicted step by step.
+    batch_size
+        So many samples, drawn without replacement by every agent in every round anew, are what a gradient is of; by
+        default all of the agent's. A prediction is then of the mean over these draws.
+    kernel
+        "exact", or "shared": the mean over outputs, cheaper for many outputs and no longer exact. A prediction then
+        states `sharing_error`, what it leaves out of the exact kernel.
+    kernel_rtol
+        Where the kernel's factor stops, relative to the largest diagonal entry; columns are computed until it does, so
+        that the samples may be more than a kernel of theirs that fits into memory. By default the kernel
+        is computed as a whole and factorised to rounding.
+    precision
+        In which floats the networks train: "float64" or "float32". Kernels and predictions are always float64.
+    seed
+        The seed of the agents' common initialisation θ₀.
+
+    Attributes
+    ----------
+    recorded
+        The rounds that are recorded, ascending from 0 to K.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For anything that cannot be run, with what was found and what to do.
+
+    Examples
+    --------
+    >>> import ntkp2p as p2p
+    >>> experiment = p2p.Experiment(
+    ...     model=p2p.models.affine(),
+    ...     data=p2p.data.load("regression", samples=20, test_samples=5).split(agents=4),
+    ...     mixing=p2p.metropolis(p2p.graphs.cycle(4)),
+    ...     algorithm=p2p.DGD(step_size=0.1),
+    ...     rounds=20,
+    ...     record=[5, 10],
+    ... )
+    >>> experiment.recorded
+    array([ 0,  5, 10, 20])
+    >>> experiment.time(experiment.recorded)
+    array([0. , 0.5, 1. , 2. ])
+    """
+
+    model: Any
+    data: AgentData
+    mixing: Any
+    algorithm: Algorithm
+    rounds: int
+    record: int | Sequence[int] = 50
+    loss: Literal["squared", "cross_entropy"] = "squared"
+    batch_size: int | None = None
+    kernel: Literal["exact", "shared"] = "exact"
+    kernel_rtol: float | None = None
+    precision: Literal["float64", "float32"] = "float64"
+    seed: int = 0
+    recorded: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self):
+        if not isinstance(self.data, AgentData):
+            raise TypeError(
+                f"data must be dealt out to agents, found {type(self.data).__name__}: use data.split(agents=...)"
+            )
+        if not isinstance(self.algorithm, Algorithm):
+            raise TypeError(
+                f"algorithm must be an Algorithm, found {self.algorithm!r}: for instance DGD(step_size=0.1)"
+            )
+        for name in ("rounds", "seed"):
+            value = getattr(self, name)
+            least = int(name == "rounds")
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not whole or not least <= value < 2**31:
+                raise ValueError(f"{name} must be a whole number ≥ {least} and below 2³¹, found {value!r}")
+        lookup(LOSSES, self.loss, "loss")
+        if self.loss == "cross_entropy":
+            _must_have_classes(self.data)
+        if self.batch_size is not None:
+            _must_be_batch(self.batch_size, self.data)
+        lookup(dict.fromkeys(("exact", "shared")), self.kernel, "kernel")
+        if not (self.kernel_rtol is None or (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1)):
+            raise ValueError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
+        lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
+        mixing = self.mixing
+        if isinstance(mixing, Events | AsynchronousGossip):
+            _must_be_for(mixing, self.agents, int(self.rounds), self.algorithm)
+        else:
+            mixing = validate_mixing(
+                mixing, agents=self.agents, rounds=int(self.rounds), stochastic=self.algorithm.stochastic
+            )
+        if isinstance(mixing, Schedule) and self.algorithm.static:
+            raise ValueError(f"{self.algorithm.name} takes no mixing that changes over time: {self.algorithm.static}")
+        object.__setattr__(self, "mixing", mixing)
+        object.__setattr__(self, "recorded", _recorded(self.record, int(self.rounds)))
+
+    @property
+    def agents(self) -> int:
+        """Q, the number of agents."""
+        return self.data.agents
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether it can be predicted in flow time, too: a gradient flow, or wall-clock time of memoryless clocks."""
+        return has_flow(self.algorithm, self.mixing)
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether agents have clocks of their own."""
+        return isinstance(self.mixing, Events | AsynchronousGossip)
+
+    def drawn(self, draw: int = 0, /) -> Experiment:
+        """The run with the events that training number `draw` draws of the agents' clocks; others as they are."""
+        if not isinstance(self.mixing, AsynchronousGossip):
+            return self
+        seed = int(np.random.SeedSequence([int(self.seed), draw]).generate_state(1)[0])
+        # It is the same run, and was checked: whether everybody takes part in so few events is left to chance.
+        drawn = copy.copy(self)
+        object.__setattr__(drawn, "mixing", self.mixing.draw(events=int(self.rounds), seed=seed))
+        return drawn
+
+    def time(self, rounds: np.ndarray, /) -> np.ndarray:
+        """When some `rounds` are over: flow time η k, or with events wall-clock time; its mean where none are drawn."""
+        if isinstance(self.mixing, Events):
+            return np.append(0.0, self.mixing.time)[rounds]
+        return flow_time_of_a_round(self.algorithm, self.mixing) * np.asarray(rounds)
+
+    def initialise(self) -> Model:
+        """The network at the agents' common θ₀.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the data, or has infinite width and hence no parameters.
+        """
+        return prepare(self.model, self.data.inputs, self.data.outputs, seed=self.seed)
+
+    def features(
+        self,
+        *,
+        memory: int | None = None,
+        mesh: Mesh | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Features:
+        """The linear model that the network becomes when it is wide: of infinite width, their average.
+
+        Parameters
+        ----------
+        memory, mesh, cache, progress
+            How the kernel of a finite network is computed, as for `ntkp2p.kernels.TangentKernel`.
+
+        Raises
+        ------
+        ValueError
+            As `Features.of`; or if a network of infinite width is given memory, a mesh or a cache.
+        """
+        if isinstance(self.model, Network) and self.model.infinite:
+            if not memory is mesh is cache is None:
+                raise ValueError(f"{self.model} has its kernel in closed form: leave memory, mesh and cache out")
+            rtol = {} if self.kernel_rtol is None else {"rtol": self.kernel_rtol}
+            return infinite_features(self.model, self.data.inputs, self.data.outputs, **rtol)
+        return Features.of(
+            self.initialise(),
+            self.data.inputs,
+            kernel=self.kernel,
+            rtol=self.kernel_rtol,
+            memory=memory,
+            mesh=mesh,
+            cache=None if cache is None else Path(cache),
+            progress=progress,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The run in words and numbers that fit a file's attributes."""
+        model = self.model
+        architecture = model.architecture if isinstance(model, Network) else None
+        return {
+            "model": repr(model) if not isinstance(model, tuple) else "(init, apply)",
+            **({} if architecture is None else {"limit": architecture.limit}),
+            "data": f"{self.data.name}, {_checksum(self.data.inputs, self.data.targets)}",
+            "split": f"{self.data.by}, {_checksum(self.data.owner)}",
+            "mixing": _mixing_in_words(self.mixing),
+            "algorithm": self.algorithm.name,
+            "constants": repr(self.algorithm),
+            "step_size": float(self.algorithm.step_size),
+            "loss": self.loss,
+            **({"clock": "wall"} if self.asynchronous else {}),
+            **({} if self.batch_size is None else {"batch_size": int(self.batch_size)}),
+            "seed": int(self.seed),
+            "kernel": self.kernel,
+            **({} if self.kernel_rtol is None else {"kernel_rtol": self.kernel_rtol}),
+        }
+
+    def plot(self) -> list[Axes]:
+        """Who mixes with whom, with the weights, and the agents' samples by class; returns both axes.
+
+        Of a schedule the mean over its rounds is drawn, of clocks and events who sends to whom.
+        """
+        from ntkp2p.runs import plots
+
+        return plots.experiment(self)
+
+    def __repr__(self) -> str:
+        model = "(init, apply)" if isinstance(self.model, tuple) else repr(self.model)
+        mixing = f"W of {self.agents} agents" if isinstance(self.mixing, np.ndarray) else repr(self.mixing)
+        run = f"{self.algorithm!r}, {self.rounds} rounds, loss {self.loss!r}, seed {self.seed}, {model}"
+        short = [textwrap.shorten(words, 105, placeholder=" …") for words in (run, mixing, repr(self.data))]
+        return "Experiment(" + ",\n  ".join(short) + ")"
+
+    def _repr_html_(self) -> str:
+        facts = {"agents": self.agents, "rounds": self.rounds, "recorded rounds": len(self.recorded)}
+        rows = (facts | self.describe() | {"precision": self.precision}).items()
+        return html_table(["Experiment", ""], ((name.replace("_", " "), value) for name, value in rows))
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str], /) -> Experiment:
+        """Read an experiment from a TOML file.
+
+        Parameters
+        ----------
+        path
+            A file with the fields of this class, `model`, `data`, `split`, `mixing` and `algorithm` being tables;
+            the README shows one. Paths in it are relative to its folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not TOML, or a key is missing or unknown: the message names it and the closest known one.
+        """
+        tables, folder = tables_of(path)
+        try:
+            return cls.from_dict(tables, folder=folder)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any], /, *, folder: Path = Path()) -> Experiment:
+        """The experiment that a TOML file's tables describe; see `from_toml`.
+
+        Parameters
+        ----------
+        tables
+            Values by key, tables by name.
+        folder
+            What paths in them are relative to.
+
+        Raises
+        ------
+        ValueError
+            If a key is missing or unknown.
+        """
+        tables = dict(tables)
+        names = ("model", "data", "split", "mixing", "algorithm")
+        plain = [f.name for f in fields(cls) if f.init and f.name not in names]
+        for key in tables:
+            lookup(dict.fromkeys([*names, *plain]), key, "key")
+        for key in [*names, "rounds"]:
+            if key not in tables:
+                raise ValueError(f"{key} is missing: add {'a table [' + key + ']' if key in names else key + ' = 300'}")
+        for key in names:
+            if not isinstance(tables[key], Mapping):
+                raise ValueError(f"{key} must be a table: write [{key}] above its fields")
+
+        source = with_paths(tables["data"], folder)
+        name = take(source, "data", "name")
+        data = call(datasets.load, "data", source, name).split(**checked(datasets.split, tables["split"], "split"))
+        return cls(
+            model=named(NETWORKS, tables["model"], "model"),
+            data=data,
+            mixing=mixing_from(with_paths(tables["mixing"], folder), data.agents, tables["rounds"]),
+            algorithm=algorithm_from(tables["algorithm"]),
+            **{key: tables[key] for key in plain if key in tables},
+        )
+
+
+def _must_be_for(mixing: Events | AsynchronousGossip, agents: int, rounds: int, algorithm: Algorithm) -> None:
+    """Refuse events, or clocks, that do not fit the run."""
+    if mixing.users != agents:
+        raise ValueError(
+            f"mixing has {mixing.users} users but the data are split over {agents} agents: make them agree"
+        )
+    must_be_asynchronous(algorithm)
+    if isinstance(mixing, Events):
+        if rounds > len(mixing):
+            raise ValueError(
+                f"mixing has {len(mixing)} events for a run of {rounds}: one event is one round, draw more of them or "
+                f"set rounds = {len(mixing)}"
+            )
+        mixing.must_be_lively()
+        if isinstance(algorithm, LocalSGD) and (made := mixing.updates).min() <= algorithm.delay:
+            raise ValueError(
+                f"user {made.argmin()} makes {made.min()} updates in {len(mixing)} events, and each is applied "
+                f"{algorithm.delay} of its updates later: draw more events, or take a delay below {made.min()}"
+            )
+
+
+def _must_be_batch(size: Any, data: AgentData) -> None:
+    least = int(data.sizes.argmin())
+    whole(size, "batch_size", least=1)
+    if size > data.sizes[least]:
+        raise ValueError(
+            f"batch_size = {size} is more than the {data.sizes[least]} samples of agent {least}: use at most "
+            f"{data.sizes[least]}, or leave it out for full batches"
+        )
+
+
+def _must_have_classes(data: AgentData) -> None:
+    if data.classes is None:
+        raise ValueError(f'cross-entropy is for classes, and {data.name} is a regression: use loss = "squared"')
+    for name in ("targets", "test_targets"):
+        if not name_classes(getattr(data, name)):
+            raise ValueError(
+                f"the {name} of {data.name} do not name classes: cross-entropy takes −1 and +1 for two of them and "
+                'one-hot rows for more, other targets go with loss = "squared"'
+            )
+
+
+def _checksum(*arrays: np.ndarray) -> str:
+    return f"crc32 {zlib.crc32(b''.join(np.ascontiguousarray(a).tobytes() for a in arrays)):08x}"
+
+
+def _mixing_in_words(mixing: np.ndarray | Schedule | Events | AsynchronousGossip) -> str:
+    if isinstance(mixing, AsynchronousGossip | Events):
+        return f"{mixing!r}, {_checksum(*mixing.facts())}"
+    if isinstance(mixing, Schedule):
+        return f"{mixing!r}, {_checksum(mixing.matrices, mixing.order)}"
+    return f"{len(mixing)} agents, {_checksum(mixing)}"
+
+
+def _recorded(record: int | Sequence[int], rounds: int) -> np.ndarray:
+    if isinstance(record, int | np.integer):
+        if record < 2:
+            raise ValueError(f"record must be at least 2 (the start and the end), found {record}")
+        return np.unique(np.linspace(0, rounds, min(int(record), rounds + 1)).round().astype(int))
+    try:
+        chosen = np.asarray(record)
+    except ValueError:  # ragged
+        chosen = np.empty(0)
+    if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iu" or chosen.min() < 0:
+        raise ValueError(f"record must be a number of rounds or a list of rounds ≥ 0, found {record!r}")
+    if chosen.max() > rounds:
+        raise ValueError(f"record asks for round {chosen.max()} of a run of {rounds}: raise rounds, or leave it out")
+    return np.unique(np.concatenate([[0], chosen, [rounds]]))
