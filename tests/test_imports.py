@@ -9,7 +9,7 @@ import pytest
 
 import ntkp2p
 
-#: Built in one process: the help first, without JAX; then modules that have a public function's name.
+#: Run in one process: first the help, without JAX; then the closed form, without the large networks.
 PROGRAM = """
 import sys
 from ntkp2p import cli
@@ -22,18 +22,13 @@ for arguments in (["--help"], ["--version"], *([name, "--help"] for name in cli.
 heavy = {"jax", "numpy", "scipy", "matplotlib", "xarray", "pandas"} & set(sys.modules)
 assert not heavy, heavy
 
-import ntkp2p.compare, ntkp2p.stability
-import ntkp2p as p2p
-from ntkp2p import communication
-from ntkp2p.analysis.timeliness import Timeliness
+import ntkp2p.dynamics
 
-for function in (p2p.compare, p2p.stability, communication, p2p.timeliness):
-    assert callable(function), function
-assert sys.modules["ntkp2p.runs.comparison"].compare is p2p.compare
+assert "ntkp2p.models.cifar" not in sys.modules
 """
 
 
-def test_help_does_without_jax_and_functions_are_not_hidden_by_their_modules():
+def test_help_needs_no_jax_and_the_closed_form_no_large_network():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -45,14 +40,12 @@ def test_every_public_name_is_there():
     assert set(ntkp2p.__all__) | {"__version__"} <= set(dir(ntkp2p))
     assert everything["graphs"].cycle(3).number_of_nodes() == 3
     modules = {name for name in ntkp2p.__all__ if isinstance(everything[name], ModuleType)}
-    assert modules == {"clocks", "data", "devices", "graphs", "models", "schedules"}
+    assert modules == {"clocks", "data", "devices", "graphs", "kernels", "models", "schedules"}
 
 
-@pytest.mark.parametrize("name", [n for n in ntkp2p.__all__ if importlib.util.find_spec(f"ntkp2p.{n}")])
-def test_a_module_does_not_hide_the_function_of_its_name(name):
-    module = importlib.import_module(f"ntkp2p.{name}")
-    setattr(ntkp2p, name, module)  # what Python does when a module has been imported
-    assert getattr(ntkp2p, name) is getattr(module, name, module)
+def test_no_package_has_the_name_of_a_public_function():
+    packages = {name for name in ntkp2p.__all__ if importlib.util.find_spec(f"ntkp2p.{name}")}
+    assert packages == {"data", "kernels", "models"}
 
 
 def test_an_unknown_name_is_said_as_python_says_it():

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
-from jax.core import Tracer
 
 Value = TypeVar("Value")
 
@@ -49,12 +47,16 @@ def lookup(table: Mapping[str, Value], name: object, kind: str) -> Value:
 
 def is_number(value: Any, /) -> bool:
     """Whether it is a finite real number, and not a truth value."""
+    import jax  # which topology does without
+
     number = isinstance(value, int | float | np.number | jax.Array) and not isinstance(value, bool)
     return bool(number and np.ndim(value) == 0 and np.isrealobj(value) and np.isfinite(value))
 
 
 def must_be_share(name: str, value: Any, remedy: str, /, *, one: bool = False) -> None:
     """Refuse what is not above 0 and below 1 (or at most 1, if `one`); what JAX traces was checked as a number."""
+    from jax.core import Tracer
+
     if isinstance(value, Tracer) or (is_number(value) and (0 < value < 1 or (one and value == 1))):
         return
     raise ValueError(f"{name} must be above 0 and {'at most' if one else 'below'} 1, found {value!r}: {remedy}")
