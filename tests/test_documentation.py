@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import ntkp2p as p2p
-from ntkp2p import algorithms, asynchrony, data, dynamics, models, topology
+from ntkp2p import algorithms, asynchrony, data, dynamics, kernels, models, topology
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -45,7 +45,7 @@ def test_what_is_named_is_there(page):
 
 
 @pytest.mark.parametrize(
-    "room", [p2p, algorithms, asynchrony, data, dynamics, models, topology], ids=lambda m: m.__name__
+    "room", [p2p, algorithms, asynchrony, data, dynamics, kernels, models, topology], ids=lambda m: m.__name__
 )
 def test_what_is_public_is_in_the_reference(room):
     entries = set(re.findall(r"^\.\. auto\w+:: (\w+)$", REFERENCE, re.M))
