@@ -5,7 +5,6 @@ Results go to standard output, everything else to standard error. Heavy imports 
 
 from __future__ import annotations
 
-import dis
 import os
 import shlex
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ntkp2p import __version__
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.imports import missing
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def check(
 
     if plot is not None:
         if plot.suffix.lower() not in PICTURES:
-            raise ValueError(f"--plot takes a file that ends in {', '.join(PICTURES)}, found {plot}")
+            raise InputError(f"--plot takes a file that ends in {', '.join(PICTURES)}, found {plot}")
         _writable(plot.parent, "--plot")
     report = check_mixing(_mixing(files, graph, weights))
     _print(report, report.to_dict() if json else None)
@@ -394,7 +394,7 @@ def sweep(
     if failures := result.failures:
         reason, names = next(iter(failures.values())), list(failures)
         named = "; ".join(names[:5]) + ("; …" if len(names) > 5 else "")
-        raise ValueError(
+        raise InputError(
             f"{len(failures)} of {len(result.rows)} cells were not computed: {named}; the first because {reason}; "
             f"all reasons are in {folder / 'sweep.csv'}, and the same command tries them again"
         )
@@ -415,7 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and JAX'
             _say("out of memory: take fewer agents, samples or outputs")
-        elif isinstance(error, CycloptsError | OSError) or _foreseen(error):
+        elif isinstance(error, CycloptsError | InputError | OSError):
             _say(str(error))
         elif package := missing(error):
             _say(f"ntkp2p needs {package}, which is not installed: pip install ntkp2p installs what is missing")
@@ -424,21 +424,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _say("this is a defect of the program: please report the lines above, with what `ntkp2p info` prints")
             sys.exit(1)
         sys.exit(2)
-
-
-def _foreseen(error: Exception) -> bool:
-    """Whether a `raise` of this package made the error: such a one names a mistake and its remedy.
-
-    What Python or a library raises on the way has passed all checks at the door, and is nobody's mistake but ours.
-    """
-    raised = error.__traceback__
-    while raised is not None and raised.tb_next is not None:
-        raised = raised.tb_next
-    if raised is None or isinstance(error, AssertionError):  # an `assert` raises likewise
-        return False
-    code = raised.tb_frame.f_code
-    here = Path(code.co_filename).is_relative_to(Path(__file__).parent)
-    return here and dis.opname[code.co_code[raised.tb_lasti]] == "RAISE_VARARGS"
 
 
 def _kept(typed: Sequence[str], interruption: KeyboardInterrupt) -> str:
@@ -543,7 +528,7 @@ def _begin(
         return run, _results(out)
     address, count, number = processes.coordinator, processes.processes, processes.process
     if address is None or count is None or number is None:
-        raise ValueError(
+        raise InputError(
             "--coordinator, --processes and --process go together: for instance "
             "--coordinator 192.168.0.1:9876 --processes 2 --process 0"
         )
@@ -586,9 +571,9 @@ def _mixing(files: Sequence[Path], graph: str | None, weights: str | None) -> An
     from ntkp2p.topology.weights import from_graph
 
     if bool(files) == (graph is not None):
-        raise ValueError("check takes either files or --graph: ntkp2p check W.csv, or ntkp2p check --graph cycle:10")
+        raise InputError("check takes either files or --graph: ntkp2p check W.csv, or ntkp2p check --graph cycle:10")
     if files and weights is not None:
-        raise ValueError(f"--weights goes with --graph: {files[0]} holds its own weights, leave it out")
+        raise InputError(f"--weights goes with --graph: {files[0]} holds its own weights, leave it out")
     if graph is not None:
         return from_graph(from_spec(graph), weights)
     return read(files[0]) if len(files) == 1 else schedules.periodic(map(load_mixing, files))
@@ -599,9 +584,9 @@ def _figures_folder(out: Path | None, *, committed: bool, others: bool) -> Path:
     if not committed:
         return DRAWN if out is None else out
     if out is not None or others:
-        raise ValueError("--committed draws the full figures as PNG in figures/: leave out --out, --quick and --format")
+        raise InputError("--committed draws the full figures as PNG in figures/: leave out --out, --quick and --format")
     if not all(map(Path.exists, CLONE)):
-        raise ValueError("--committed works only in the root folder of a clone of the repository: use --out instead")
+        raise InputError("--committed works only in the root folder of a clone of the repository: use --out instead")
     return Path("figures")
 
 

@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import pty
@@ -15,7 +16,9 @@ import pytest
 import scipy.sparse
 import xarray as xr
 
-from ntkp2p import cli, schedules
+import ntkp2p
+from ntkp2p import DivergedError, NoSteadyStateError, cli, schedules
+from ntkp2p.base.errors import InputError, InputTypeError, MissingPackageError, NotConvergedError
 from ntkp2p.base.files import replacing
 
 TOML = """
@@ -255,18 +258,19 @@ def test_a_defect_of_the_program_is_not_called_a_mistake(run, monkeypatch, broke
     assert "ntkp2p info" in err
 
 
-def test_what_the_package_raises_was_foreseen():
-    with pytest.raises(ValueError) as raised:
-        cli._mixing([], None, None)
-    assert cli._foreseen(raised.value)
-    with pytest.raises(AttributeError) as stumbled:  # in the package, too, but not by a `raise`
-        cli._say(3)
-    assert not cli._foreseen(stumbled.value)
-    assumed: dict = {}
-    exec(compile("def f(): assert False", cli.__file__, "exec"), assumed)
-    with pytest.raises(AssertionError) as failed:
-        assumed["f"]()
-    assert not cli._foreseen(failed.value)
+def test_exceptions_for_mistakes_share_one_type():
+    """Every exception that the package raises for a mistake is of one type, whatever built-in type it also has."""
+    for error in (InputTypeError, MissingPackageError, NotConvergedError, NoSteadyStateError, DivergedError):
+        assert issubclass(error, InputError)
+
+
+def test_mistakes_are_raised_as_such():
+    """No `raise` of a built-in type that a user's mistake would have: the command line would call it a defect."""
+    for path in Path(ntkp2p.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                name = ast.unparse(node.exc.func)
+                assert name not in ("ValueError", "TypeError", "ImportError", "ArithmeticError"), (path, node.lineno)
 
 
 def test_files_are_whole_or_not_there(tmp_path):

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.base.checks import is_number, must_be_share
+from ntkp2p.base.errors import InputError
 
 
 class Compressor(eqx.Module):
@@ -178,7 +179,7 @@ class Algorithm(eqx.Module):
         value = self.step_size
         # What is differentiated was checked as a number.
         if not (isinstance(value, Tracer) or (is_number(value) and float(value) > 0)):
-            raise ValueError(
+            raise InputError(
                 f"step_size must be a finite positive number, found {value!r}: "
                 f"for instance {type(self).__name__}(step_size=0.1)"
             )

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, PyTree
 from ntkp2p.algorithms.algorithm import Algorithm
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
 from ntkp2p.base.checks import whole_rounds
+from ntkp2p.base.errors import InputError, InputTypeError
 
 
 class Modifier(Algorithm):
@@ -56,7 +57,7 @@ class Modifier(Algorithm):
 
     def __init__(self, algorithm: Any, /):
         if not isinstance(algorithm, Algorithm):
-            raise TypeError(
+            raise InputTypeError(
                 f"{type(self).__name__} modifies an algorithm, found {algorithm!r}: "
                 f"for instance {type(self).__name__}(DGD(step_size=0.1), ...)"
             )
@@ -211,7 +212,7 @@ class _Queue:
     def exchange(self, x: Float[Array, "Q d"]) -> Float[Array, "Q d"]:
         self.calls += 1
         if self.waiting.shape[::2] != x.shape:  # of something else than models
-            raise ValueError(
+            raise InputError(
                 f"{self.name} can be delayed where a round exchanges models only, and this one exchanges values of "
                 f"shape {x.shape} as well: leave {self.name} out"
             )
@@ -223,7 +224,7 @@ class _Queue:
         # A second value in a round would take the place of the next round's.
         if self.waiting.shape[1] and self.calls != 1:
             verb = {"gradients": "world.grad", "messages": "world.mix"}[self.name]
-            raise ValueError(
+            raise InputError(
                 f"{self.name} can be delayed where a round calls {verb} once, and {algorithm.name} calls it "
                 f"{self.calls} times: leave {self.name} out"
             )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms.algorithm import Algorithm, World
+from ntkp2p.base.errors import InputError
 
 #: A user's number and model ↦ its gradient there.
 Gradient = Callable[[Any, Float[Array, " d"]], Float[Array, " d"]]
@@ -67,7 +68,7 @@ def must_be_asynchronous(algorithm: Algorithm, /) -> None:
     if not reason and not all(leaf.shape[:1] == (5,) for leaf in leaves):
         reason = "its state has parts that are not an agent's own"
     if reason:
-        raise ValueError(f"{algorithm.name} is not for agents with clocks of their own: {reason}; LocalSGD is")
+        raise InputError(f"{algorithm.name} is not for agents with clocks of their own: {reason}; LocalSGD is")
 
 
 def _taken(state: PyTree, rows: Any) -> PyTree:
@@ -102,6 +103,6 @@ def _world(step: Any, gradient: Gradient) -> World:
 
 def _refused(verb: str) -> Callable[..., Any]:
     def refuse(*_, **__):
-        raise ValueError(f"{verb} is for rounds of all agents, and agents with clocks of their own act two at a time")
+        raise InputError(f"{verb} is for rounds of all agents, and agents with clocks of their own act two at a time")
 
     return refuse

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from ntkp2p.algorithms.algorithm import Algorithm
 from ntkp2p.algorithms.push_sum import must_be_momentum
 from ntkp2p.base.checks import is_number, whole_rounds
+from ntkp2p.base.errors import InputError
 
 #: What a new message counts for in the running mean of squared distances.
 FORGETTING = 0.1
@@ -93,7 +94,7 @@ class LocalSGD(Algorithm):
         must_be_momentum(self.momentum)
         scale = self.variance_scale
         if scale is not None and not (is_number(scale) and scale > 0):
-            raise ValueError(f"variance_scale must be a finite positive number, found {scale!r}: None is without")
+            raise InputError(f"variance_scale must be a finite positive number, found {scale!r}: None is without")
 
     @property
     def nonlinear(self):

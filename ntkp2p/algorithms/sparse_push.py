@@ -38,6 +38,7 @@ from jaxtyping import Array, Float, Integer
 from ntkp2p.algorithms.algorithm import Algorithm, Compressor
 from ntkp2p.algorithms.push_sum import must_be_momentum, nesterov
 from ntkp2p.base.checks import must_be_share, whole_rounds
+from ntkp2p.base.errors import InputTypeError
 
 #: ε of AdaGossip: keeps an entry on which all agreed so far from an infinite rate.
 SMALL = 1e-8
@@ -320,7 +321,7 @@ class CHOCO(Algorithm):
 def must_be_compressor(value: Any, /) -> Compressor:
     """The compressor, if it is one."""
     if not isinstance(value, Compressor):
-        raise TypeError(
+        raise InputTypeError(
             f"compression is one of what ntkp2p has, or a Compressor of your own, found {value!r}: TopK(0.01)"
         )
     return value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
+from ntkp2p.base.errors import InputError, MissingPackageError, NotConvergedError
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.prediction import features_of
 from ntkp2p.runs.rounds_to_loss import MOST, mean_losses, rounds_to_loss
@@ -138,10 +139,10 @@ def compare_mixings(
     import pandas as pd
 
     if experiment is None and target is not None:
-        raise ValueError("a target is for an experiment's loss: give experiment=... too")
+        raise InputError("a target is for an experiment's loss: give experiment=... too")
     metropolis(graph)  # says first what is wrong with the graph
     if experiment is not None and experiment.agents != len(graph):
-        raise ValueError(
+        raise InputError(
             f"the graph has {len(graph)} nodes and the experiment {experiment.agents} agents: take one size"
         )
     features = None
@@ -156,7 +157,7 @@ def compare_mixings(
             continue
         try:
             matrices[name] = build(graph)
-        except (ImportError, RuntimeError) as error:
+        except (MissingPackageError, NotConvergedError) as error:
             rows[name] = {"note": str(error)}
             continue
         report = check_mixing(matrices[name])
@@ -176,7 +177,7 @@ def compare_mixings(
 def _rounds(experiment: Experiment, W: np.ndarray, target: Any, features: Any) -> dict[str, Any]:
     try:
         run = dataclasses.replace(experiment, mixing=W)
-    except ValueError as error:
+    except InputError as error:
         return {"note": str(error)}
     rounds = rounds_to_loss(run, target, features=features)
     if rounds is None:

@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.reports import html_table
 from ntkp2p.dynamics import LinearSystem, linear_system, propagate
@@ -91,14 +92,14 @@ class Objective:
         smooth = [name for name in measures.VARIABLES if name != "test_accuracy"]
         lookup(dict.fromkeys(smooth), self.variable, "variable")
         if self.variable == "test_loss" and not len(experiment.data.test_inputs):
-            raise ValueError("test_loss needs test samples: load data with test_samples=...")
+            raise InputError("test_loss needs test samples: load data with test_samples=...")
         if experiment.loss != "squared":
-            raise ValueError(f"an objective is of squared error, which has a closed form, and not of {experiment.loss}")
+            raise InputError(f"an objective is of squared error, which has a closed form, and not of {experiment.loss}")
         if not isinstance(experiment.mixing, np.ndarray):
-            raise ValueError("where the mixing changes over time there is no derivative yet: use one mixing matrix")
+            raise InputError("where the mixing changes over time there is no derivative yet: use one mixing matrix")
         features = features_of(experiment, self.features)
         if features.spread is not None:
-            raise ValueError("an objective is of one initialisation: give the network a finite width")
+            raise InputError("an objective is of one initialisation: give the network a finite width")
         object.__setattr__(self, "time", checked_time(self.time, has_flow=experiment.algorithm.has_flow))
         object.__setattr__(self, "features", features)
         system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
@@ -134,7 +135,7 @@ class Objective:
             Inside `jax.jit` or `jax.vmap`, or if JAX differentiates it without `jax_enable_x64`.
         """
         if self.system.varying or (mixing is not None and self.system.parameters["exogenous"]):
-            raise ValueError(
+            raise InputError(
                 f"the weights of {self.experiment.algorithm.name} follow from the mixing, and there is no derivative "
                 "through them: take an algorithm without, ATC for instance, or differences of predict(...)"
                 if self.system.parameters["exogenous"]
@@ -146,7 +147,7 @@ class Objective:
             with jax.enable_x64(True):
                 return np.asarray(self._measure(**given))
         if jnp.result_type(float) != jnp.float64:
-            raise TypeError(
+            raise InputTypeError(
                 "JAX differentiates in float32, and a closed form needs float64: use objective.value_and_grad(...) "
                 "or put it into `with jax.enable_x64(True):`"
             )
@@ -214,25 +215,25 @@ class Objective:
         experiment = self.experiment
         for name, value, like in (("mixing", mixing, experiment.mixing), ("targets", targets, experiment.data.targets)):
             if value is not None and np.shape(value) != like.shape:
-                raise ValueError(f"{name} has shape {np.shape(value)}, and {like.shape} is needed")
+                raise InputError(f"{name} has shape {np.shape(value)}, and {like.shape} is needed")
         if self.system.symmetric and mixing is not None and not isinstance(mixing, Tracer):
             W = np.asarray(mixing)
             if not np.allclose(W, W.T, rtol=0, atol=1e-9):
-                raise ValueError("mixing must be symmetric, as the experiment's is: start from one that is not")
+                raise InputError("mixing must be symmetric, as the experiment's is: start from one that is not")
         if step_size is not None and not isinstance(step_size, Tracer) and not 0 < step_size < np.inf:
-            raise ValueError(f"step_size must be a finite positive number, found {step_size}")
+            raise InputError(f"step_size must be a finite positive number, found {step_size}")
         if at is not None and not isinstance(at, Tracer) and not 0 <= at < np.inf:
-            raise ValueError(f"at must be a finite time ≥ 0, found {at}: steady_state is for t = ∞")
+            raise InputError(f"at must be a finite time ≥ 0, found {at}: steady_state is for t = ∞")
 
     def _rounds(self, at: Any, eta: Array) -> Array:
         if self.time == "flow":
             t = self.experiment.rounds * jax.lax.stop_gradient(eta) if at is None else at
             return jnp.asarray(t, float) / eta
         if isinstance(at, Tracer):
-            raise ValueError('a round has no derivative: take time="flow" for one with respect to the time')
+            raise InputError('a round has no derivative: take time="flow" for one with respect to the time')
         k = self.experiment.rounds if at is None else at
         if k != int(k):
-            raise ValueError(f'rounds are whole numbers, found {k!r}: use time="flow" in between')
+            raise InputError(f'rounds are whole numbers, found {k!r}: use time="flow" in between')
         return jnp.asarray(k, float)
 
 
@@ -304,7 +305,7 @@ def best_weights(
     objective = Objective(experiment, variable, features=features)
     start = experiment.mixing
     if not np.array_equal(start, start.T) or start.min() < 0:
-        raise ValueError(
+        raise InputError(
             "best_weights starts from a symmetric mixing matrix of weights ≥ 0: for instance metropolis(graph)"
         )
     heads, tails = np.nonzero(np.triu(start, 1))

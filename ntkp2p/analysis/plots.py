@@ -9,6 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.style import BLUE, DASHED, STYLE, VERMILLION
 from ntkp2p.runs.plots import OFF_THE_CHART
 from ntkp2p.topology.plots import unit_disc
@@ -207,7 +208,7 @@ def sweep(sweep: "Sweep", /, *, ax: Axes | None = None) -> Axes:
     """
     table = sweep.table()
     if "global_loss" not in table:
-        raise ValueError("no cell of this sweep has been computed: see its failures")
+        raise InputError("no cell of this sweep has been computed: see its failures")
     across = next((name for name in sweep.settings if _is_numeric(table[name])), next(iter(sweep.settings)))
     others = [name for name in sweep.settings if name != across]
     named = table[others].map(_tick).agg(", ".join, axis=1) if others else table["file"].map(lambda _: "")

@@ -14,6 +14,7 @@ from ntkp2p.analysis.stability_report import Hypothesis, StabilityReport, hidden
 from ntkp2p.analysis.timeliness import timeliness
 from ntkp2p.asynchrony import AsynchronousGossip
 from ntkp2p.base.checks import whole
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.threads import one_thread
 from ntkp2p.dynamics.delay import CharacteristicRoots, characteristic_roots, delay_matrices
@@ -160,7 +161,7 @@ def _with_all_found(found: Spectrum, system: LinearSystem, values: np.ndarray, s
 
 def must_be_linear(experiment: Experiment) -> None:
     if experiment.loss != "squared":
-        raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for stability with squared error")
+        raise InputError(f"under {experiment.loss} the rounds are not linear: ask for stability with squared error")
 
 
 def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> CharacteristicRoots | None:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from ntkp2p.algorithms import Algorithm, Delayed
 from ntkp2p.analysis.stability import must_be_linear
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.reports import html_table
 from ntkp2p.base.threads import one_thread
@@ -131,19 +132,19 @@ def stability_map(
     }
     chosen = [name for name, values in given.items() if values is not None]
     if len(chosen) != 1:
-        raise ValueError(
+        raise InputError(
             "a map has one of gradient_delays, message_delays and smallest_eigenvalues beside the step sizes, found "
             f"{' and '.join(chosen) or 'none'}"
         )
     must_be_linear(experiment)
     if experiment.asynchronous:
-        raise ValueError("a map is of synchronous rounds: see stability(experiment) and timeliness(experiment)")
+        raise InputError("a map is of synchronous rounds: see stability(experiment) and timeliness(experiment)")
     (name,), etas = chosen, np.asarray(step_sizes, float)
     values = np.asarray(given[name])
     if values.ndim != 1 or not len(values) or values.dtype.kind not in "iuf":
-        raise ValueError(f"{name}s must be a list of numbers, found {given[name]!r}")
+        raise InputError(f"{name}s must be a list of numbers, found {given[name]!r}")
     if etas.ndim != 1 or not len(etas) or not (np.isfinite(etas) & (etas > 0)).all():
-        raise ValueError(f"step_sizes must be a list of positive numbers, found {step_sizes!r}")
+        raise InputError(f"step_sizes must be a list of positive numbers, found {step_sizes!r}")
     features, experiment = features_of(experiment, features), with_measured_shares(experiment)
     rows, limits, textbook = [], [], []
     for value in values:
@@ -166,11 +167,11 @@ def _varied(experiment: Experiment, name: str, value: Any) -> tuple[Algorithm, A
     if name.endswith("delay"):
         return Delayed(algorithm, **{"gradients" if name == "gradient_delay" else "messages": value}), mixing
     if isinstance(mixing, Schedule) or not np.array_equal(mixing, mixing.T):
-        raise ValueError("smallest_eigenvalues are of one symmetric matrix: give the experiment one")
+        raise InputError("smallest_eigenvalues are of one symmetric matrix: give the experiment one")
     least = float(np.linalg.eigvalsh(mixing)[0])
     if least > 1 - EDGE:
-        raise ValueError("smallest_eigenvalues need mixing that mixes: this W is the identity")
+        raise InputError("smallest_eigenvalues need mixing that mixes: this W is the identity")
     if not (np.isfinite(value) and value < 1):
-        raise ValueError(f"λ_min of a mixing matrix lies below 1, found {value:g}")
+        raise InputError(f"λ_min of a mixing matrix lies below 1, found {value:g}")
     a = (1 - value) / (1 - least)
     return algorithm, (1 - a) * np.eye(len(mixing)) + a * mixing

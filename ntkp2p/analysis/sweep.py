@@ -27,6 +27,7 @@ import xarray as xr
 
 from ntkp2p.base.checks import whole
 from ntkp2p.base.devices import free_memory
+from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.files import netcdf_engine, writable
 from ntkp2p.base.workers import Answers, Failure, locally, on_cluster, processors
 from ntkp2p.kernels import Features
@@ -168,7 +169,7 @@ def sweep(
     OSError
         If there is no such TOML file, the folder cannot be written to, nobody answers at the scheduler's address, or
         it is lost: what was finished then is kept.
-    RuntimeError
+    InputError
         If processes cannot be started.
     ImportError
         If netCDF cannot be written, or for a cluster without dask.distributed.
@@ -181,11 +182,13 @@ def sweep(
     Processes are spawned: a script calls this below ``if __name__ == "__main__":``.
     """
     if scheduler is not None and workers is not None:
-        raise ValueError("workers are processes of this machine, and a scheduler has its own: leave one of both out")
+        raise InputError("workers are processes of this machine, and a scheduler has its own: leave one of both out")
     count = processors() if workers is None else whole(workers, "workers", least=1)
     settings = _checked_settings(settings)
     if isinstance(experiment, Experiment):
-        raise TypeError("sweep takes a TOML file or its tables, found an Experiment: its fields have no names to set")
+        raise InputTypeError(
+            "sweep takes a TOML file or its tables, found an Experiment: its fields have no names to set"
+        )
     tables, parent = (experiment, Path()) if isinstance(experiment, Mapping) else tables_of(experiment)
     cells = _cells(tables, parent.resolve(), settings, train)
     netcdf_engine()
@@ -240,9 +243,9 @@ def parse_settings(texts: Sequence[str], /) -> dict[str, list[Any]]:
     for text in texts:
         name, equals, values = text.partition("=")
         if not (equals and name.strip() and values.strip()):
-            raise ValueError(f"--set takes FIELD=VALUE,VALUE,..., found {text!r}: algorithm.step_size=0.1,0.3 is one")
+            raise InputError(f"--set takes FIELD=VALUE,VALUE,..., found {text!r}: algorithm.step_size=0.1,0.3 is one")
         if name.strip() in settings:
-            raise ValueError(f"--set has {name.strip()} twice: name all of its values in one")
+            raise InputError(f"--set has {name.strip()} twice: name all of its values in one")
         settings[name.strip()] = _values(name.strip(), values)
     return settings
 
@@ -257,11 +260,11 @@ def _values(name: str, text: str) -> list[Any]:
             if piece.startswith(("[", "{", '"', "'")):  # it goes on behind this comma
                 continue
             if not piece:
-                raise ValueError(f"--set {name} has an empty value in {text!r}: leave the comma out") from None
+                raise InputError(f"--set {name} has an empty value in {text!r}: leave the comma out") from None
             values.append(piece)
         piece = ""
     if piece:
-        raise ValueError(f"--set {name} has the value {piece!r}, which is not closed: close the bracket or quote")
+        raise InputError(f"--set {name} has the value {piece!r}, which is not closed: close the bracket or quote")
     return values
 
 
@@ -286,23 +289,25 @@ class _Cell:
 
 def _checked_settings(settings: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     if not isinstance(settings, Mapping) or not settings:
-        raise ValueError('settings must name fields and their values: {"algorithm.step_size": [0.1, 0.3]}')
+        raise InputError('settings must name fields and their values: {"algorithm.step_size": [0.1, 0.3]}')
     for table, inner in itertools.permutations(settings, 2):
         if inner.startswith(f"{table}."):
-            raise ValueError(f"{inner} is a part of {table}, which is set as well: leave one of both out")
+            raise InputError(f"{inner} is a part of {table}, which is set as well: leave one of both out")
     checked = {}
     for name, values in settings.items():
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or len(values) == 0:
-            raise ValueError(
+            raise InputError(
                 f"{name} must have a list of values, found {values!r}: write [{values!r}] for a single one"
             )
         checked[name] = [value.item() if isinstance(value, np.generic) else value for value in values]
         try:
             known = [json.dumps(value, sort_keys=True) for value in checked[name]]
         except TypeError:
-            raise TypeError(f"values of {name} must be as in TOML (numbers, words, lists), found {values!r}") from None
+            raise InputTypeError(
+                f"values of {name} must be as in TOML (numbers, words, lists), found {values!r}"
+            ) from None
         if len(set(known)) < len(known):
-            raise ValueError(f"{name} has a value twice in {checked[name]}: leave one out")
+            raise InputError(f"{name} has a value twice in {checked[name]}: leave one out")
     return checked
 
 
@@ -317,7 +322,7 @@ def _cells(tables: Mapping[str, Any], folder: Path, settings: Mapping[str, list[
         for value in values:
             those = [cell for cell in cells if cell.settings[name] is value]
             if all(cell.failure for cell in those):
-                raise ValueError(f"no cell with {_label({name: value})} can be run: {those[0].failure}")
+                raise InputError(f"no cell with {_label({name: value})} can be run: {those[0].failure}")
     return cells
 
 
@@ -327,7 +332,7 @@ def _cell(tables: Mapping[str, Any], folder: Path, settings: dict[str, Any], tra
         _set(filled, name, value)
     try:
         run = Experiment.from_dict(filled, folder=folder)
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+    except (InputError, OSError) as error:
         return _Cell(settings, filled, folder, train, _checksum(filled), failure=Failure.of(error).reason)
     facts = run.describe()
     tests = [zlib.crc32(np.ascontiguousarray(x).tobytes()) for x in (run.data.test_inputs, run.data.test_targets)]
@@ -341,7 +346,7 @@ def _set(tables: dict[str, Any], name: str, value: Any) -> None:
     for key in path:
         inner = inner.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise ValueError(f"{name} cannot be set: {key} is {inner!r}, and no table")
+            raise InputError(f"{name} cannot be set: {key} is {inner!r}, and no table")
     inner[last] = value
 
 
@@ -364,10 +369,10 @@ def _kept(path: Path, cell: _Cell) -> dict[str, Any] | None:
         return None
     try:
         dataset = load_netcdf(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: delete it, and its cell is computed again") from error
+    except InputError as error:
+        raise InputError(f"{path} is damaged: delete it, and its cell is computed again") from error
     if dataset.attrs.get("checksum") != cell.checksum:
-        raise ValueError(f"{path} is not of this sweep: move it away, or choose another folder")
+        raise InputError(f"{path} is not of this sweep: move it away, or choose another folder")
     if cell.train and "trained" not in dataset["source"].values:
         return None
     return json.loads(dataset.attrs["facts"])

@@ -26,6 +26,7 @@ from ntkp2p.algorithms import Algorithm, Delayed, LocalSGD
 from ntkp2p.analysis.delay_margins import AUGMENTED, DELAYS, Margin
 from ntkp2p.asynchrony import Events, Kind, staleness
 from ntkp2p.asynchrony.events import AVERAGES
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.reports import Report, Rows, Verdict
 from ntkp2p.dynamics.spectrum import edge, spectrum
@@ -171,14 +172,14 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     (1.0, True)
     """
     if not experiment.asynchronous:
-        raise ValueError("timeliness is of agents with clocks of their own: see stability(experiment).margins")
+        raise InputError("timeliness is of agents with clocks of their own: see stability(experiment).margins")
     if experiment.loss != "squared":
-        raise ValueError(f"under {experiment.loss} the rounds are not linear: ask for timeliness with squared error")
+        raise InputError(f"under {experiment.loss} the rounds are not linear: ask for timeliness with squared error")
     run = experiment.drawn()
     events = run.mixing.until(int(run.rounds))
     updates, delay = events.updates, getattr(run.algorithm, "delay", 0)
     if updates.max() <= delay:
-        raise ValueError(f"nobody applies an update in {run.rounds} events: take more rounds")
+        raise InputError(f"nobody applies an update in {run.rounds} events: take more rounds")
     features = features_of(run, features)
     interval = float(events.time[-1] * events.users / updates.sum())
     W = scipy.linalg.expm(interval * mixing_rates(events))

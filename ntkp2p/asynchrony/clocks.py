@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 from scipy.special import gamma
 
+from ntkp2p.base.errors import InputError, InputTypeError
+
 #: Random numbers of one user's process that are drawn at a time: at most 4 KiB as Python's numbers.
 _BLOCK = 128
 
@@ -103,7 +105,7 @@ class Deterministic(Clock):
     def __post_init__(self):
         _keep(self, "interval", positive=True)
         if not isinstance(self.random_phase, bool):
-            raise TypeError(f"random_phase is True or False, got {self.random_phase!r}")
+            raise InputTypeError(f"random_phase is True or False, got {self.random_phase!r}")
 
     @property
     def mean(self) -> float:
@@ -171,13 +173,13 @@ class Trace(Clock):
     def __post_init__(self):
         times = np.array(self.times, np.float64)
         if times.ndim != 1 or not times.size:
-            raise ValueError(f"a trace has one time or more, found shape {times.shape}: give it a list of times")
+            raise InputError(f"a trace has one time or more, found shape {times.shape}: give it a list of times")
         if not np.isfinite(times).all() or times[0] <= 0:
             wrong = times[~np.isfinite(times) | (times <= 0)][0]
-            raise ValueError(f"a trace's times are finite and above 0, where users begin, found {wrong}: drop it")
+            raise InputError(f"a trace's times are finite and above 0, where users begin, found {wrong}: drop it")
         late = np.flatnonzero(np.diff(times) < 0)
         if late.size:
-            raise ValueError(
+            raise InputError(
                 f"times[{late[0] + 1}] = {times[late[0] + 1]} of a trace comes before times[{late[0]}] = "
                 f"{times[late[0]]}: sort them"
             )
@@ -185,7 +187,7 @@ class Trace(Clock):
         if self.receivers is not None:
             receivers = np.array(self.receivers)
             if receivers.shape != times.shape or receivers.dtype.kind not in "iu":
-                raise ValueError(
+                raise InputError(
                     f"a trace of {len(times)} times has as many receivers, numbers of users, found shape "
                     f"{receivers.shape} of {receivers.dtype}"
                 )
@@ -257,17 +259,17 @@ def load_trace(path: str | os.PathLike[str], users: int, /) -> tuple[Trace, ...]
         header = [name.strip() for name in next(lines, [])]
         if header not in (["user", "time"], ["user", "time", "receiver"]):
             found = ",".join(header) or "nothing"
-            raise ValueError(f"{path}: a trace's first line is user,time or user,time,receiver, found {found}")
+            raise InputError(f"{path}: a trace's first line is user,time or user,time,receiver, found {found}")
         for cells in filter(None, lines):
             where = f"{path}, line {lines.line_num}"
             user, time, *receiver = _tick(cells, len(header), users, where)
             if times[user] and time < times[user][-1]:
-                raise ValueError(f"{where}: user {user} is at {times[user][-1]} already, found {time}: sort the lines")
+                raise InputError(f"{where}: user {user} is at {times[user][-1]} already, found {time}: sort the lines")
             times[user].append(time)
             receivers[user] += receiver
     silent = next((user for user in range(users) if not times[user]), None)
     if silent is not None:
-        raise ValueError(f"{path}: user {silent} has no line, so that it never updates: add one, or leave the user out")
+        raise InputError(f"{path}: user {silent} has no line, so that it never updates: add one, or leave the user out")
     heard = len(header) == 3
     return tuple(Trace(t, r if heard else None) for t, r in zip(times, receivers, strict=True))
 
@@ -298,10 +300,10 @@ def _tick(cells: list[str], columns: int, users: int, where: str) -> list[Any]:
         user, time, receiver = -1, math.nan, []
     if len(cells) != columns or not 0 <= time < math.inf:
         expected = "user,time,receiver"[: 9 if columns == 2 else None]
-        raise ValueError(f"{where} is {','.join(cells)!r}: expected {expected}, as numbers that are not negative")
+        raise InputError(f"{where} is {','.join(cells)!r}: expected {expected}, as numbers that are not negative")
     for number in (user, *receiver):
         if not 0 <= number < users:
-            raise ValueError(f"{where} names user {number}, and there are the users 0, …, {users - 1}")
+            raise InputError(f"{where} names user {number}, and there are the users 0, …, {users - 1}")
     return [user, time, *receiver]
 
 
@@ -310,9 +312,9 @@ def _keep(clock: Clock, name: str, *, positive: bool = False) -> None:
     value = getattr(clock, name)
     kind = f"{type(clock).__name__}'s {name}"
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{kind} is a number, got {value!r}")
+        raise InputTypeError(f"{kind} is a number, got {value!r}")
     if value < 0 or (positive and value == 0) or not math.isfinite(value):
-        raise ValueError(f"{kind} is finite and {'above 0' if positive else '0 or more'}, got {value}")
+        raise InputError(f"{kind} is finite and {'above 0' if positive else '0 or more'}, got {value}")
     object.__setattr__(clock, name, float(value))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.reports import html_table
 
 if TYPE_CHECKING:
@@ -139,17 +140,17 @@ class Events:
     def __post_init__(self):
         arrays = [np.asarray(getattr(self, name)) for name in ("time", "kind", "user", "peer", "relay")]
         if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 1:
-            raise ValueError(f"events have arrays of one length, found {[array.shape for array in arrays]}")
+            raise InputError(f"events have arrays of one length, found {[array.shape for array in arrays]}")
         time, kind, user, peer, relay = arrays
         if len(time) and not (np.isfinite(time).all() and time[0] >= 0 and (np.diff(time) >= 0).all()):
-            raise ValueError("the times of events are finite, not negative and ascending: sort them")
+            raise InputError("the times of events are finite, not negative and ascending: sort them")
         known = np.isin(kind, list(Kind)) & (user >= 0) & (user < self.users) & (peer >= -1) & (peer < self.users)
         known &= (relay >= -1) & (relay < self.relays) & (user != peer)
         known &= (peer >= 0) | ~np.isin(kind, (*AVERAGES, Kind.SEND))
         known &= (relay >= 0) | ~np.isin(kind, (Kind.SEND, Kind.ARRIVE))
         if not known.all():
             k = int(np.argmin(known))
-            raise ValueError(
+            raise InputError(
                 f"event {k} has kind {kind[k]}, user {user[k]}, peer {peer[k]} and relay {relay[k]}: users are 0 to "
                 f"{self.users - 1}, relays 0 to {self.relays - 1}, and −1 is nobody where a kind needs none"
             )
@@ -205,7 +206,7 @@ class Events:
             ("is never reached", heard, "it neighbours that talk more often"),
         ):
             if not times.all():
-                raise ValueError(
+                raise InputError(
                     f"user {np.argmin(times)} {verdict} in {len(self)} events: draw more of them, or give {clock}"
                 )
 

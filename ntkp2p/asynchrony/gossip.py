@@ -28,6 +28,7 @@ from ntkp2p.asynchrony.clocks import Clock, Deterministic, Trace
 from ntkp2p.asynchrony.events import Events, Kind
 from ntkp2p.asynchrony.simulation import Drawing, streams
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.reports import html_table
 from ntkp2p.topology.matrix import square_matrix
 from ntkp2p.topology.spectrum import TOLERANCE
@@ -205,7 +206,7 @@ class AsynchronousGossip:
             longer than the duration.
         """
         if (events is None) == (duration is None):
-            raise TypeError("draw takes either events=1000 or duration=100.0, and exactly one of them")
+            raise InputTypeError("draw takes either events=1000 or duration=100.0, and exactly one of them")
         _whole("seed", seed, least=0)
         if events is not None:
             _whole("events", events, least=1)
@@ -216,12 +217,12 @@ class AsynchronousGossip:
         drawing.run(*(math.inf if end is None else end for end in (events, duration)))
         found = len(drawing.time)
         if not found:
-            raise ValueError(
+            raise InputError(
                 f"nothing happens {'at all' if duration is None else f'until {duration:g}'}: users compute for "
                 f"{1 / self.update_rates.max():.4g} on average, or longer; draw for longer, or give faster clocks"
             )
         if events is not None and found < events:
-            raise ValueError(f"there are {found} events and no more, so that {events} are not: ask for events={found}")
+            raise InputError(f"there are {found} events and no more, so that {events} are not: ask for events={found}")
         return drawing.events(events, None if duration is None else float(duration), self.weight)
 
     def synchronous_times(self, rounds: int, seed: int = 0) -> Float[np.ndarray, " times"]:
@@ -258,7 +259,7 @@ class AsynchronousGossip:
             for stage in stages:
                 now = max(tick(now) for tick in stage)
             if now == math.inf:
-                raise ValueError(f"a user's trace ends in round {k}: ask for synchronous_times(rounds={k})")
+                raise InputError(f"a user's trace ends in round {k}: ask for synchronous_times(rounds={k})")
             times[k + 1] = now
         return times
 
@@ -296,7 +297,7 @@ class AsynchronousGossip:
             If the clocks are not memoryless, or something else stands in the way: see `why_drawn`.
         """
         if self.why_drawn:
-            raise ValueError(
+            raise InputError(
                 f"the expectation over clocks is not closed, since {self.why_drawn}: predict single draws, "
                 "experiment.drawn(0), or in a file seed = 0 in [mixing]"
             )
@@ -342,7 +343,7 @@ class AsynchronousGossip:
         for user, receivers in enumerate(given):
             for peer in () if receivers is None else np.unique(receivers).tolist():
                 if not (0 <= peer < self.users and turns[user, peer]):
-                    raise ValueError(
+                    raise InputError(
                         f"the trace of user {user} turns to {peer}, which is none of its neighbours: "
                         "drop these ticks, or add the link to the graph"
                     )
@@ -350,7 +351,7 @@ class AsynchronousGossip:
         weightless = [] if np.ndim(self.weight) == 0 else np.argwhere(sends.T * (self.weight == 0))
         if len(weightless):
             user, peer = weightless[0]
-            raise ValueError(
+            raise InputError(
                 f"weight[{user}, {peer}] is 0 and user {peer} sends to user {user}: give it a weight, or a graph "
                 "without this link"
             )
@@ -358,27 +359,27 @@ class AsynchronousGossip:
     def _check_graph(self, links: coo_array) -> None:
         names = list(self.graph)
         if len(names) != self.users:
-            raise ValueError(
+            raise InputError(
                 f"the graph has {len(names)} nodes and there are {self.users} users: give it one node for each"
             )
         deaf = np.flatnonzero(links.sum(axis=0) == 0)
         if deaf.size:
-            raise ValueError(f"user {deaf[0]} (node {names[deaf[0]]!r}) is never reached: add a link to it")
+            raise InputError(f"user {deaf[0]} (node {names[deaf[0]]!r}) is never reached: add a link to it")
         if self.scheme == "push-pull" and (links != links.T).nnz:
             i, j = ((links - links.T).tocoo() > 0).nonzero()
-            raise ValueError(
+            raise InputError(
                 f"the graph has the link {names[i[0]]} → {names[j[0]]} and none back: push-pull needs links that go "
                 "both ways; use graph.to_undirected(), or push"
             )
         if connected_components(links, connection="strong", return_labels=False) > 1:
-            raise ValueError(
+            raise InputError(
                 "the graph is not strongly connected, so that some users never hear of what others learn: add links"
             )
 
     def _check_time(self, duration: float) -> None:
         fixed = self.transmission_clock
         if isinstance(fixed, Deterministic) and fixed.interval > duration:
-            raise ValueError(
+            raise InputError(
                 f"a message takes {fixed.interval:g}, longer than the duration {duration:g}: nobody would hear anything"
             )
 
@@ -431,40 +432,44 @@ def _clocks(name: str, clocks: Any, users: int) -> Clock | tuple[Clock, ...]:
     given = tuple(clocks) if isinstance(clocks, Sequence) else (clocks,)
     for clock in given:
         if not isinstance(clock, Clock):
-            raise TypeError(f"{name} is a clock, or one for each user, got {clock!r}: for instance Exponential(1.0)")
+            raise InputTypeError(
+                f"{name} is a clock, or one for each user, got {clock!r}: for instance Exponential(1.0)"
+            )
         if name == "update" and isinstance(clock, Trace) and clock.receivers is not None:
-            raise ValueError("a trace of updates has no receivers: give it as a gossip clock, or without them")
+            raise InputError("a trace of updates has no receivers: give it as a gossip clock, or without them")
     if isinstance(clocks, Clock):
         return clocks
     if len(given) != users:
-        raise ValueError(f"{name} has {len(given)} clocks for {users} users: give one for each, or one for all")
+        raise InputError(f"{name} has {len(given)} clocks for {users} users: give one for each, or one for all")
     return given
 
 
 def _transmission(transmission: object) -> Clock | None:
     if isinstance(transmission, Trace):
-        raise TypeError("transmission is a number or a clock that goes on, got a trace: give its mean, or Exponential")
+        raise InputTypeError(
+            "transmission is a number or a clock that goes on, got a trace: give its mean, or Exponential"
+        )
     if isinstance(transmission, Clock):
         return transmission
     if not _is_number(transmission) or not 0 <= transmission < math.inf:
-        raise ValueError(f"transmission is a time of 0 or more, or a clock, got {transmission!r}: for instance 0.1")
+        raise InputError(f"transmission is a time of 0 or more, or a clock, got {transmission!r}: for instance 0.1")
     return Deterministic(transmission) if transmission else None
 
 
 def _weight(weight: object, users: int) -> float | np.ndarray:
     if np.ndim(weight) == 0 and not scipy.sparse.issparse(weight):  # pyright: ignore[reportArgumentType]
         if not _is_number(weight) or not 0 < weight <= 1:
-            raise ValueError(f"weight is above 0 and at most 1, or a matrix, got {weight!r}: 0.5 takes the mean")
+            raise InputError(f"weight is above 0 and at most 1, or a matrix, got {weight!r}: 0.5 takes the mean")
         return float(weight)
     matrix = np.array(square_matrix(weight, name="weight"))
     if len(matrix) != users:
-        raise ValueError(f"weight is {len(matrix)} × {len(matrix)} and there are {users} users: give a row for each")
+        raise InputError(f"weight is {len(matrix)} × {len(matrix)} and there are {users} users: give a row for each")
     if matrix.min() < 0:
         row, column = np.argwhere(matrix < 0)[0]
-        raise ValueError(f"weight[{row}, {column}] is {matrix[row, column]:g}: no weight is negative")
+        raise InputError(f"weight[{row}, {column}] is {matrix[row, column]:g}: no weight is negative")
     wrong = np.flatnonzero(abs(matrix.sum(axis=1) - 1) > TOLERANCE)
     if wrong.size:
-        raise ValueError(f"weight row {wrong[0]} sums to {matrix[wrong[0]].sum():g}, not 1: divide it by its sum")
+        raise InputError(f"weight row {wrong[0]} sums to {matrix[wrong[0]].sum():g}, not 1: divide it by its sum")
     matrix.flags.writeable = False
     return matrix
 
@@ -472,24 +477,24 @@ def _weight(weight: object, users: int) -> float | np.ndarray:
 def _absences(absences: object, users: int) -> tuple[tuple[int, float, float], ...]:
     """In the order of time for each user."""
     if not isinstance(absences, Iterable):
-        raise TypeError(f"absences are triples (user, leaves, returns), got {absences!r}")
+        raise InputTypeError(f"absences are triples (user, leaves, returns), got {absences!r}")
     found: dict[int, float] = {}
     kept = sorted((_absence(absence, users) for absence in absences), key=lambda absence: absence[1])
     for user, leaves, returns in kept:
         if leaves < found.get(user, 0):
-            raise ValueError(f"user {user} leaves at {leaves:g}, and is away until {found[user]:g} already: join them")
+            raise InputError(f"user {user} leaves at {leaves:g}, and is away until {found[user]:g} already: join them")
         found[user] = returns
     return tuple(kept)
 
 
 def _absence(absence: Any, users: int) -> tuple[int, float, float]:
     if np.shape(absence) != (3,) or not all(map(_is_number, absence)):
-        raise ValueError(f"an absence is (user, leaves, returns), got {absence!r}: for instance (2, 10.0, 25.0)")
+        raise InputError(f"an absence is (user, leaves, returns), got {absence!r}: for instance (2, 10.0, 25.0)")
     user, leaves, returns = absence
     if user not in range(users):
-        raise ValueError(f"there is no user {user} to be absent: there are 0, …, {users - 1}")
+        raise InputError(f"there is no user {user} to be absent: there are 0, …, {users - 1}")
     if not 0 <= leaves < returns:
-        raise ValueError(
+        raise InputError(
             f"an absence needs 0 <= leaves < returns, got leaves = {leaves:g} and returns = {returns:g}: "
             "returns = math.inf is for ever"
         )
@@ -500,7 +505,7 @@ def _cap(cap: Any) -> tuple[int, float] | None:
     if cap is None:
         return None
     if np.shape(cap) != (2,):
-        raise ValueError(f"cap is (messages, window), got {cap!r}: for instance (3, 1.0)")
+        raise InputError(f"cap is (messages, window), got {cap!r}: for instance (3, 1.0)")
     _whole("cap's messages", cap[0], least=1)
     _positive("cap's window", cap[1])
     return int(cap[0]), float(cap[1])
@@ -512,9 +517,9 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 def _positive(name: str, value: object) -> None:
     if not _is_number(value) or not 0 < value < math.inf:
-        raise ValueError(f"{name} is a time above 0, got {value!r}")
+        raise InputError(f"{name} is a time above 0, got {value!r}")
 
 
 def _whole(name: str, value: object, *, least: int) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is a whole number of {least} or more, got {value!r}")
+        raise InputError(f"{name} is a whole number of {least} or more, got {value!r}")

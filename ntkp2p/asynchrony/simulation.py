@@ -14,6 +14,7 @@ import numpy as np
 
 from ntkp2p.asynchrony.clocks import Clock, Trace, in_blocks
 from ntkp2p.asynchrony.events import Events, Kind
+from ntkp2p.base.errors import InputError
 
 if TYPE_CHECKING:
     from ntkp2p.asynchrony.gossip import AsynchronousGossip
@@ -282,7 +283,7 @@ class Drawing:
         if self.in_vain % (_PATIENCE * self.users):
             return
         if not any(due < _OPPORTUNITIES and time < math.inf for time, due in self.heap):
-            raise ValueError(
+            raise InputError(
                 f"nothing happens any more after {self.recorded} events, at time {now:.4g}: who is away has the newest "
                 "model, or is the only one that is asked; let it return"
             )

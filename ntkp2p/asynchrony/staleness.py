@@ -25,6 +25,7 @@ from scipy.special import digamma
 from ntkp2p.asynchrony.events import Events
 from ntkp2p.asynchrony.versions import Count
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError
 
 # How often a pair of users speaks where each turns to others at rate 1, in each direction, relative to push.
 _DIRECTIONS = {"push": 1, "pull": 1, "push-pull": 2}
@@ -87,14 +88,14 @@ class Staleness:
     def quantile(self, share: int | float, /) -> int:
         """The least S that is not exceeded in this `share` of time and pairs; ValueError without the distribution."""
         if not 0 <= share <= 1:
-            raise ValueError(f"a quantile is of a share between 0 and 1, got {share}: 0.95 for 95 %")
+            raise InputError(f"a quantile is of a share between 0 and 1, got {share}: 0.95 for 95 %")
         reached = np.cumsum(self._shares())
         # All of them are one, but for rounding.
         return int(np.searchsorted(reached, min(share, reached[-1])))
 
     def _shares(self) -> Float[np.ndarray, " S"]:
         if self.distribution is None:
-            raise ValueError("the distribution was not counted: use staleness(events)")
+            raise InputError("the distribution was not counted: use staleness(events)")
         return self.distribution
 
     def __repr__(self) -> str:
@@ -147,7 +148,7 @@ def staleness(
     """
     end = events.duration if until is None else float(until)
     if not 0 <= since < end <= events.duration:
-        raise ValueError(
+        raise InputError(
             f"staleness needs 0 <= since < until <= {events.duration:g}, got since = {since:g} and until = {end:g}: "
             "draw for longer"
         )
@@ -247,10 +248,10 @@ def gossip_rate_for(staleness: int | float, users: int, update_rate: int | float
 def _harmonic(users: int) -> float:
     """H_{n−1}."""
     if users < 2:
-        raise ValueError(f"users is 2 or more, got {users}: nobody is stale about itself")
+        raise InputError(f"users is 2 or more, got {users}: nobody is stale about itself")
     return float(digamma(users) + np.euler_gamma)
 
 
 def _must_be_rate(name: str, value: int | float, *, least: str = "above 0") -> None:
     if not (value > 0 or (value == 0 and least != "above 0")) or not np.isfinite(value):
-        raise ValueError(f"{name} is {least}, and finite, got {value}")
+        raise InputError(f"{name} is {least}, and finite, got {value}")

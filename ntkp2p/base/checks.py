@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ntkp2p.base.errors import InputError
+
 Value = TypeVar("Value")
 
 
@@ -33,7 +35,7 @@ def lookup(table: Mapping[str, Value], name: object, kind: str) -> Value:
     >>> lookup({"cycle": 1, "star": 2}, "cycel", "graph")
     Traceback (most recent call last):
     ...
-    ValueError: unknown graph 'cycel' (did you mean 'cycle'?); known: cycle, star
+    ntkp2p.InputError: unknown graph 'cycel' (did you mean 'cycle'?); known: cycle, star
     """
     if isinstance(name, str) and name in table:
         return table[name]
@@ -42,7 +44,7 @@ def lookup(table: Mapping[str, Value], name: object, kind: str) -> Value:
     hint = f" (did you mean {lower[close[0]]!r}?)" if close else ""
     # A CSV file may have hundreds of columns; the message stays one line.
     known = ", ".join(islice(table, 20)) + (", …" if len(table) > 20 else "")
-    raise ValueError(f"unknown {kind} {name!r}{hint}; known: {known}")
+    raise InputError(f"unknown {kind} {name!r}{hint}; known: {known}")
 
 
 def is_number(value: Any, /) -> bool:
@@ -59,13 +61,13 @@ def must_be_share(name: str, value: Any, remedy: str, /, *, one: bool = False) -
 
     if isinstance(value, Tracer) or (is_number(value) and (0 < value < 1 or (one and value == 1))):
         return
-    raise ValueError(f"{name} must be above 0 and {'at most' if one else 'below'} 1, found {value!r}: {remedy}")
+    raise InputError(f"{name} must be above 0 and {'at most' if one else 'below'} 1, found {value!r}: {remedy}")
 
 
 def whole_rounds(name: str, value: Any, /, *, least: int = 0) -> int:
     """A whole number of rounds."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number of rounds ≥ {least}, found {value!r}: for instance {name}=10")
+        raise InputError(f"{name} must be a whole number of rounds ≥ {least}, found {value!r}: for instance {name}=10")
     return int(value)
 
 
@@ -78,5 +80,5 @@ Count = int | np.integer | float
 
 def whole(value: object, name: str, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
     return int(value)

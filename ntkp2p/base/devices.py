@@ -12,6 +12,7 @@ import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ntkp2p.base import rendezvous
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 
 #: The mesh's only axis: blocks of a kernel, or agents, are divided along it.
@@ -122,11 +123,11 @@ def join(coordinator: str, processes: int, process: int, /, *, timeout: float = 
     """
     host, _, port = coordinator.rpartition(":")
     if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
-        raise ValueError(f"coordinator must be HOST:PORT, found {coordinator!r}: for instance 192.168.0.1:9876")
+        raise InputError(f"coordinator must be HOST:PORT, found {coordinator!r}: for instance 192.168.0.1:9876")
     if processes < 1:
-        raise ValueError(f"processes must be at least 1, found {processes}")
+        raise InputError(f"processes must be at least 1, found {processes}")
     if not 0 <= process < processes:
-        raise ValueError(f"process must be from 0 to {processes - 1} for {processes} processes, found {process}")
+        raise InputError(f"process must be from 0 to {processes - 1} for {processes} processes, found {process}")
     names = [f"process {number} of {processes}" for number in range(processes)]
     if process == 0:
         rendezvous.receive(names[1:], int(port), timeout)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from ntkp2p.base.errors import MissingPackageError
+
 #: For each extra, the packages that this library imports from it.
 EXTRAS = {
     "cluster": ("distributed",),
@@ -17,7 +19,7 @@ Extra = Literal["cluster", "infinite", "notebooks", "optimal"]
 
 @contextmanager
 def needed(purpose: str, extra: Extra | None = None, /) -> Iterator[None]:
-    """A block of imports only. If one of them fails, an ImportError says what to install.
+    """A block of imports only. If one of them fails, a MissingPackageError says what to install.
 
     Parameters
     ----------
@@ -28,13 +30,13 @@ def needed(purpose: str, extra: Extra | None = None, /) -> Iterator[None]:
 
     Raises
     ------
-    ImportError
+    MissingPackageError
         If a package is not installed, or is installed but cannot be imported.
     """
     try:
         yield
     except Exception as error:  # a broken package may raise anything
-        raise ImportError(_remedy(purpose, extra, error), name=getattr(error, "name", None)) from error
+        raise MissingPackageError(_remedy(purpose, extra, error), name=getattr(error, "name", None)) from error
 
 
 def missing(error: BaseException) -> str | None:

@@ -19,6 +19,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from ntkp2p.base.compiled import in_use, use
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.imports import needed
 
 #: So long a cluster without workers is waited for, in seconds.
@@ -32,13 +33,15 @@ class Failure:
     """Why a task has no result, in one line."""
 
     reason: str
+    #: Whether the reason is a defect of the program, rather than a mistake or the operating system.
+    defect: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """With its kind where it is no user's mistake, for those say all themselves."""
         words = " ".join(str(error).split())
-        explained = isinstance(error, ValueError | TypeError | OSError | ImportError) and words
-        return cls(words if explained else f"{type(error).__name__}: {words}")
+        explained = isinstance(error, InputError | OSError) and words
+        return cls(words) if explained else cls(f"{type(error).__name__}: {words}", defect=True)
 
 
 def processors() -> int:
@@ -51,7 +54,7 @@ def locally(function: Callable[[Any], Any], tasks: Sequence[Any], count: int, /)
 
     Raises
     ------
-    RuntimeError
+    InputError
         If processes do not even start.
     """
     left = list(tasks)
@@ -62,7 +65,7 @@ def locally(function: Callable[[Any], Any], tasks: Sequence[Any], count: int, /)
         if not left:
             return
     if len(left) == len(tasks) > 1:
-        raise RuntimeError(
+        raise InputError(
             'no process could compute anything: a script calls sweep below if __name__ == "__main__": and its main '
             "file must be importable; if memory is short, take fewer workers"
         )

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ntkp2p.base.checks import Count
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.reports import html_table
 
 if TYPE_CHECKING:
@@ -58,12 +59,12 @@ class Dataset:
         self._set("inputs", as_numbers(self.inputs, "inputs"))
         self._set("targets", as_numbers(self.targets, "targets"))
         if self.inputs.ndim < 2 or self.inputs.size == 0:
-            raise ValueError(
+            raise InputError(
                 f"inputs have shape {self.inputs.shape}: at least one sample and one feature are "
                 "needed, as (samples, features) or (samples, height, width, channels)"
             )
         if self.targets.ndim != 2 or self.targets.shape[1] == 0:
-            raise ValueError(
+            raise InputError(
                 f"targets have shape {self.targets.shape}: (samples, outputs) is needed; "
                 "targets[:, None] makes one output"
             )
@@ -79,7 +80,7 @@ class Dataset:
     def _admit_labels(self):
         given = [x is not None for x in (self.labels, self.classes)]
         if given[0] != given[1] or (self.test_labels is not None and not given[0]):
-            raise ValueError("labels and classes go together: give both, or neither (regression)")
+            raise InputError("labels and classes go together: give both, or neither (regression)")
         if self.labels is None or self.classes is None:
             return
         if self.test_labels is None:
@@ -89,7 +90,7 @@ class Dataset:
             labels = np.asarray(getattr(self, name))
             indices = np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
             if not indices or not np.isin(labels, range(len(self.classes))).all():
-                raise ValueError(
+                raise InputError(
                     f"{name} must be indices into the {len(self.classes)} classes, "
                     f"whole numbers from 0 to {len(self.classes) - 1} in one dimension"
                 )
@@ -101,7 +102,7 @@ class Dataset:
             arrays[half + "labels"] = getattr(self, half + "labels")
         if len({len(array) for array in arrays.values()}) > 1:
             found = ", ".join(f"{len(array)} {name}" for name, array in arrays.items())
-            raise ValueError(f"the numbers of samples differ ({found}): give one of each a sample")
+            raise InputError(f"the numbers of samples differ ({found}): give one of each a sample")
         for name, array in arrays.items():
             check_finite(array, name)
 
@@ -177,7 +178,7 @@ class Dataset:
 def as_numbers(values: Any, what: str) -> Float64[np.ndarray, "..."]:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{what} must be an array of numbers, not of {array.dtype}")
+        raise InputError(f"{what} must be an array of numbers, not of {array.dtype}")
     return array.astype(np.float64)
 
 
@@ -187,7 +188,7 @@ def _like(training: np.ndarray, values: Any, what: str) -> Float64[np.ndarray, "
     if array.size == 0:
         return np.empty((0, *training.shape[1:]))
     if array.shape[1:] != training.shape[1:]:
-        raise ValueError(
+        raise InputError(
             f"test_{what} have shape {array.shape} but {what} have {training.shape}: all but the first size must agree"
         )
     return array
@@ -197,7 +198,7 @@ def check_finite(values: np.ndarray, what: str):
     bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
     if bad.size:
         kind = "NaN" if np.isnan(values[bad[0]]).any() else "infinity"
-        raise ValueError(
+        raise InputError(
             f"{what} contain {kind} at sample {bad[0]} (first of {bad.size}): remove or impute those samples"
         )
 

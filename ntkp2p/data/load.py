@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ntkp2p.base.checks import Count, lookup, whole
+from ntkp2p.base.errors import InputError
 from ntkp2p.data.datasets import Dataset, as_numbers, check_finite, plural
 from ntkp2p.data.readers import csv_columns, digits_images, existing, idx_pair, mnist_images, npz_arrays
 
@@ -75,7 +76,7 @@ def load(name: str, /, **options: Any) -> Dataset:
     required = (key for key, p in parameters.items() if p.default is inspect.Parameter.empty)
     missing = [key for key in required if key not in options]
     if missing:
-        raise ValueError(f"data set {name!r} needs {missing[0]}: load({name!r}, {missing[0]}=…)")
+        raise InputError(f"data set {name!r} needs {missing[0]}: load({name!r}, {missing[0]}=…)")
     return function(**options)
 
 
@@ -138,7 +139,7 @@ def idx(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}: give the one that holds the IDX files")
+        raise InputError(f"there is no folder {folder}: give the one that holds the IDX files")
     images, labels = idx_pair(folder, "train")
     # Without test samples the t10k files need not be there.
     test = idx_pair(folder, "t10k") if test_samples else None
@@ -177,7 +178,7 @@ def csv(
     goal = [lookup(columns, name, f"column of {path.name}") for name in wanted]
     features = [values for name, values in columns.items() if name not in wanted]
     if not goal or not features:
-        raise ValueError(
+        raise InputError(
             f"{path.name} has {plural(len(goal), 'target')} and {plural(len(features), 'input')} "
             f"with target={target!r}: at least one of each is needed"
         )
@@ -195,7 +196,7 @@ def csv(
             test_targets=goal[test],
         )
     if len(wanted) != 1:
-        raise ValueError(f"a classification has one target column, not {wanted}: name one")
+        raise InputError(f"a classification has one target column, not {wanted}: name one")
     labels = _whole_labels(goal[:, 0], f"column {wanted[0]!r} of {path.name}")
     return _classification(path.name, inputs[~test], labels[~test], inputs[test], labels[test])
 
@@ -215,13 +216,13 @@ def npz(*, file: str | PathLike[str]) -> Dataset:
     found = ", ".join(arrays) or "nothing"
     kinds = {name.removeprefix("test_") for name in arrays}
     if kinds >= {"targets", "labels"}:
-        raise ValueError(f"{path.name} holds targets and labels ({found}): keep only one kind")
+        raise InputError(f"{path.name} holds targets and labels ({found}): keep only one kind")
     goal = "labels" if "labels" in kinds else "targets"
     tested = any(name.startswith("test_") for name in arrays)
     for name in ["inputs", goal, *(["test_inputs", f"test_{goal}"] if tested else [])]:
         if name not in arrays:
             either = " or 'labels'" if name == "targets" else ""
-            raise ValueError(f"{path.name} holds no array {name!r}{either} (found: {found}): add it")
+            raise InputError(f"{path.name} holds no array {name!r}{either} (found: {found}): add it")
 
     test_inputs = arrays.get("test_inputs", np.empty((0, *arrays["inputs"].shape[1:])))
     if goal == "labels":
@@ -266,7 +267,7 @@ def regression(
     d = whole(features, "features", least=1)
     c = whole(outputs, "outputs", least=1)
     if not (isinstance(noise, Real) and 0 <= noise < math.inf):
-        raise ValueError(f"noise must be a finite number of at least 0, not {noise!r}")
+        raise InputError(f"noise must be a finite number of at least 0, not {noise!r}")
     rng = np.random.default_rng(whole(seed, "seed", least=0))
     teacher, training, testing = rng.spawn(3)
     u, v = teacher.standard_normal((32, d)), teacher.standard_normal((32, c))
@@ -334,7 +335,7 @@ def _image_dataset(
     pixels = images[rows].astype(float)
     mean, deviation = pixels.mean(), pixels.std()
     if deviation == 0:
-        raise ValueError(f"all pixels of the images drawn from {name} are equal: check the files")
+        raise InputError(f"all pixels of the images drawn from {name} are equal: check the files")
     return _classification(
         name,
         ((pixels - mean) / deviation)[..., None],
@@ -350,9 +351,9 @@ def _chosen_classes(name: str, classes: Iterable[int] | int | None, labels: np.n
     chosen = present if classes is None else list(classes) if isinstance(classes, Iterable) else []
     absent = [c for c in chosen if c not in present]
     if absent:
-        raise ValueError(f"{name} has no class {absent[0]!r}: choose from {present}")
+        raise InputError(f"{name} has no class {absent[0]!r}: choose from {present}")
     if len(chosen) < 2 or len(set(chosen)) < len(chosen):
-        raise ValueError(f"classes must be at least two different labels, not {classes!r}")
+        raise InputError(f"classes must be at least two different labels, not {classes!r}")
     return tuple(int(c) for c in chosen)
 
 
@@ -365,7 +366,7 @@ def _shuffled_groups(labels: np.ndarray, classes: tuple[int, ...], rng: np.rando
 def _check_enough(name: str, half: str, groups: list[np.ndarray], classes: tuple[int, ...], need: int, asked: str):
     have = sum(group.size for group in groups)
     if need > have:
-        raise ValueError(
+        raise InputError(
             f"{name} has {have} {half}images of classes {classes}; {asked} were asked: "
             "ask for fewer samples or more classes"
         )
@@ -405,7 +406,7 @@ def _classification(
     if classes is None:
         classes = tuple(np.unique(np.concatenate([labels, test_labels])).tolist())
     if len(classes) < 2:
-        raise ValueError(f"{name} has only the classes {classes}: at least two are needed")
+        raise InputError(f"{name} has only the classes {classes}: at least two are needed")
     position = {c: k for k, c in enumerate(classes)}
     indices, test_indices = (np.array([position[c] for c in half.tolist()], np.int64) for half in (labels, test_labels))
     return Dataset(
@@ -431,7 +432,7 @@ def _whole_labels(values: np.ndarray, what: str) -> Int64[np.ndarray, "n"]:
     odd = numbers[~np.isfinite(numbers) | (numbers != np.rint(numbers))]
     if numbers.ndim != 1 or odd.size:
         found = f"{odd[0]:g}" if odd.size else f"shape {numbers.shape}"
-        raise ValueError(
+        raise InputError(
             f"{what} must be one whole number a sample, not {found}: "
             "number the classes, or learn them as targets of a regression"
         )
@@ -443,7 +444,7 @@ def _test_rows(rows: int, test_samples: Count, seed: Count, name: str) -> np.nda
     count = whole(test_samples, "test_samples", least=0)
     rng = np.random.default_rng(whole(seed, "seed", least=0))
     if count and count >= rows:
-        raise ValueError(f"{name} has {rows} samples; {count} for testing were asked: leave some for training")
+        raise InputError(f"{name} has {rows} samples; {count} for testing were asked: leave some for training")
     return np.isin(np.arange(rows), rng.permutation(rows)[:count])
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ntkp2p.base.checks import Count, lookup, whole
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.reports import html_table
 from ntkp2p.data.datasets import Dataset
 
@@ -55,16 +56,16 @@ class AgentData:
     def __post_init__(self):
         indices = tuple(_row_numbers(agent, rows) for agent, rows in enumerate(self.indices))
         if not indices:
-            raise ValueError("indices name no agents: give one array of rows for each agent")
+            raise InputError("indices name no agents: give one array of rows for each agent")
         rows, counts = np.unique(np.concatenate(indices), return_counts=True)
         if rows[0] < 0 or rows[-1] >= self.dataset.samples:
             wrong = rows[0] if rows[0] < 0 else rows[-1]
-            raise ValueError(
+            raise InputError(
                 f"indices contain row {wrong}, but the rows of {self.dataset.name} are 0 to "
                 f"{self.dataset.samples - 1}: leave it out"
             )
         if counts.max() > 1:
-            raise ValueError(
+            raise InputError(
                 f"indices contain row {rows[counts > 1][0]} more than once "
                 f"(first of {np.sum(counts > 1)}): deal every row to one agent"
             )
@@ -239,7 +240,7 @@ def split(
     """
     agents = whole(agents, "agents", least=1)
     if dataset.samples < agents:
-        raise ValueError(
+        raise InputError(
             f"{dataset.samples} samples cannot be dealt to {agents} agents: take fewer agents or more samples"
         )
     deal = lookup(PARTITIONS, by, "partition")
@@ -247,9 +248,9 @@ def split(
     options = {}
     for name, value in (("alpha", alpha), ("skew", skew)):
         if name in takes and value is None:
-            raise ValueError(f"by={by!r} needs {name}: split(…, by={by!r}, {name}=…)")
+            raise InputError(f"by={by!r} needs {name}: split(…, by={by!r}, {name}=…)")
         if name not in takes and value is not None:
-            raise ValueError(f"by={by!r} takes no {name}: leave it out, or choose another by")
+            raise InputError(f"by={by!r} takes no {name}: leave it out, or choose another by")
         if name in takes:
             options[name] = value
     rng = np.random.default_rng(whole(seed, "seed", least=0))
@@ -267,9 +268,9 @@ def _label(dataset: Dataset, agents: int, rng: np.random.Generator) -> list[np.n
 
 def _dirichlet(dataset: Dataset, agents: int, rng: np.random.Generator, *, alpha: int | float) -> list[np.ndarray]:
     if not (isinstance(alpha, Real) and 0 < alpha < math.inf):
-        raise ValueError(f"alpha must be a positive finite number, not {alpha!r}")
+        raise InputError(f"alpha must be a positive finite number, not {alpha!r}")
     if dataset.labels is None:
-        raise ValueError(
+        raise InputError(
             f"by='dirichlet' needs classes and {dataset.name} has none (regression): use by='skew' or by='label'"
         )
     for _ in range(100):
@@ -281,7 +282,7 @@ def _dirichlet(dataset: Dataset, agents: int, rng: np.random.Generator, *, alpha
                 owner[part] = agent
         if np.unique(owner).size == agents:
             return [np.flatnonzero(owner == agent) for agent in range(agents)]
-    raise ValueError(
+    raise InputError(
         f"in 100 draws with alpha={alpha} one of the {agents} agents got no sample: "
         "raise alpha, or take fewer agents or more samples"
     )
@@ -289,7 +290,7 @@ def _dirichlet(dataset: Dataset, agents: int, rng: np.random.Generator, *, alpha
 
 def _skew(dataset: Dataset, agents: int, rng: np.random.Generator, *, skew: int | float) -> list[np.ndarray]:
     if not (isinstance(skew, Real) and 0 <= skew <= 1):
-        raise ValueError(f"skew must be a number from 0 to 1, not {skew!r}")
+        raise InputError(f"skew must be a number from 0 to 1, not {skew!r}")
     shuffled = rng.permutation(dataset.samples)
     # A regression counts as one class: a random share of it is dealt in the order of the targets.
     labels = np.zeros(dataset.samples) if dataset.labels is None else dataset.labels
@@ -322,9 +323,9 @@ def _sorted(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
 def _row_numbers(agent: int, rows: object) -> Int64[np.ndarray, "_"]:
     array = np.asarray(rows)
     if array.size == 0:
-        raise ValueError(f"agent {agent} has no samples: give it some or leave it out")
+        raise InputError(f"agent {agent} has no samples: give it some or leave it out")
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
+        raise InputError(
             f"agent {agent}'s rows must be whole numbers in one dimension, not {array.dtype} of shape {array.shape}"
         )
     return array.astype(np.int64)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError
 
 # Images
 
@@ -39,7 +40,7 @@ def idx_pair(folder: Path, half: str) -> tuple[UInt8[np.ndarray, "n h w"], UInt8
     images = _read_idx(_idx_file(folder, f"{half}-images", 3), dimensions=3)
     labels = _read_idx(_idx_file(folder, f"{half}-labels", 1), dimensions=1)
     if len(images) != len(labels):
-        raise ValueError(
+        raise InputError(
             f"{folder} holds {len(images)} {half} images but {len(labels)} labels: take both files from one source"
         )
     return images, labels
@@ -50,7 +51,7 @@ def _idx_file(folder: Path, stem: str, dimensions: int) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f"{folder} lacks {names[0]} (or {names[0]}.gz): put it there")
+    raise InputError(f"{folder} lacks {names[0]} (or {names[0]}.gz): put it there")
 
 
 def _read_idx(path: Path, *, dimensions: int) -> UInt8[np.ndarray, "..."]:
@@ -60,14 +61,14 @@ def _read_idx(path: Path, *, dimensions: int) -> UInt8[np.ndarray, "..."]:
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is damaged ({error}): copy it again") from error
+            raise InputError(f"{path} is damaged ({error}): copy it again") from error
     start = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < start:
-        raise ValueError(f"{path} is no IDX file of bytes in {dimensions} dimensions: replace it")
+        raise InputError(f"{path} is no IDX file of bytes in {dimensions} dimensions: replace it")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
     values = np.frombuffer(content, np.uint8, offset=start)
     if values.size != math.prod(shape):
-        raise ValueError(f"{path} holds {values.size} values where its header says {shape}: copy it again")
+        raise InputError(f"{path} holds {values.size} values where its header says {shape}: copy it again")
     return values.reshape(shape)
 
 
@@ -77,7 +78,7 @@ def _read_idx(path: Path, *, dimensions: int) -> UInt8[np.ndarray, "..."]:
 def existing(file: str | PathLike[str]) -> Path:
     path = Path(file)
     if not path.is_file():
-        raise ValueError(f"there is no file {path}: check the path")
+        raise InputError(f"there is no file {path}: check the path")
     return path
 
 
@@ -92,13 +93,13 @@ def csv_columns(path: Path) -> dict[str, Float64[np.ndarray, "n"]]:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(path, index_col=False)
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own are ValueErrors
-        raise ValueError(f"{path.name} cannot be read as CSV: {_one_line(error)}") from error
+        raise InputError(f"{path.name} cannot be read as CSV: {_one_line(error)}") from error
     if table.empty:
-        raise ValueError(f"{path.name} has no rows under its header: add some")
+        raise InputError(f"{path.name} has no rows under its header: add some")
     for name in table.columns:
         if not is_numeric_dtype(table[name]):
             text = next((value for value in table[name] if isinstance(value, str)), None)
-            raise ValueError(
+            raise InputError(
                 f"column {name!r} of {path.name} is not numeric (it has {text!r}): "
                 "replace its values by numbers or remove the column"
             )
@@ -108,7 +109,7 @@ def csv_columns(path: Path) -> dict[str, Float64[np.ndarray, "n"]]:
 def npz_arrays(path: Path) -> dict[str, np.ndarray]:
     known = [half + name for half in ("", "test_") for name in ("inputs", "targets", "labels")]
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path.name} is no .npz archive: write it with numpy.savez")
+        raise InputError(f"{path.name} is no .npz archive: write it with numpy.savez")
     arrays = {}
     with np.load(path, allow_pickle=False) as archive:
         for name in archive.files:
@@ -117,7 +118,7 @@ def npz_arrays(path: Path) -> dict[str, np.ndarray]:
                 arrays[name] = np.asarray(archive[name])
             except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                 # Unpickling would run whatever code the file's author put there.
-                raise ValueError(
+                raise InputError(
                     f"array {name!r} of {path.name} cannot be read ({_one_line(error)}): "
                     "save plain numbers with numpy.savez, no Python objects"
                 ) from error

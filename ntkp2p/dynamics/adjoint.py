@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
+from ntkp2p.base.errors import InputTypeError
 from ntkp2p.dynamics.krylov import Time
 from ntkp2p.dynamics.system import LinearSystem, advanced, linear
 from ntkp2p.dynamics.windows import reduction_for
@@ -62,7 +63,7 @@ def propagate(
 
 def _forward(like, time, rtol, parameters, rounds, initial):
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((parameters, rounds, initial))):
-        raise TypeError(
+        raise InputTypeError(
             "a closed form chooses its basis by the numbers it is given, so that it cannot be compiled, mapped or "
             "differentiated twice: leave jax.jit and jax.vmap out around it"
         )

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 
 from ntkp2p.algorithms import Algorithm, Delayed
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.threads import one_thread
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.spectrum import EDGE
@@ -109,9 +110,9 @@ def delay_matrices(
     """
     lookup(dict.fromkeys(LATE), late, "late part of a round")
     if isinstance(mixing, Schedule):
-        raise ValueError("A₀ and A₁ are of one mixing matrix, and this is a schedule: take one of its matrices")
+        raise InputError("A₀ and A₁ are of one mixing matrix, and this is a schedule: take one of its matrices")
     if not algorithm.has_flow:
-        raise ValueError(f"{algorithm.name} has a delay already: give the algorithm without")
+        raise InputError(f"{algorithm.name} has a delay already: give the algorithm without")
     one = np.zeros((len(features.matrix), 1))
     system = linear_system(Delayed(algorithm, **{late: 1}), mixing, features, data, columns=one)
     n = system.size - data.agents * features.rank
@@ -146,9 +147,9 @@ def characteristic_roots(A0: ArrayLike, A1: ArrayLike, delay: float | int, /, *,
     """
     A0, A1 = _checked(A0, A1)
     if not 0 <= delay < np.inf:
-        raise ValueError(f"delay must be a finite time ≥ 0, found {delay!r}")
+        raise InputError(f"delay must be a finite time ≥ 0, found {delay!r}")
     if count < 1:
-        raise ValueError(f"count must be at least 1, found {count}")
+        raise InputError(f"count must be at least 1, found {count}")
     if delay == 0:
         method, (values, vectors) = "eigenvalues", np.linalg.eig(A0 + A1)
     elif (modes := _common_modes(A0, A1)) is not None:
@@ -267,7 +268,7 @@ def delayed_radius(A0: ArrayLike, A1: ArrayLike, step_size: float | int, delay: 
     """
     A0, A1 = _checked(A0, A1)
     if delay < 0:
-        raise ValueError(f"delay must be a number of rounds ≥ 0, found {delay}")
+        raise InputError(f"delay must be a number of rounds ≥ 0, found {delay}")
     n = len(A0)
     if delay == 0:
         augmented = np.eye(n) + step_size * (A0 + A1)
@@ -318,7 +319,7 @@ def delay_margin_in_rounds(
 
 def _must_be_small(rows: int, what: str) -> None:
     if rows > LARGEST:
-        raise ValueError(
+        raise InputError(
             f"{what} take a matrix of {rows} rows, more than {LARGEST}: take fewer samples or agents; the rounds alone "
             "have spectrum(linear_system(Delayed(...), ...))"
         )
@@ -328,9 +329,9 @@ def _checked(A0: Any, A1: Any) -> tuple[np.ndarray, np.ndarray]:
     A0, A1 = np.asarray(A0), np.asarray(A1)
     for A in (A0, A1):
         if A.ndim != 2 or A.shape[0] != A.shape[1] or A.shape != A0.shape or A.dtype.kind not in "iuf" or not A.size:
-            raise ValueError(f"A₀ and A₁ must be real square matrices of one size, found shapes {A0.shape}, {A1.shape}")
+            raise InputError(f"A₀ and A₁ must be real square matrices of one size, found shapes {A0.shape}, {A1.shape}")
         if not np.isfinite(A).all():
-            raise ValueError("A₀ and A₁ must be finite: what is not a number has no roots")
+            raise InputError("A₀ and A₁ must be finite: what is not a number has no roots")
     return A0.astype(float), A1.astype(float)
 
 

@@ -29,6 +29,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.dynamics.system import LinearSystem, linear
 
 Time = Literal["rounds", "flow"]
@@ -38,9 +39,9 @@ TIMES: tuple[Time, ...] = get_args(Time)
 def checked_time(time: str, /, *, has_flow: bool = True) -> Time:
     """The same, if it is one of `TIMES` that an algorithm has; otherwise a ValueError."""
     if time not in TIMES:
-        raise ValueError(f'time must be "rounds" or "flow", found {time!r}')
+        raise InputError(f'time must be "rounds" or "flow", found {time!r}')
     if time == "flow" and not has_flow:
-        raise ValueError('its rounds discretise no gradient flow of the present state: take time="rounds"')
+        raise InputError('its rounds discretise no gradient flow of the present state: take time="rounds"')
     return time
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.dynamics.spectrum import extremes
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.dynamics.windows import DENSE_SIZE
@@ -90,12 +91,12 @@ def certificate(system: LinearSystem, weights: Float[np.ndarray, " Q"], /, *, de
         If the mixing changes over time, a weight is not positive, or the state is not the agents' models alone.
     """
     if system.varying:
-        raise ValueError("a certificate is of one mixing matrix: ask for that of each")
+        raise InputError("a certificate is of one mixing matrix: ask for that of each")
     if not (np.isfinite(weights).all() and weights.min() > 0):
-        raise ValueError(f"the weights of a Lyapunov function are positive, found {weights.min():g}")
+        raise InputError(f"the weights of a Lyapunov function are positive, found {weights.min():g}")
     models = system.model(system.initial)
     if models.size != system.size:
-        raise ValueError("a certificate is for states that are the agents' models, and this algorithm keeps more")
+        raise InputError("a certificate is for states that are the agents' models, and this algorithm keeps more")
     root = np.repeat(np.sqrt(weights), models.shape[1])
 
     def scaled(s):  # Π^½ M Π^{-½}

@@ -25,6 +25,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.dynamics.spectrum import extremes
 from ntkp2p.dynamics.step_size import bracket, with_step_size
@@ -70,9 +71,9 @@ def gossip(matrices: Float[np.ndarray, "D Q Q"], probabilities: Float[np.ndarray
     count, agents, _ = matrices.shape
     p = np.full(count, 1 / count) if probabilities is None else probabilities
     if p.shape != (count,) or p.min() < 0 or abs(p.sum() - 1) > 1e-9:
-        raise ValueError(f"probabilities are {count} numbers ≥ 0 that sum to one, found {p.tolist()}")
+        raise InputError(f"probabilities are {count} numbers ≥ 0 that sum to one, found {p.tolist()}")
     if (worst := np.abs(matrices.sum(axis=2) - 1).max()) > 1e-8:
-        raise ValueError(f"random mixing needs row sums of one, and one is off by {worst:.3g}: see check_mixing(W)")
+        raise InputError(f"random mixing needs row sums of one, and one is off by {worst:.3g}: see check_mixing(W)")
     projected = matrices - matrices.mean(axis=1, keepdims=True)  # Π W
     mean = np.abs(np.linalg.eigvals(np.tensordot(p, projected, 1))).max()
 
@@ -112,9 +113,9 @@ def mean_square_radius(system: LinearSystem, /) -> float:
     """
     n = system.size
     if not isinstance(system.parameters.get("mixing"), MeanStep):
-        raise ValueError("second moments are those of runs over memoryless clocks: see AsynchronousGossip")
+        raise InputError("second moments are those of runs over memoryless clocks: see AsynchronousGossip")
     if n > MOMENTS:
-        raise ValueError(f"second moments of {n} states are more than those of {MOMENTS}: take fewer samples or agents")
+        raise InputError(f"second moments of {n} states are more than those of {MOMENTS}: take fewer samples or agents")
     rows, columns = np.triu_indices(n)
     basis = np.zeros((len(rows), n, n))
     basis[np.arange(len(rows)), rows, columns] = basis[np.arange(len(rows)), columns, rows] = 1

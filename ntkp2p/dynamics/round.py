@@ -14,6 +14,7 @@ from ntkp2p.algorithms import Algorithm, Compressor, World
 from ntkp2p.algorithms.event_round import awake_round, mean_round
 from ntkp2p.algorithms.exogenous import Form
 from ntkp2p.asynchrony import Events, Steps
+from ntkp2p.base.errors import InputError
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.timetable import MeanStep, Mixing, Timetable, timetable_of
 from ntkp2p.kernels import Features
@@ -205,7 +206,7 @@ def share_of(compressor: Compressor, /) -> Any:
         If it is not known.
     """
     if compressor.share is None:
-        raise ValueError(
+        raise InputError(
             f"{type(compressor).__name__} has no closed form: a mean-field prediction takes the share δ of ‖v‖² in "
             "what is sent, TopK(keep, share=...); predict(experiment) measures it"
         )

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from ntkp2p.base.devices import free_memory
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.dynamics.krylov import Time, checked_time, times_of
 from ntkp2p.dynamics.span import ROUNDING, Span
@@ -152,10 +153,10 @@ def solve(
         or rounds[0] < 0
         or (np.diff(rounds) < 0).any()
     ):
-        raise ValueError("rounds must be ascending whole numbers, for instance range(0, 101, 10)")
+        raise InputError("rounds must be ascending whole numbers, for instance range(0, 101, 10)")
     times = times_of(system.has_flow) if times is None else times
     if isinstance(times, str) or not len(times):
-        raise ValueError(f'times must name one notion of time or both, as ("rounds", "flow"), found {times!r}')
+        raise InputError(f'times must name one notion of time or both, as ("rounds", "flow"), found {times!r}')
     asked: list[Time] = [checked_time(time, has_flow=system.has_flow) for time in times]
     must_be_method(method)
     memory = free_memory() // 2 if memory is None else memory

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.linalg
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.dynamics import krylov
 from ntkp2p.dynamics.krylov import Time
 
@@ -67,7 +68,7 @@ class Span:
             fresh, weights = np.concatenate([fresh, origin[None] / offset]), np.append(weights, 1.0)
         before = len(self.basis)
         if 8 * self.n * (before + len(fresh)) > self.memory:
-            raise ValueError(
+            raise InputError(
                 f"the states at the rounds asked for span {before + len(fresh)} vectors of {self.n} numbers, more than "
                 f"the {self.memory / 1e6:.3g} MB they may take: ask for fewer rounds, or raise memory"
             )

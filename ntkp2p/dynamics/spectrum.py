@@ -13,6 +13,7 @@ import scipy.optimize
 import scipy.sparse.linalg
 from jaxtyping import Float, Inexact
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.threads import one_thread
 from ntkp2p.dynamics.krylov import Time, times_of
@@ -124,7 +125,7 @@ def multipliers(system: LinearSystem, time: Time, /) -> Inexact[np.ndarray, " m"
     """
     system = system.lasting
     if not (system.varying and system.timetable.periodic):
-        raise ValueError("multipliers are of mixing that repeats itself: see spectrum(system) for a single matrix")
+        raise InputError("multipliers are of mixing that repeats itself: see spectrum(system) for a single matrix")
     step: Step = period(system, time)
     if system.size <= DENSE_SIZE:
         values = np.linalg.eigvals(step.matrix())
@@ -272,7 +273,7 @@ def slowest_modes(system: LinearSystem, /, *, count: int = 5, dense: int = DENSE
         If the mixing changes over time: see `multipliers`.
     """
     if system.varying:
-        raise ValueError("where the mixing changes over time a round has no modes: see multipliers(system, time)")
+        raise InputError("where the mixing changes over time a round has no modes: see multipliers(system, time)")
     found = [
         (complex(value), vector, float(residual))
         for pairs in _slow(system, count, dense)

@@ -10,6 +10,7 @@ import scipy.linalg
 import scipy.sparse.linalg
 from jaxtyping import Float
 
+from ntkp2p.base.errors import InputError, NotConvergedError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.dynamics.krylov import checked_time
 from ntkp2p.dynamics.spectrum import EDGE, edge, extremes, spectrum
@@ -23,7 +24,7 @@ CLOSE = 1e-3
 ITERATIONS = 20_000
 
 
-class NoSteadyStateError(ValueError):
+class NoSteadyStateError(InputError):
     """The run never rests: the message says why."""
 
 
@@ -55,7 +56,7 @@ def steady_state(
     ------
     NoSteadyStateError
         If the run is unstable, keeps oscillating, or drifts for ever, or its mixing changes over time.
-    ArithmeticError
+    NotConvergedError
         If the iteration does not reach `rtol`.
     """
     time = checked_time(time, has_flow=system.has_flow)
@@ -126,7 +127,7 @@ def _iterated(system: LinearSystem, start: np.ndarray, rtol: float) -> np.ndarra
         change, failed = scipy.sparse.linalg.gmres(away, start, rtol=rtol, restart=100, maxiter=ITERATIONS // 100)
     if failed:
         residual = np.linalg.norm(start - away.matvec(change)) / np.linalg.norm(start)
-        raise ArithmeticError(
+        raise NotConvergedError(
             f"the steady state was not found to {rtol:g} within {ITERATIONS} products: the residual is {residual:.2g}; "
             "raise rtol, or predict a long run instead"
         )

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse.linalg
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.threads import one_thread
 from ntkp2p.dynamics.spectrum import EDGE, TOLERANCE, Spectrum, edge, extremes, multipliers
@@ -51,7 +52,7 @@ def largest_step_size(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> fl
     """
     system = system.lasting
     if system.varying and not system.timetable.periodic:
-        raise ValueError(
+        raise InputError(
             "mixing that changes without repeating itself has no spectral radius, and no largest step size"
         )
     try:

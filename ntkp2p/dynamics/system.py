@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms import Algorithm
 from ntkp2p.asynchrony import Steps
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.reports import html_table
 from ntkp2p.data import AgentData
@@ -111,11 +112,11 @@ class LinearSystem:
             If the shapes do not agree, or a matrix that is declared symmetric is not.
         """
         if matrix.shape != (len(initial), len(initial)) or offset.shape != initial.shape:
-            raise ValueError(
+            raise InputError(
                 f"M, b and s_0 have shapes {matrix.shape}, {offset.shape}, {initial.shape}: (n, n), (n,), (n,)"
             )
         if symmetric and not np.allclose(matrix, matrix.T, rtol=1e-12, atol=1e-14):
-            raise ValueError("the matrix is declared symmetric, but it is not: leave symmetric out")
+            raise InputError("the matrix is declared symmetric, but it is not: leave symmetric out")
         return LinearSystem(
             advance=Affine(),
             parameters={"matrix": jnp.asarray(matrix, float), "offset": jnp.asarray(offset, float)},
@@ -411,7 +412,7 @@ def transposed_product(advance: Callable, parameters: PyTree, s: Array) -> Array
 def must_have_closed_form(algorithm: Algorithm, /) -> None:
     """Refuse an algorithm that says itself that its rounds of linear models are not affine."""
     if algorithm.nonlinear:
-        raise ValueError(f"{algorithm.name} has no closed form, for {algorithm.nonlinear}: train it")
+        raise InputError(f"{algorithm.name} has no closed form, for {algorithm.nonlinear}: train it")
 
 
 def not_affine(algorithm: Algorithm, /) -> ValueError:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from ntkp2p.base.devices import free_memory
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.dynamics.krylov import Time, checked_time
 from ntkp2p.dynamics.span import ROUNDING, Span
@@ -76,9 +77,9 @@ class Transition:
         """
         state = np.asarray(state)
         if not (np.isrealobj(state) and np.isfinite(state).all()):
-            raise ValueError("states must be finite real numbers")
+            raise InputError("states must be finite real numbers")
         if state.ndim not in (1, 2) or len(state) != self.system.size:
-            raise ValueError(f"states have shape {state.shape}: ({self.system.size},), or columns of it, is needed")
+            raise InputError(f"states have shape {state.shape}: ({self.system.size},), or columns of it, is needed")
         must_be_method(method)
         columns = state.astype(float).reshape(len(state), -1).T
         if self.system.varying:
@@ -169,13 +170,13 @@ def transition(system: LinearSystem, t: float | int, t0: float | int = 0, /, *, 
     """
     time = checked_time(time, has_flow=system.has_flow)
     if not 0 <= t0 <= t < math.inf:
-        raise ValueError(
+        raise InputError(
             f"transition(t, t0) runs forward from t0 ≥ 0 to a finite t, found t = {t:g} and t0 = {t0:g}; "
             "steady_state is for t = ∞"
         )
     if time == "rounds" and (int(t) != t or int(t0) != t0):
-        raise ValueError(f'rounds are whole numbers, found {t:g} and {t0:g}: use time="flow" in between')
+        raise InputError(f'rounds are whole numbers, found {t:g} and {t0:g}: use time="flow" in between')
     end = t if time == "rounds" else t / system.step_size
     if system.varying and end > (last := last_round(system)) + WHOLE:
-        raise ValueError(f"the mixing is given for {last} rounds, and t = {t:g} is round {end:g}")
+        raise InputError(f"the mixing is given for {last} rounds, and t = {t:g} is round {end:g}")
     return Transition(system, t, t0, time)

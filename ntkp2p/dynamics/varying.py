@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.dynamics import krylov
 from ntkp2p.dynamics.krylov import Time
@@ -30,7 +31,7 @@ def solve_varying(system, rounds, times, method, rtol, memory, span) -> Found:
     """Deviations of a system whose mixing changes: period by period, or round by round."""
     found = Found("products", {})
     if rounds[-1] > (last := last_round(system)):
-        raise ValueError(f"the mixing is given for {last} rounds, and round {rounds[-1]} is asked for")
+        raise InputError(f"the mixing is given for {last} rounds, and round {rounds[-1]} is asked for")
     order, begin, periodic = system.timetable
     length = len(order) - begin
     if periodic and begin and rounds[-1] - begin >= PERIODS * length:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkp2p.base.devices import free_memory
+from ntkp2p.base.errors import InputError
 from ntkp2p.dynamics import krylov
 from ntkp2p.dynamics.krylov import Reduction, Time
 from ntkp2p.dynamics.span import Parts, Span, relative_rows, row_space
@@ -93,7 +94,7 @@ def windows(
     found = Found("dense" if dense else "krylov", dict.fromkeys(times, 0.0))
     most = _most(n, step.symmetric, memory)
     if not dense and most < min(LEAST_BASIS, n):
-        raise ValueError(
+        raise InputError(
             f"a basis of {n} states needs at least {2 * LEAST_BASIS * 8 * n / 1e6:.3g} MB and may take "
             f"{memory / 1e6:.3g} MB: raise memory, or take fewer agents, samples or outputs"
         )
@@ -227,7 +228,7 @@ def reduction_for(
         If the basis does not fit, or the mixing changes over time.
     """
     if system.varying:
-        raise ValueError("where the mixing changes over time there is no derivative yet: use one mixing matrix")
+        raise InputError("where the mixing changes over time there is no derivative yet: use one mixing matrix")
     if not start.any():
         return _at_rest(system.size)
     if is_dense(system.size, "auto"):
@@ -244,7 +245,7 @@ def reduction_for(
         if error <= rtol:
             break
     if reduction is None or error > rtol:
-        raise ValueError(
+        raise InputError(
             f"a derivative over {horizon:g} rounds needs a larger basis than memory and limits allow (error "
             f"{error:.1g} in place of {rtol:g}): take fewer rounds, or a larger rtol"
         )
@@ -267,4 +268,4 @@ def is_dense(size: int, method: Method) -> bool:
 
 def must_be_method(method: str) -> None:
     if method not in METHODS:
-        raise ValueError(f'method must be "auto", "dense" or "krylov", found {method!r}')
+        raise InputError(f'method must be "auto", "dense" or "krylov", found {method!r}')

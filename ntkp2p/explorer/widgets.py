@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 
 from ntkp2p.algorithms import DGD
 from ntkp2p.base import style
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.files import replacing
 from ntkp2p.base.imports import needed
 from ntkp2p.base.threads import one_thread
@@ -85,7 +86,7 @@ WEIGHTS = ("metropolis", "max_degree", "lazy_metropolis", "best_constant", "fast
 ALGORITHMS = ("DGD", "CTA", "ATC")
 VARIABLES = ("local_loss", "global_loss", "consensus_distance", "parameter_distance")
 #: What goes wrong by a choice of the user, and is said in place of the pictures.
-MISTAKES = (ValueError, TypeError, ImportError, ArithmeticError, RuntimeError, MemoryError, OSError)
+MISTAKES = (InputError, MemoryError, OSError)
 #: Pixels of an inch of a picture.
 DPI = 100
 
@@ -464,11 +465,11 @@ class Explorer(widgets.VBox):
         path = Path(self.name.value.strip())
         try:
             if not path.name:
-                raise ValueError("give the file a name, such as experiment.toml")
+                raise InputError("give the file a name, such as experiment.toml")
             if not path.parent.is_dir():
-                raise ValueError(f"there is no folder {path.parent}: make it first, or choose another")
+                raise InputError(f"there is no folder {path.parent}: make it first, or choose another")
             if path.exists():
-                raise ValueError(f"{path} exists already, and is left as it is: choose another name")
+                raise InputError(f"{path} exists already, and is left as it is: choose another name")
             with replacing(path) as temporary:
                 temporary.write_text(self.toml(), encoding="utf-8")
             self.note.value = f"Written to {escape(str(path))}."

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.files import netcdf_engine, replacing, writable
 from ntkp2p.base.style import STYLE
 from ntkp2p.base.workers import Failure, locally
@@ -115,7 +116,8 @@ def _side_by_side(tasks: Sequence[_Task], workers: int, progress: Progress) -> l
     progress("figures", 0, total)
     for task, answer in locally(_drawn, tasks, workers):
         if isinstance(answer, Failure):
-            raise RuntimeError(f"{', '.join(task.names)} could not be drawn: {answer.reason}")
+            kind = RuntimeError if answer.defect else InputError
+            raise kind(f"{', '.join(task.names)} could not be drawn: {answer.reason}")
         rows[task.names], done = answer, done + len(task.names)
         progress("figures", done, total)
     return [row for name in FIGURES for names in rows if names[0] == name for row in rows[names]]

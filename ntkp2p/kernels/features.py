@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from ntkp2p.base.devices import all_devices, free_memory, least
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.kernels.ntk import TangentKernel, jacobian, must_fit
 from ntkp2p.models.networks import Model, outputs_of
@@ -286,9 +287,9 @@ def pivoted_cholesky(
         If the kernel is not finite, or has no positive diagonal entry, or S does not fit.
     """
     if not np.isfinite(diagonal).all():
-        raise ValueError("the kernel is not finite: look for extreme inputs or weights")
+        raise InputError("the kernel is not finite: look for extreme inputs or weights")
     if diagonal.max() <= 0:
-        raise ValueError("the kernel is zero: the outputs do not depend on the parameters")
+        raise InputError("the kernel is zero: the outputs do not depend on the parameters")
     n = len(diagonal)
     most = n if memory is None else min(n, memory // (8 * n))
     tolerance = max(n * np.finfo(float).eps, rtol or 0) * diagonal.max()
@@ -303,13 +304,13 @@ def pivoted_cholesky(
         block, rows = columns(asked)[:, new], rows[new]
         block = block - factor[:, :rank] @ factor[rows, :rank].T
         if not np.isfinite(block).all():
-            raise ValueError("the kernel is not finite: look for extreme inputs or weights")
+            raise InputError("the kernel is not finite: look for extreme inputs or weights")
         # What remains of these rows is known better now; the largest of all is among them, or has just become smaller.
         remaining[rows] = np.clip(block[rows, np.arange(len(rows))], 0, None)
         triangle, order = _accepted(block[rows], max(tolerance, KEEP * remaining.max()))
         chosen = rows[order]
         if rank + len(chosen) > most:
-            raise ValueError(
+            raise InputError(
                 f"the kernel has more than {most} features at this tolerance, and {most} fit into the memory: raise "
                 "rtol (kernel_rtol in an experiment), take fewer samples, or give it more with memory="
             )

@@ -30,6 +30,7 @@ from jax.extend import core
 from jaxtyping import Float
 
 from ntkp2p.base.devices import free_memory
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.imports import needed
 from ntkp2p.base.precision import in_float64
 from ntkp2p.kernels.features import Features, Map, Spread, by_columns, pivoted_cholesky
@@ -125,7 +126,7 @@ def infinite_features(network: Network, x: np.ndarray, outputs: int, /, *, rtol:
         As `infinite_kernels`; also if the network was made for another number of outputs.
     """
     if isinstance(network, Network) and network.outputs not in (None, outputs):
-        raise ValueError(
+        raise InputError(
             f"{network} has {network.outputs} outputs, the data have targets of {outputs}: leave outputs out"
         )
     kernels = infinite_kernels(network, x)
@@ -201,9 +202,9 @@ def _lent_names() -> Iterator[None]:
 def _architecture(network: Network) -> Architecture:
     architecture = network.architecture if isinstance(network, Network) else None
     if architecture is None:
-        raise ValueError(f"the kernels of {network!r} at infinite width are not known: use affine(), mlp() or cnn()")
+        raise InputError(f"the kernels of {network!r} at infinite width are not known: use affine(), mlp() or cnn()")
     if architecture.activation not in ANALYTIC:
-        raise ValueError(
+        raise InputError(
             f"{architecture.activation} has no analytic kernel at infinite width: use {' or '.join(ANALYTIC)}"
         )
     return architecture

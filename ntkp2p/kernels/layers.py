@@ -27,6 +27,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jax.extend.core import Literal as Constant
 from jaxtyping import Array, Float, PyTree
 
+from ntkp2p.base.errors import InputError
+
 Apply = Callable[[PyTree, Array], Array]
 #: Bytes of activations that are evaluated together: what stays near the caches.
 TOGETHER = 2**26
@@ -121,7 +123,7 @@ def factorise(apply: Apply, params: PyTree, x: Any, /, *, samples: int, shared: 
 
     closed = jax.make_jaxpr(output)(leaves, x)
     if len(shape := closed.out_avals[0].shape) != 1:
-        raise ValueError(f"apply must return outputs of shape (N, C), found {(1, *shape)} for one sample")
+        raise InputError(f"apply must return outputs of shape (N, C), found {(1, *shape)} for one sample")
     program = unroll(closed)
     layers = find_layers(program, [leaf.shape for leaf in leaves])
     taken = {leaf for layer in layers for leaf in layer.leaves}

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.base import devices
 from ntkp2p.base.devices import AXIS
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.kernels import layers
 from ntkp2p.kernels.layers import Apply
@@ -106,7 +107,7 @@ def jacobian(apply: Apply, params: PyTree, x: Array, /) -> Float[Array, "rows P"
 def must_fit(shape: tuple[int, int], itemsize: int, free: int, /) -> None:
     """Refuse a kernel that takes more than `free` bytes."""
     if (needed := math.prod(shape) * itemsize) > free:
-        raise ValueError(
+        raise InputError(
             f"a kernel of {shape[0]} × {shape[1]} takes {_bytes(needed)} and {_bytes(max(free, 0))} may be used: "
             "give a tolerance, which needs some columns only (kernel_rtol = 1e-6), or take fewer samples "
             "or outputs"
@@ -160,14 +161,14 @@ class TangentKernel:
         progress: Callable[[int, int], None] | None = None,
     ):
         if outputs not in ("exact", "shared"):
-            raise ValueError(f'outputs must be "exact" or "shared", found {outputs!r}')
+            raise InputError(f'outputs must be "exact" or "shared", found {outputs!r}')
         if precision not in ("float64", "float32"):
-            raise ValueError(f'precision must be "float64" or "float32", found {precision!r}')
+            raise InputError(f'precision must be "float64" or "float32", found {precision!r}')
         if not len(x):
-            raise ValueError("a tangent kernel needs at least one sample, found none")
+            raise InputError("a tangent kernel needs at least one sample, found none")
         kinds = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
         if not kinds or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
-            raise ValueError("params must be real floating-point arrays: keep counters and statistics out of them")
+            raise InputError("params must be real floating-point arrays: keep counters and statistics out of them")
         self._mesh = devices.all_devices() if mesh is None else mesh
         self._dtype, self._shared = np.dtype(precision), outputs == "shared"
         self._leaves = [np.asarray(leaf, precision) for leaf in jax.tree.leaves(params)]
@@ -225,7 +226,7 @@ class TangentKernel:
         """The kernel between these inputs and others `x`, shape (N·C, M·C)."""
         other = np.asarray(x, self._dtype)
         if other.shape[1:] != self._x.shape[1:]:
-            raise ValueError(
+            raise InputError(
                 f"each input has the shape {self._x.shape[1:]} here, found {other.shape[1:]}: give inputs of one kind"
             )
         return self._between(_Side(other, self._programs.size, self._mesh))
@@ -299,7 +300,7 @@ class TangentKernel:
             if need <= free:
                 return programs
             if size == 1:
-                raise ValueError(
+                raise InputError(
                     f"a tangent kernel needs {_bytes(need)} for one sample and {_bytes(max(free, 0))} may be used: "
                     "take a smaller network, or give it more with memory="
                 )
@@ -346,7 +347,7 @@ class TangentKernel:
         weighed = sum(float(a.reshape(-1) @ np.cos(np.arange(a.size))) for a in arrays)
         same = devices.agree(zlib.crc32(repr(steps).encode()), self._mesh)
         if not (devices.agree(weighed, self._mesh, rtol=1e-6) and same):
-            raise ValueError("the processes were given different experiments or memory: give every process the same")
+            raise InputError("the processes were given different experiments or memory: give every process the same")
 
     def _product(self, columns: "_Side", pair: "_Pair") -> Array:
         if columns is self._rows and pair.row == pair.column and pair.turn == 0:

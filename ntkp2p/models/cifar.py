@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.models import threefry
 from ntkp2p.models.networks import Network, Scaled, check_in_words, must_be_images, patches
 
@@ -132,7 +133,7 @@ def vgg11(
         must_be_images("vgg11", x)
         (height, width), least = x.shape[1:3], 2 ** (len(STAGES) - 1) + 1
         if min(height, width) < least:
-            raise ValueError(
+            raise InputError(
                 f"vgg11 halves images {len(STAGES)} times, which needs {least} × {least} pixels, "
                 f"found {height} × {width}: use resnet20() or cnn()"
             )

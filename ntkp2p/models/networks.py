@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.models import threefry
 
@@ -317,19 +318,19 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
         params = init(key, batch)
     if isinstance(params, Mapping) and "params" in params and len(params) > 1:
         others = ", ".join(str(name) for name in params if name != "params")
-        raise ValueError(
+        raise InputError(
             f"the module keeps {others} beside its parameters, which would be trained with them: use layers without "
             "such state, LayerNorm in place of BatchNorm for instance"
         )
     leaves = jax.tree.leaves(params)
     if not leaves or not all(jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) for leaf in leaves):
-        raise ValueError(
+        raise InputError(
             "every parameter must be a real floating-point array: keep counters and statistics out of `init`"
         )
     params = jax.tree.map(lambda p: jax.device_put(np.asarray(p, np.float64)), params)
     found = applied.eval_shape(apply, params, batch).shape
     if found != (len(batch), outputs):
-        raise ValueError(
+        raise InputError(
             f"the network maps {len(batch)} inputs to outputs of shape {found}, the data have targets of shape "
             f"({len(batch)}, {outputs}): give it {outputs} output(s), shape (N, {outputs})"
         )
@@ -337,7 +338,7 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
     together = outputs_of(apply, params, inputs)
     alone = np.concatenate([outputs_of(apply, params, one[None]) for one in inputs])
     if not np.allclose(together, alone, rtol=1e-3, atol=1e-3 * float(np.abs(alone).max())):
-        raise ValueError(
+        raise InputError(
             "the network's output for a sample depends on the other samples of its batch, so that it has no tangent "
             "kernel: replace batch normalisation by layer or group normalisation"
         )
@@ -368,7 +369,7 @@ def _pair(network: Any) -> tuple[Callable, Callable]:
             return network
     elif callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None)):
         return network.init, network.apply
-    raise TypeError(
+    raise InputTypeError(
         f"a model is one of ntkp2p.models, a pair (init, apply) or an object with both, found "
         f"{type(network).__name__}: for instance model=(init, apply)"
     )
@@ -377,7 +378,7 @@ def _pair(network: Any) -> tuple[Callable, Callable]:
 def must_be_images(network: str, x: Any) -> None:
     """Refuse inputs that a network of convolutions cannot take."""
     if x.ndim != 4:
-        raise ValueError(
+        raise InputError(
             f"{network} needs images of shape (N, height, width, channels), found {x.shape}: "
             "reshape the inputs or use mlp()"
         )
@@ -394,7 +395,7 @@ def _dense_network(name: str, hidden: list, outputs: int | None, architecture: A
 
 def _infinite_network(name: str, outputs: int | None, architecture: Architecture, *, remedy: str) -> Network:
     def refuse(*_):
-        raise ValueError(f"{name} has no parameters and can only be predicted: give it a size to train, {remedy}")
+        raise InputError(f"{name} has no parameters and can only be predicted: give it a size to train, {remedy}")
 
     return Network(name, refuse, refuse, outputs, architecture=architecture)
 
@@ -475,7 +476,7 @@ def _describe(
     scales = check_in_words(weight_std, bias_std, outputs, **({} if infinite else {size_name: size}), depth=depth)
     lookup(ACTIVATIONS, activation, "activation")
     if infinite and activation not in ANALYTIC:
-        raise ValueError(
+        raise InputError(
             f"{activation} has no analytic kernel at infinite width: use {' or '.join(ANALYTIC)}, "
             f"or give a {size_name} such as {kind}({size_name}=1024)"
         )
@@ -491,10 +492,10 @@ def check_in_words(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -
     """Refuse what is not a size or a standard deviation; the scales in words."""
     for name, size in (sizes if outputs is None else sizes | {"outputs": outputs}).items():
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, found {size!r}")
+            raise InputError(f"{name} must be a whole number of at least 1, found {size!r}")
     for name, std in {"weight_std": weight_std, "bias_std": bias_std}.items():
         if isinstance(std, bool) or not isinstance(std, Real) or not 0 <= float(std) < math.inf:
-            raise ValueError(f"{name} must be a finite number of at least 0, found {std!r}")
+            raise InputError(f"{name} must be a finite number of at least 0, found {std!r}")
     return f"σ_w={weight_std:.4g}, σ_b={bias_std:.4g}"
 
 

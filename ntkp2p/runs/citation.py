@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ntkp2p.algorithms import Algorithm, LocalSGD, Modifier
 from ntkp2p.asynchrony import AsynchronousGossip
+from ntkp2p.base.errors import InputTypeError
 from ntkp2p.models import Network
 from ntkp2p.runs.experiment import Experiment
 
@@ -72,7 +73,7 @@ def citation(experiment: Experiment, /) -> Citation:
     >>> print(citation(experiment))  # doctest: +SKIP
     """
     if not isinstance(experiment, Experiment):
-        raise TypeError(f"citation takes an Experiment, found {type(experiment).__name__}: p2p.Experiment(...)")
+        raise InputTypeError(f"citation takes an Experiment, found {type(experiment).__name__}: p2p.Experiment(...)")
     entries = references()
     keys = tuple(dict.fromkeys(_keys(experiment)))
     found = Citation("\n\n".join(entries[key] for key in keys))

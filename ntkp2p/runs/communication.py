@@ -22,6 +22,7 @@ from jaxtyping import Float
 from ntkp2p.algorithms.exogenous import DENSE_ENTRY, Traffic, course, traffic_of_any_round
 from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.base.checks import is_number
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.reports import Report, Rows, Verdict
 from ntkp2p.models.losses import LOSSES
@@ -89,7 +90,7 @@ class Communication(Report):
         constants = {"picojoules_per_bit": picojoules_per_bit, "picojoules_per_flop": picojoules_per_flop}
         for name, value in constants.items():
             if not (is_number(value) and value >= 0):
-                raise ValueError(f"{name} must be a finite number ≥ 0, found {value!r}")
+                raise InputError(f"{name} must be a finite number ≥ 0, found {value!r}")
         return {
             "communication": 8 * self.bytes.sum(axis=0) * picojoules_per_bit * 1e-12,
             "computation": self.gradients.sum(axis=0) * self.gradient_flops * picojoules_per_flop * 1e-12,

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.runs.measures import VARIABLES
 from ntkp2p.runs.trajectory import Trajectory, save_netcdf
 
@@ -181,7 +182,7 @@ def compare(*trajectories: Trajectory) -> Comparison:
     by_source = {t.source: t for t in trajectories}
     if len(trajectories) < 2 or len(by_source) < len(trajectories) or not set(by_source) <= set(SOURCES):
         found = ", ".join(t.source for t in trajectories) or "none"
-        raise ValueError(f"compare takes trajectories from different sources (trained, rounds, flow), found {found}")
+        raise InputError(f"compare takes trajectories from different sources (trained, rounds, flow), found {found}")
     first, *others = trajectories
     names = ["data", "split", "loss", "step_size", "algorithm", "constants", "mixing"]
     names += ["limit"] if any(t.infinite for t in trajectories) else ["model", "seed", "kernel"]
@@ -189,7 +190,7 @@ def compare(*trajectories: Trajectory) -> Comparison:
         for name in names:
             a, b = first.dataset.attrs.get(name), other.dataset.attrs.get(name)
             if a != b:
-                raise ValueError(
+                raise InputError(
                     f"these are not runs of one experiment: {name} is {a!r} ({first.source}) and {b!r} ({other.source})"
                 )
     return Comparison({source: by_source[source] for source in SOURCES if source in by_source})

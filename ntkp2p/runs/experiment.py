@@ -19,6 +19,7 @@ from ntkp2p.algorithms import Algorithm, LocalSGD
 from ntkp2p.algorithms.event_round import must_be_asynchronous
 from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.base.checks import lookup, whole
+from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.reports import html_table
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.timetable import flow_time_of_a_round, has_flow
@@ -113,11 +114,11 @@ class Experiment:
 
     def __post_init__(self):
         if not isinstance(self.data, AgentData):
-            raise TypeError(
+            raise InputTypeError(
                 f"data must be dealt out to agents, found {type(self.data).__name__}: use data.split(agents=...)"
             )
         if not isinstance(self.algorithm, Algorithm):
-            raise TypeError(
+            raise InputTypeError(
                 f"algorithm must be an Algorithm, found {self.algorithm!r}: for instance DGD(step_size=0.1)"
             )
         for name in ("rounds", "seed"):
@@ -125,7 +126,7 @@ class Experiment:
             least = int(name == "rounds")
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             if not whole or not least <= value < 2**31:
-                raise ValueError(f"{name} must be a whole number ≥ {least} and below 2³¹, found {value!r}")
+                raise InputError(f"{name} must be a whole number ≥ {least} and below 2³¹, found {value!r}")
         lookup(LOSSES, self.loss, "loss")
         if self.loss == "cross_entropy":
             _must_have_classes(self.data)
@@ -133,7 +134,7 @@ class Experiment:
             _must_be_batch(self.batch_size, self.data)
         lookup(dict.fromkeys(("exact", "shared")), self.kernel, "kernel")
         if not (self.kernel_rtol is None or (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1)):
-            raise ValueError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
+            raise InputError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
         lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
         mixing = self.mixing
         if isinstance(mixing, Events | AsynchronousGossip):
@@ -143,7 +144,7 @@ class Experiment:
                 mixing, agents=self.agents, rounds=int(self.rounds), stochastic=self.algorithm.stochastic
             )
         if isinstance(mixing, Schedule) and self.algorithm.static:
-            raise ValueError(f"{self.algorithm.name} takes no mixing that changes over time: {self.algorithm.static}")
+            raise InputError(f"{self.algorithm.name} takes no mixing that changes over time: {self.algorithm.static}")
         object.__setattr__(self, "mixing", mixing)
         object.__setattr__(self, "recorded", _recorded(self.record, int(self.rounds)))
 
@@ -210,7 +211,7 @@ class Experiment:
         """
         if isinstance(self.model, Network) and self.model.infinite:
             if not memory is mesh is cache is None:
-                raise ValueError(f"{self.model} has its kernel in closed form: leave memory, mesh and cache out")
+                raise InputError(f"{self.model} has its kernel in closed form: leave memory, mesh and cache out")
             rtol = {} if self.kernel_rtol is None else {"rtol": self.kernel_rtol}
             return infinite_features(self.model, self.data.inputs, self.data.outputs, **rtol)
         return Features.of(
@@ -286,7 +287,7 @@ class Experiment:
         tables, folder = tables_of(path)
         try:
             return cls.from_dict(tables, folder=folder)
-        except (ValueError, TypeError) as error:
+        except InputError as error:
             raise type(error)(f"{path}: {error}") from error
 
     @classmethod
@@ -312,10 +313,10 @@ class Experiment:
             lookup(dict.fromkeys([*names, *plain]), key, "key")
         for key in [*names, "rounds"]:
             if key not in tables:
-                raise ValueError(f"{key} is missing: add {'a table [' + key + ']' if key in names else key + ' = 300'}")
+                raise InputError(f"{key} is missing: add {'a table [' + key + ']' if key in names else key + ' = 300'}")
         for key in names:
             if not isinstance(tables[key], Mapping):
-                raise ValueError(f"{key} must be a table: write [{key}] above its fields")
+                raise InputError(f"{key} must be a table: write [{key}] above its fields")
 
         source = with_paths(tables["data"], folder)
         name = take(source, "data", "name")
@@ -332,19 +333,19 @@ class Experiment:
 def _must_be_for(mixing: Events | AsynchronousGossip, agents: int, rounds: int, algorithm: Algorithm) -> None:
     """Refuse events, or clocks, that do not fit the run."""
     if mixing.users != agents:
-        raise ValueError(
+        raise InputError(
             f"mixing has {mixing.users} users but the data are split over {agents} agents: make them agree"
         )
     must_be_asynchronous(algorithm)
     if isinstance(mixing, Events):
         if rounds > len(mixing):
-            raise ValueError(
+            raise InputError(
                 f"mixing has {len(mixing)} events for a run of {rounds}: one event is one round, draw more of them or "
                 f"set rounds = {len(mixing)}"
             )
         mixing.must_be_lively()
         if isinstance(algorithm, LocalSGD) and (made := mixing.updates).min() <= algorithm.delay:
-            raise ValueError(
+            raise InputError(
                 f"user {made.argmin()} makes {made.min()} updates in {len(mixing)} events, and each is applied "
                 f"{algorithm.delay} of its updates later: draw more events, or take a delay below {made.min()}"
             )
@@ -354,7 +355,7 @@ def _must_be_batch(size: Any, data: AgentData) -> None:
     least = int(data.sizes.argmin())
     whole(size, "batch_size", least=1)
     if size > data.sizes[least]:
-        raise ValueError(
+        raise InputError(
             f"batch_size = {size} is more than the {data.sizes[least]} samples of agent {least}: use at most "
             f"{data.sizes[least]}, or leave it out for full batches"
         )
@@ -362,10 +363,10 @@ def _must_be_batch(size: Any, data: AgentData) -> None:
 
 def _must_have_classes(data: AgentData) -> None:
     if data.classes is None:
-        raise ValueError(f'cross-entropy is for classes, and {data.name} is a regression: use loss = "squared"')
+        raise InputError(f'cross-entropy is for classes, and {data.name} is a regression: use loss = "squared"')
     for name in ("targets", "test_targets"):
         if not name_classes(getattr(data, name)):
-            raise ValueError(
+            raise InputError(
                 f"the {name} of {data.name} do not name classes: cross-entropy takes −1 and +1 for two of them and "
                 'one-hot rows for more, other targets go with loss = "squared"'
             )
@@ -386,14 +387,14 @@ def _mixing_in_words(mixing: np.ndarray | Schedule | Events | AsynchronousGossip
 def _recorded(record: int | Sequence[int], rounds: int) -> np.ndarray:
     if isinstance(record, int | np.integer):
         if record < 2:
-            raise ValueError(f"record must be at least 2 (the start and the end), found {record}")
+            raise InputError(f"record must be at least 2 (the start and the end), found {record}")
         return np.unique(np.linspace(0, rounds, min(int(record), rounds + 1)).round().astype(int))
     try:
         chosen = np.asarray(record)
     except ValueError:  # ragged
         chosen = np.empty(0)
     if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iu" or chosen.min() < 0:
-        raise ValueError(f"record must be a number of rounds or a list of rounds ≥ 0, found {record!r}")
+        raise InputError(f"record must be a number of rounds or a list of rounds ≥ 0, found {record!r}")
     if chosen.max() > rounds:
-        raise ValueError(f"record asks for round {chosen.max()} of a run of {rounds}: raise rounds, or leave it out")
+        raise InputError(f"record asks for round {chosen.max()} of a run of {rounds}: raise rounds, or leave it out")
     return np.unique(np.concatenate([[0], chosen, [rounds]]))

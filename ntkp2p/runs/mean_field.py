@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ntkp2p.algorithms import Algorithm, Compressor, TopK
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.models import Network, threefry
 from ntkp2p.models.losses import LOSSES
@@ -33,7 +34,7 @@ def with_measured_shares(experiment: Experiment, /) -> Experiment:
     if not any(isinstance(c, TopK) and c.share is None for c in compressors_of(experiment.algorithm)):
         return experiment
     if isinstance(experiment.model, Network) and experiment.model.infinite:
-        raise ValueError("at infinite width no message is there to measure δ on: give it, TopK(keep, share=...)")
+        raise InputError("at infinite width no message is there to measure δ on: give it, TopK(keep, share=...)")
     layers, gradients = experiment.initialise().layers, _first_gradients(experiment)
 
     def measured(part):

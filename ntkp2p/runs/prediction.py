@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from ntkp2p.algorithms import Algorithm, RandomK
 from ntkp2p.asynchrony import AsynchronousGossip
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.threads import one_thread
 from ntkp2p.dynamics.eager import EagerSystem, eager_system
@@ -296,7 +297,7 @@ def steady_state(
         A ValueError that says why the run never rests.
     ValueError
         If the loss is not squared error, or for the average over initialisations.
-    ArithmeticError
+    NotConvergedError
         If the solve of a large system does not converge.
 
     Examples
@@ -317,10 +318,10 @@ def steady_state(
     [1.0, 0.0, 1.0]
     """
     if experiment.loss != "squared":
-        raise ValueError(f"under {experiment.loss} there is no linear solve for the steady state: predict a long run")
+        raise InputError(f"under {experiment.loss} there is no linear solve for the steady state: predict a long run")
     features = features_of(experiment, features)
     if features.spread is not None:
-        raise ValueError("the steady state is that of one initialisation: give the network a finite width")
+        raise InputError("the steady state is that of one initialisation: give the network a finite width")
     clock = checked_time(time)
     run, averages = _averaged(experiment)
     system = lasting(linear_system(run.algorithm, run.mixing, features, run.data), clock)
@@ -363,7 +364,7 @@ class _Models:
     @in_float64
     def parameters(self, agent: int, round: float, /) -> Any:
         if self.features.parameters is None:
-            raise ValueError("these models have no parameters of their own: take a finite width and kernel='exact'")
+            raise InputError("these models have no parameters of their own: take a finite width and kernel='exact'")
         theta, unravel = ravel_pytree(self.experiment.initialise().params)
         return unravel(theta + self.features.parameters(self._coordinates(round)[agent]))
 
@@ -382,7 +383,7 @@ def features_of(experiment: Experiment, features: Features | None, /) -> Feature
     if features is None:
         return experiment.features()
     if not _are_of(features, experiment.data.inputs):
-        raise ValueError("these features are of other data or another order of them: leave features out")
+        raise InputError("these features are of other data or another order of them: leave features out")
     return features
 
 
@@ -397,9 +398,9 @@ def _integrated(
 ) -> dict[Time, Trajectory]:
     """What has no closed form: the same linear models, followed step by step."""
     if method != "auto":
-        raise ValueError(f"method {method!r} is for squared error: leave it out, {experiment.loss} is integrated")
+        raise InputError(f"method {method!r} is for squared error: leave it out, {experiment.loss} is integrated")
     if features.spread is not None:
-        raise ValueError(
+        raise InputError(
             f"at infinite width {experiment.loss} has no average over initialisations: take a finite width, or squared "
             "error"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ntkp2p.asynchrony import Events
+from ntkp2p.base.errors import InputError
 from ntkp2p.kernels import Features
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.prediction import features_of, predict
@@ -70,9 +71,9 @@ def rounds_to_loss(
     5
     """
     if isinstance(target, bool) or not isinstance(target, int | float | np.number) or not 0 < target < np.inf:
-        raise ValueError(f"target must be a finite positive loss, found {target!r}")
+        raise InputError(f"target must be a finite positive loss, found {target!r}")
     if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
-        raise ValueError(f"most must be a whole number of rounds ≥ 1, found {most!r}")
+        raise InputError(f"most must be a whole number of rounds ≥ 1, found {most!r}")
     if isinstance(experiment.mixing, Schedule) and not experiment.mixing.periodic:
         most = min(most, experiment.mixing.period)
     if isinstance(experiment.mixing, Events):

@@ -13,6 +13,7 @@ import tomli_w
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS
 from ntkp2p.asynchrony import CLOCKS
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputTypeError
 from ntkp2p.topology.graphs import from_spec, sized
 from ntkp2p.topology.matrix import usual_weights
 from ntkp2p.topology.schedules import SCHEDULES
@@ -44,7 +45,7 @@ def as_toml(tables: Mapping[str, Any], /) -> str:
     try:
         return tomli_w.dumps(tables)
     except TypeError as error:
-        raise TypeError(f"this cannot be written as TOML: {error}") from error
+        raise InputTypeError(f"this cannot be written as TOML: {error}") from error
 
 
 def as_python(tables: Mapping[str, Any], /) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS, Algorithm, Delayed
 from ntkp2p.asynchrony import CLOCKS, AsynchronousGossip, Events, load_trace
 from ntkp2p.base.checks import lookup, whole
+from ntkp2p.base.errors import InputError
 from ntkp2p.topology import Schedule, load_mixing, schedules
 from ntkp2p.topology.graphs import from_spec, sized
 from ntkp2p.topology.weights import from_graph
@@ -36,7 +37,7 @@ def tables_of(path: str | os.PathLike[str], /) -> tuple[dict[str, Any], Path]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), path.parent
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
+        raise InputError(f"{path} is not TOML: {error}") from error
 
 
 def named(table: Mapping[str, Callable], entries: Mapping[str, Any], kind: str) -> Any:
@@ -57,7 +58,7 @@ def algorithm_from(entries: Mapping[str, Any]) -> Algorithm:
 
 def take(entries: dict[str, Any], table: str, key: str) -> Any:
     if key not in entries:
-        raise ValueError(f"[{table}] needs {key} = ...")
+        raise InputError(f"[{table}] needs {key} = ...")
     return entries.pop(key)
 
 
@@ -70,14 +71,14 @@ def checked(function: Callable, entries: Mapping[str, Any], table: str) -> dict[
         lookup(parameters, key, f"key in [{table}]")
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in entries:
-            raise ValueError(f"[{table}] needs {name} = ...")
+            raise InputError(f"[{table}] needs {name} = ...")
     return dict(entries)
 
 
 def call(load: Callable, table: str, entries: Mapping[str, Any], name: str) -> Any:
     try:
         return load(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
-    except (ValueError, TypeError) as error:
+    except InputError as error:
         raise type(error)(f"[{table}] {error}") from error
 
 
@@ -85,12 +86,12 @@ def with_paths(entries: Mapping[str, Any], folder: Path, /) -> dict[str, Any]:
     """A table whose paths, relative to a folder, are such as the process takes them."""
     for key in ("file", "folder"):
         if not isinstance(entries.get(key, ""), str):
-            raise ValueError(f"{key} must be a path in quotes, found {entries[key]!r}")
+            raise InputError(f"{key} must be a path in quotes, found {entries[key]!r}")
     paths: dict[str, Any] = {key: str(folder / entries[key]) for key in ("file", "folder") if key in entries}
     if "files" in entries:
         names = entries["files"]
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-            raise ValueError(f'files must be a list of paths in quotes, ["W0.csv", "W1.csv"], found {names!r}')
+            raise InputError(f'files must be a list of paths in quotes, ["W0.csv", "W1.csv"], found {names!r}')
         paths["files"] = [str(folder / name) for name in names]
     for key, value in entries.items():  # of clocks
         if isinstance(value, Mapping) and isinstance(value.get("trace"), str):
@@ -122,21 +123,21 @@ def mixing_from(
     for key in entries:
         if key in _ASKED:
             names = " or ".join(f'"{name}"' for name in _ASKED[key])
-            raise ValueError(f"[mixing] takes {key} only with schedule = {names}: leave it out")
+            raise InputError(f"[mixing] takes {key} only with schedule = {names}: leave it out")
     return _unscheduled(entries, agents)
 
 
 def _unscheduled(entries: Mapping[str, Any], agents: int) -> np.ndarray | Schedule:
     sources = [key for key in ("file", "files", "graph") if key in entries]
     if len(sources) != 1:
-        raise ValueError(
+        raise InputError(
             '[mixing] needs either graph = "cycle", file = "W.csv", files = ["W0.csv", "W1.csv"], '
             f'schedule = "one_peer_exponential" or scheme = "push", found {" and ".join(sources) or "none of them"}'
         )
     if "graph" in entries:
         return from_graph(from_spec(sized(entries["graph"], agents)), entries.get("weights"))
     if "weights" in entries:
-        raise ValueError(f"[mixing] with {sources[0]} takes no weights: what is in a file are the weights")
+        raise InputError(f"[mixing] with {sources[0]} takes no weights: what is in a file are the weights")
     return load_mixing(entries["file"]) if "file" in entries else schedules.periodic(map(load_mixing, entries["files"]))
 
 
@@ -147,7 +148,7 @@ def _asynchronous(entries: dict[str, Any], agents: int, rounds: Any) -> Events |
     given = {key: value for key, value in entries.items() if key in _CLOCKED}
     for name in ("update", "gossip"):
         if name not in given:
-            raise ValueError(f'[mixing] with a scheme needs {name} = {{clock = "exponential", rate = 1.0}}')
+            raise InputError(f'[mixing] with a scheme needs {name} = {{clock = "exponential", rate = 1.0}}')
         given[name] = _clocks(given[name], name, agents)
     if isinstance(given.get("transmission"), Mapping):
         given["transmission"] = _clocks(given["transmission"], "transmission", agents)
@@ -159,7 +160,7 @@ def _asynchronous(entries: dict[str, Any], agents: int, rounds: Any) -> Events |
         given["weight"] = _number(entries["weight"], "weight in [mixing]", float)
     if "weights" in entries:
         if "graph" not in given or "weight" in entries:
-            raise ValueError("[mixing] takes weights with a graph, and then no weight: name one of both")
+            raise InputError("[mixing] takes weights with a graph, and then no weight: name one of both")
         given["weight"] = from_graph(given["graph"], entries["weights"])
     clocks = AsynchronousGossip(users=agents, **given)
     if "seed" not in entries:
@@ -173,7 +174,7 @@ def _clocks(entries: Any, name: str, agents: int) -> Any:
     if isinstance(entries, list):
         return [_clocks(each, name, agents) for each in entries]
     if not isinstance(entries, Mapping):
-        raise ValueError(f'{name} in [mixing] must be {{clock = "exponential", rate = 1.0}}, found {entries!r}')
+        raise InputError(f'{name} in [mixing] must be {{clock = "exponential", rate = 1.0}}, found {entries!r}')
     if set(entries) == {"trace"}:
         return load_trace(entries["trace"], agents)
     entries = dict(entries)
@@ -189,7 +190,7 @@ def _schedule(entries: dict[str, Any], agents: int, rounds: Any) -> Schedule:
         given["mixing"] = _unscheduled({key: given.pop(key) for key in _SOURCES if key in given}, agents)
     for key, value in given.items():
         if key not in parameters:
-            raise ValueError(f'[mixing] schedule = "{name}" takes no {key}: leave it out')
+            raise InputError(f'[mixing] schedule = "{name}" takes no {key}: leave it out')
         given[key] = _number(value, f"{key} in [mixing]", parameters[key].annotation)
     if "graph" in given:
         given["graph"] = from_spec(sized(given["graph"], agents))
@@ -205,5 +206,5 @@ def _number(value: Any, name: str, kind: Any) -> Any:
     if kind is not float:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} must be a number, found {value!r}")
+        raise InputError(f"{name} must be a number, found {value!r}")
     return float(value)

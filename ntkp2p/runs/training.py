@@ -27,6 +27,7 @@ from ntkp2p.algorithms.event_round import awake_round
 from ntkp2p.asynchrony import Events
 from ntkp2p.base.checks import whole
 from ntkp2p.base.devices import AXIS, agree, all_devices, one_device, place
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.models import threefry
 from ntkp2p.models.losses import LOSSES
@@ -42,7 +43,7 @@ from ntkp2p.topology import Schedule, schedules
 TOGETHER = 2**24
 
 
-class DivergedError(ValueError):
+class DivergedError(InputError):
     """Training has left the finite numbers.
 
     Attributes
@@ -134,9 +135,9 @@ def train(
     drawn = experiment.drawn(draw)
     mesh = (one_device() if isinstance(drawn.mixing, Events) else all_devices()) if mesh is None else mesh
     if mesh.axis_names != (AXIS,):
-        raise ValueError(f"the mesh must have the one axis {AXIS!r}, found {mesh.axis_names}: see ntkp2p.devices")
+        raise InputError(f"the mesh must have the one axis {AXIS!r}, found {mesh.axis_names}: see ntkp2p.devices")
     if isinstance(drawn.mixing, Events) and mesh.size > 1:
-        raise ValueError("of agents on their own clocks two act at a time: train them on one device, leave mesh out")
+        raise InputError("of agents on their own clocks two act at a time: train them on one device, leave mesh out")
     if jax.process_count() > 1:
         _must_agree(experiment, draw, mesh)
     key = threefry.key_of(threefry.fold_in(threefry.seeded(int(experiment.seed)), int(draw)))
@@ -192,7 +193,7 @@ def _must_agree(experiment: Experiment, draw: int, mesh: Mesh) -> None:
     ]
     words = [re.sub(r"0x[0-9a-f]+", "", str(word)) for word in words]  # addresses of a user's objects
     if not agree(zlib.crc32(repr([*words, experiment.recorded.tolist()]).encode()), mesh):
-        raise ValueError("the processes were given different experiments: give every process the same")
+        raise InputError("the processes were given different experiments: give every process the same")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import xarray as xr
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.files import netcdf_engine, replacing
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Trajectory:
         """
         dataset = load_netcdf(path)
         if "source" not in dataset.attrs:
-            raise ValueError(f"{path} is not a trajectory: it has no attribute 'source'")
+            raise InputError(f"{path} is not a trajectory: it has no attribute 'source'")
         return cls(dataset)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -231,7 +232,7 @@ class Trajectory:
         """
         models, at = self._models_at(round)
         if not 0 <= agent < self.dataset.sizes["agent"]:
-            raise ValueError(f"there is no agent {agent}: they are 0 to {self.dataset.sizes['agent'] - 1}")
+            raise InputError(f"there is no agent {agent}: they are 0 to {self.dataset.sizes['agent'] - 1}")
         return models.parameters(agent, at)
 
     def outputs(self, x: np.ndarray, round: float | int | None = None, /) -> np.ndarray:
@@ -255,14 +256,14 @@ class Trajectory:
     def _models_at(self, round: float | int | None) -> tuple[Models, float]:
         rounds = self.dataset["round"].values
         if self.models is None:
-            raise ValueError(
+            raise InputError(
                 f"this run ({self.source}) has no models with it: predict(experiment) has, and training hands its "
                 "parameters to train(experiment, observe=...)"
             )
         at = float(rounds[-1]) if round is None else float(round)
         if at not in rounds:
             near = rounds[np.argmin(np.abs(rounds - at))]
-            raise ValueError(f"round {at:g} was not recorded, the nearest is {near:g}: record=[{at:g}] adds it")
+            raise InputError(f"round {at:g} was not recorded, the nearest is {near:g}: record=[{at:g}] adds it")
         return self.models, at
 
     def plot(self, variable: str = "local_loss", /, *, against: str = "round", ax: Axes | None = None) -> Axes:
@@ -323,4 +324,4 @@ def load_netcdf(path: str | os.PathLike[str], /) -> xr.Dataset:
     try:
         return xr.load_dataset(path, engine=engine)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a netCDF file that this program can read: {error}") from error
+        raise InputError(f"{path} is not a netCDF file that this program can read: {error}") from error

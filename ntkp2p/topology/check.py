@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float, Inexact
 from scipy.sparse import csr_array
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.reports import Report, Verdict, as_plain
 from ntkp2p.topology import spectrum as topology_spectrum
 from ntkp2p.topology.joint import ScheduleReport
@@ -88,7 +89,7 @@ def validate_mixing(
     >>> validate_mixing([[0.5, 0.5], [0.3, 0.6]])
     Traceback (most recent call last):
     ...
-    ValueError: mixing row 1 sums to 0.9, not 1: scale it, in float64, W / W.sum(axis=1).reshape(-1, 1)
+    ntkp2p.InputError: mixing row 1 sums to 0.9, not 1: scale it, in float64, W / W.sum(axis=1).reshape(-1, 1)
     """
     given: dict[str, object] = {"mixing": W}
     if isinstance(W, Schedule):
@@ -97,23 +98,23 @@ def validate_mixing(
     matrices = {name: square_matrix(matrix, name=name) for name, matrix in given.items()}
     size = len(next(iter(matrices.values())))
     if agents is not None and size != agents:
-        raise ValueError(
+        raise InputError(
             f"mixing is {size} × {size} but the data are split over {agents} agents: "
             f"build it on {agents} nodes, or split the data over {size}"
         )
     if isinstance(W, Schedule) and rounds is not None and not W.covers(rounds):
-        raise ValueError(
+        raise InputError(
             f"mixing is a schedule of {W.period} rounds for a run of {rounds}: "
             f"give it {rounds} matrices, repeat it with schedules.periodic(matrices), or set rounds = {W.period}"
         )
     for name, matrix in matrices.items():
         if fault := sums_fault(matrix, stochastic):
-            raise ValueError(f"{name} {': '.join(fault)}")
+            raise InputError(f"{name} {': '.join(fault)}")
     if fault := connection_fault(W.union if isinstance(W, Schedule) else matrices["mixing"]):
-        raise ValueError(f"mixing {'over all its rounds ' if isinstance(W, Schedule) else ''}{': '.join(fault)}")
+        raise InputError(f"mixing {'over all its rounds ' if isinstance(W, Schedule) else ''}{': '.join(fault)}")
     for name, matrix in matrices.items() if stochastic == "column" else ():
         if fault := silence_fault(matrix):
-            raise ValueError(f"{name}: {': '.join(fault)}")
+            raise InputError(f"{name}: {': '.join(fault)}")
     return W if isinstance(W, Schedule) else matrices["mixing"]
 
 
@@ -327,7 +328,7 @@ class MixingReport(Report):
         .. [1] Vogels, Hendrikx and Jaggi, "Beyond spectral gap", NeurIPS 2022.
         """
         if not 0 <= decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, found {decay}: {DECAY} is usual")
+            raise InputError(f"decay must be at least 0 and below 1, found {decay}: {DECAY} is usual")
         return topology_spectrum.effective_neighbours(self.matrix, self.eigenvalues, float(decay))
 
     @cached_property

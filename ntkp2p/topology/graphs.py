@@ -22,6 +22,7 @@ import networkx as nx
 import numpy as np
 
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError
 from ntkp2p.base.reports import html_table, picture
 from ntkp2p.topology.weights import links_of
 
@@ -85,7 +86,7 @@ class _Shown:
 
         W = None if mixing is None else np.asarray(mixing, float)
         if W is not None and W.shape != (len(self), len(self)):
-            raise ValueError(f"mixing has shape {W.shape} and the graph {len(self)} agents: give it a row for each")
+            raise InputError(f"mixing has shape {W.shape} and the graph {len(self)} agents: give it a row for each")
         return plots.graph(self, W, ax=ax)
 
     def __repr__(self: Any) -> str:
@@ -138,7 +139,7 @@ def cycle(n: int) -> Graph:
     [(0, 1), (0, 3), (1, 2), (2, 3)]
     """
     if n < 3:
-        raise ValueError(f"cycle(n) needs n >= 3, got {n}: use path({max(n, 1)})")
+        raise InputError(f"cycle(n) needs n >= 3, got {n}: use path({max(n, 1)})")
     return Graph.of(nx.cycle_graph(n), f"cycle:{n}")
 
 
@@ -167,7 +168,7 @@ def star(n: int) -> Graph:
     [(0, 1), (0, 2), (0, 3)]
     """
     if n < 2:
-        raise ValueError(f"star(n) needs n >= 2, got {n}: use path(1) for a single agent")
+        raise InputError(f"star(n) needs n >= 2, got {n}: use path(1) for a single agent")
     return Graph.of(nx.star_graph(n - 1), f"star:{n}")
 
 
@@ -282,7 +283,7 @@ def torus(rows: int, columns: int) -> Graph:
     [1, 3, 4, 8]
     """
     if rows < 3 or columns < 3:
-        raise ValueError(
+        raise InputError(
             f"torus(rows, columns) needs both >= 3, got {rows} and {columns}: "
             f"use grid({max(rows, 1)}, {max(columns, 1)})"
         )
@@ -314,7 +315,7 @@ def hypercube(dimension: int) -> Graph:
     [1, 2, 4]
     """
     if dimension < 1:
-        raise ValueError(f"hypercube(dimension) needs dimension >= 1, got {dimension}: use path(1) for a single agent")
+        raise InputError(f"hypercube(dimension) needs dimension >= 1, got {dimension}: use path(1) for a single agent")
     return _numbered(nx.hypercube_graph(dimension), f"hypercube:{dimension}")
 
 
@@ -384,7 +385,7 @@ def erdos_renyi(n: int, p: float, *, seed: int = 0) -> Graph:
     """
     _at_least_one("erdos_renyi", n=n)
     if not 0 <= p <= 1:
-        raise ValueError(f"erdos_renyi(n, p) needs a probability 0 <= p <= 1, got {p}")
+        raise InputError(f"erdos_renyi(n, p) needs a probability 0 <= p <= 1, got {p}")
     graph = Graph.of(nx.gnp_random_graph(n, p, seed=seed), f"erdos_renyi:{n},{p},seed={seed}")
     return _connected(graph, f"erdos_renyi({n}, {p}, seed={seed})", larger="p")
 
@@ -422,7 +423,7 @@ def random_geometric(n: int, radius: float, *, seed: int = 0) -> Graph:
     """
     _at_least_one("random_geometric", n=n)
     if not radius > 0:
-        raise ValueError(f"random_geometric(n, radius) needs radius > 0, got {radius}")
+        raise InputError(f"random_geometric(n, radius) needs radius > 0, got {radius}")
     graph = Graph.of(nx.random_geometric_graph(n, radius, seed=seed), f"random_geometric:{n},{radius},seed={seed}")
     return _connected(graph, f"random_geometric({n}, {radius}, seed={seed})", larger="radius")
 
@@ -452,7 +453,7 @@ def directed_ring(n: int) -> DiGraph:
     [(0, 1), (1, 2), (2, 0)]
     """
     if n < 2:
-        raise ValueError(f"directed_ring(n) needs n >= 2, got {n}: use path(1) for a single agent")
+        raise InputError(f"directed_ring(n) needs n >= 2, got {n}: use path(1) for a single agent")
     return DiGraph.of(nx.cycle_graph(n, create_using=nx.DiGraph), f"directed_ring:{n}")
 
 
@@ -524,7 +525,7 @@ def directed_random(n: int, p: float, *, seed: int = 0) -> DiGraph:
     """
     _at_least_one("directed_random", n=n)
     if not 0 <= p <= 1:
-        raise ValueError(f"directed_random(n, p) needs a probability 0 <= p <= 1, got {p}")
+        raise InputError(f"directed_random(n, p) needs a probability 0 <= p <= 1, got {p}")
     graph = DiGraph.of(nx.gnp_random_graph(n, p, seed=seed, directed=True), f"directed_random:{n},{p},seed={seed}")
     return _connected(graph, f"directed_random({n}, {p}, seed={seed})", larger="p")
 
@@ -570,16 +571,16 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> DiGraph:
     """
     links_of(graph)  # refuses what has no links that go both ways
     if not 0 <= share <= 1:
-        raise ValueError(f"one_way(graph, share) needs a share 0 <= share <= 1, got {share}")
+        raise InputError(f"one_way(graph, share) needs a share 0 <= share <= 1, got {share}")
     if not nx.is_connected(graph):
         components = nx.number_connected_components(graph)
-        raise ValueError(f"one_way(graph, share) needs a connected graph, got {components} components: add links")
+        raise InputError(f"one_way(graph, share) needs a connected graph, got {components} components: add links")
     bridges = {frozenset(link) for link in nx.bridges(graph)}
     others = [link for link in graph.edges if frozenset(link) not in bridges]
     links = graph.number_of_edges()
     count = round(share * links)
     if count > len(others):
-        raise ValueError(
+        raise InputError(
             f"one_way(graph, {share}): {len(bridges)} of the {links} links are bridges, which some agents need in both "
             f"directions: take share <= {len(others)}/{links}, or add links"
         )
@@ -650,10 +651,10 @@ def from_spec(spec: str, /) -> "Graph | DiGraph":
     values = {}
     for word, (parameter, text) in zip(words, _assigned(words, parameters), strict=True):
         if parameter not in parameters or parameter in values:
-            raise ValueError(f"{spec!r}: cannot place {word!r}; write {_usage(name)}")
+            raise InputError(f"{spec!r}: cannot place {word!r}; write {_usage(name)}")
         values[parameter] = _number(spec, parameter, text, parameters[parameter].annotation)
     if missing := [p for p in _required(parameters) if p not in values]:
-        raise ValueError(f"{spec!r} lacks {', '.join(missing)}; write {_usage(name)}")
+        raise InputError(f"{spec!r} lacks {', '.join(missing)}; write {_usage(name)}")
     return build(**values)
 
 
@@ -694,13 +695,13 @@ def _number(spec: str, parameter: str, text: str, kind: type) -> int | float:
         return kind(text)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{spec!r}: {parameter} is {wanted}, got {text!r}") from None
+        raise InputError(f"{spec!r}: {parameter} is {wanted}, got {text!r}") from None
 
 
 def _at_least_one(function: str, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(f"{function}({', '.join(sizes)}) needs {name} >= 1, got {size}")
+            raise InputError(f"{function}({', '.join(sizes)}) needs {name} >= 1, got {size}")
 
 
 def _numbered(graph: nx.Graph, spec: str) -> Graph:
@@ -714,5 +715,5 @@ def _connected(graph: AnyGraph, call: str, *, larger: str) -> AnyGraph:
     else:
         fault, components = "disconnected", nx.number_connected_components(graph)
     if components > 1:
-        raise ValueError(f"{call} came out {fault}, in {components} components: take another seed or a larger {larger}")
+        raise InputError(f"{call} came out {fault}, in {components} components: take another seed or a larger {larger}")
     return graph

@@ -8,6 +8,8 @@ import scipy.sparse
 from jaxtyping import Float
 from scipy.sparse import csr_array
 
+from ntkp2p.base.errors import InputError, InputTypeError
+
 
 def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q Q"]:
     """Take anything array-like, or a sparse array, as a dense one: square, finite, float64; or say why it is none.
@@ -26,7 +28,7 @@ def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q
 def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
     """As `square_matrix`, but what is sparse stays sparse."""
     if isinstance(W, nx.Graph):
-        raise TypeError(f"{name} is a graph, not a matrix: give its links weights, {usual_weights(W)}(graph)")
+        raise InputTypeError(f"{name} is a graph, not a matrix: give its links weights, {usual_weights(W)}(graph)")
     if scipy.sparse.issparse(W):
         matrix = csr_array(W)
         matrix.sum_duplicates()
@@ -34,16 +36,16 @@ def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
         try:
             matrix = np.asarray(W)
         except ValueError:
-            raise ValueError(f"{name} has rows of unequal length: give every row one number per agent") from None
+            raise InputError(f"{name} has rows of unequal length: give every row one number per agent") from None
     if matrix.dtype.kind not in "buif":
-        raise TypeError(
+        raise InputTypeError(
             f"{name} is to be a square array of real numbers, got {type(W).__name__} "
             f"with entries of type {matrix.dtype}"
         )
     sizes: tuple[int, ...] = matrix.shape  # pyright: ignore[reportAssignmentType] (the stubs of sparse arrays)
     if len(sizes) != 2 or sizes[0] != sizes[1] or 0 in sizes:
         shape = " × ".join(map(str, sizes)) or "a single number"
-        raise ValueError(f"{name} is {shape}, not square: one row and one column per agent")
+        raise InputError(f"{name} is {shape}, not square: one row and one column per agent")
     matrix: Any = matrix.astype(np.float64, copy=False)
     _must_be_finite(matrix, name)
     return matrix
@@ -61,4 +63,4 @@ def _must_be_finite(matrix: np.ndarray | csr_array, name: str) -> None:
     found = matrix.tocoo() if isinstance(matrix, csr_array) else None
     places = np.argwhere(~np.isfinite(values))
     row, column = places[0] if found is None else (c[places[0, 0]] for c in found.coords)
-    raise ValueError(f"{name}[{row}, {column}] is {matrix[row, column]}: every weight is to be finite")
+    raise InputError(f"{name}[{row}, {column}] is {matrix[row, column]}: every weight is to be finite")

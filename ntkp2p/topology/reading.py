@@ -11,6 +11,7 @@ import scipy.sparse
 from jaxtyping import Float
 from scipy.sparse import csr_array
 
+from ntkp2p.base.errors import InputError
 from ntkp2p.topology.matrix import square, square_matrix
 from ntkp2p.topology.weights import mixing_of
 
@@ -70,7 +71,7 @@ def read(path: str | os.PathLike[str], /) -> np.ndarray | csr_array | nx.Graph:
     """
     path = Path(path)
     if path.suffix.lower() not in _READERS:
-        raise ValueError(
+        raise InputError(
             f"{path}: a mixing matrix is read from .csv, .npy, .npz or .edges, not {path.suffix!r}: "
             "save it with np.save('W.npy', W) or np.savetxt('W.csv', W, delimiter=',')"
         )
@@ -86,16 +87,16 @@ def read(path: str | os.PathLike[str], /) -> np.ndarray | csr_array | nx.Graph:
 def _read_csv(path: Path) -> list[list[float]]:
     table = [(row, cells) for row, cells in enumerate(csv.reader(_lines(path)), start=1) if cells]
     if not table:
-        raise ValueError(f"{path} is empty: write one line of comma-separated numbers per agent")
+        raise InputError(f"{path} is empty: write one line of comma-separated numbers per agent")
     first, header = table[0]
     if not any(_is_number(cell) for cell in header):
-        raise ValueError(
+        raise InputError(
             f"{path}, row {first} holds no number but {','.join(header)[:40]!r}: "
             "delete the header row, and separate numbers by commas"
         )
     rows = [_read_row(path, row, cells, width=len(header)) for row, cells in table]
     if len(header) <= _COLUMNS < len(rows):
-        raise ValueError(
+        raise InputError(
             f"{path} is {len(rows)} × {len(header)}, not square: one row and one column per agent, "
             f"or name an edge list {path.stem}.edges"
         )
@@ -105,12 +106,12 @@ def _read_csv(path: Path) -> list[list[float]]:
 def _read_row(path: Path, row: int, cells: list[str], *, width: int) -> list[float]:
     for column, cell in enumerate(cells, start=1):
         if not _is_number(cell):
-            raise ValueError(
+            raise InputError(
                 f"{path}, row {row}, column {column} is {cell!r}, not a number: write numbers only "
                 "(from pandas: to_csv(path, header=False, index=False))"
             )
     if len(cells) != width:
-        raise ValueError(
+        raise InputError(
             f"{path}, row {row} has {len(cells)} numbers where the first row has {width}: "
             "give every row one number per agent"
         )
@@ -129,7 +130,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text: a {path.suffix} holds numbers separated by commas") from None
+        raise InputError(f"{path} is not text: a {path.suffix} holds numbers separated by commas") from None
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -138,7 +139,7 @@ def _read_npy(path: Path) -> np.ndarray:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is not a whole .npy file of numbers; pickled arrays are refused: "
             "save it with np.save(path, W.astype(float))"
         ) from error
@@ -149,7 +150,7 @@ def _read_npz(path: Path) -> csr_array:
         return csr_array(scipy.sparse.load_npz(path))
     # What is no zip archive, or one of something else, fails in the reader's own ways.
     except Exception as error:
-        raise ValueError(f"{path} is no sparse matrix: save it with scipy.sparse.save_npz(path, W)") from error
+        raise InputError(f"{path} is no sparse matrix: save it with scipy.sparse.save_npz(path, W)") from error
 
 
 # --- edge lists ---
@@ -158,11 +159,11 @@ def _read_npz(path: Path) -> csr_array:
 def _read_edges(path: Path) -> nx.Graph:
     edges = list(_edges(path))
     if not edges:
-        raise ValueError(f"{path} is empty: write one line 'from to' or 'from to weight' per edge")
+        raise InputError(f"{path} is empty: write one line 'from to' or 'from to weight' per edge")
     named = {agent for _, cells in edges for agent in cells[:2]}
     if (last := max(named)) >= len(named):  # said before a node is made for every number up to the last one
         absent = next(agent for agent in range(last) if agent not in named)
-        raise ValueError(f"{path} has no edge of agent {absent}, though it has one of {last}: number them without gaps")
+        raise InputError(f"{path} has no edge of agent {absent}, though it has one of {last}: number them without gaps")
     weighted = len(edges[0][1]) == _COLUMNS
     graph = nx.DiGraph() if weighted else nx.Graph()
     graph.add_nodes_from(range(len(named)))
@@ -170,9 +171,9 @@ def _read_edges(path: Path) -> nx.Graph:
     for row, (sender, receiver, *weight) in edges:
         ends = (sender, receiver) if weighted else (min(sender, receiver), max(sender, receiver))
         if ends in rows:
-            raise ValueError(f"{path}, row {row} repeats the edge {sender}–{receiver} of row {rows[ends]}: delete one")
+            raise InputError(f"{path}, row {row} repeats the edge {sender}–{receiver} of row {rows[ends]}: delete one")
         if sender == receiver and not weighted:
-            raise ValueError(
+            raise InputError(
                 f"{path}, row {row} is a self-loop, {sender}–{receiver}: delete it, or give all edges weights"
             )
         rows[ends] = row
@@ -190,9 +191,9 @@ def _edges(path: Path) -> Iterator[tuple[int, list]]:
         width = width or len(cells)
         if len(cells) != width or not 2 <= width <= _COLUMNS:
             wanted = f"{width} like the first one" if 2 <= width <= _COLUMNS else "'from to' or 'from to weight'"
-            raise ValueError(f"{path}, row {row} has {len(cells)} columns: write {wanted}")
+            raise InputError(f"{path}, row {row} has {len(cells)} columns: write {wanted}")
         if not all(cell.isdecimal() for cell in cells[:2]) or not all(map(_is_number, cells)):
-            raise ValueError(
+            raise InputError(
                 f"{path}, row {row} is {line.strip()[:40]!r}: an edge is two agents, numbered from 0, and a weight; "
                 "delete a header row"
             )

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError
 from ntkp2p.topology.matrix import square_matrix
 from ntkp2p.topology.spectrum import TOLERANCE
 from ntkp2p.topology.weights import adjacency
@@ -54,7 +55,7 @@ class Schedule:
         stacked = matrices.ndim == 3 and matrices.shape[1] == matrices.shape[2]
         known = order.ndim == 1 and order.dtype.kind in "iu" and np.isin(order, np.arange(len(matrices))).all()
         if not (stacked and known and order.size):
-            raise ValueError(
+            raise InputError(
                 f"a schedule has matrices of shape (D, Q, Q) and an order of numbers below D, found shapes "
                 f"{matrices.shape} and {order.shape}: use schedules.periodic(matrices) or schedules.sequence(matrices)"
             )
@@ -212,7 +213,7 @@ def one_peer_exponential(agents: int) -> Schedule:
        efficient for decentralized deep training", NeurIPS 2021.
     """
     if agents < 1:
-        raise ValueError(f"one_peer_exponential(agents) needs agents >= 1, got {agents}")
+        raise InputError(f"one_peer_exponential(agents) needs agents >= 1, got {agents}")
     own, hops = np.eye(agents), 2 ** np.arange(max(1, (agents - 1).bit_length()))
     return periodic([(own + np.roll(own, hop, axis=1)) / 2 for hop in hops])
 
@@ -258,7 +259,7 @@ def random_matchings(graph: nx.Graph, rounds: int, *, seed: int = 0) -> Schedule
     """
     links = np.argwhere(np.triu(adjacency(graph)))
     if rounds < 1:
-        raise ValueError(f"random_matchings(graph, rounds) needs rounds >= 1, got {rounds}")
+        raise InputError(f"random_matchings(graph, rounds) needs rounds >= 1, got {rounds}")
     rng = np.random.default_rng(seed)
     return sequence(_averaging_pairs(rng.permutation(links), len(graph)) for _ in range(rounds))
 
@@ -294,7 +295,7 @@ def rotating_ring(agents: int) -> Schedule:
     [[0.5, 0.0, 0.0, 0.5], [0.5, 0.0, 0.5, 0.0], [0.5, 0.5, 0.0, 0.0]]
     """
     if agents < 1:
-        raise ValueError(f"rotating_ring(agents) needs agents >= 1, got {agents}")
+        raise InputError(f"rotating_ring(agents) needs agents >= 1, got {agents}")
     own = np.eye(agents)
     return periodic([(own + np.roll(own, hop, axis=0)) / 2 for hop in range(1, max(agents, 2))])
 
@@ -349,7 +350,7 @@ def failing_links(
     """
     schedule = _lasting(mixing, rounds)
     if not 0 <= probability <= 1:
-        raise ValueError(f"failing_links(mixing, rounds, probability) needs 0 <= probability <= 1, got {probability}")
+        raise InputError(f"failing_links(mixing, rounds, probability) needs 0 <= probability <= 1, got {probability}")
     line, pairs = _kept_sums(schedule, stochastic), stochastic is None and schedule.symmetric
     rng = np.random.default_rng(seed)
 
@@ -395,9 +396,9 @@ def absence(
     """
     schedule = _lasting(mixing, rounds)
     if not 0 <= agent < schedule.agents:
-        raise ValueError(f"there is no agent {agent} to leave: mixing has the agents 0, …, {schedule.agents - 1}")
+        raise InputError(f"there is no agent {agent} to leave: mixing has the agents 0, …, {schedule.agents - 1}")
     if not 0 <= leaves < returns <= rounds:
-        raise ValueError(
+        raise InputError(
             f"an absence needs 0 <= leaves < returns <= rounds = {rounds}, got leaves = {leaves} and returns = "
             f"{returns}: returns = {rounds} is for the rest of the run"
         )
@@ -426,11 +427,11 @@ def _averaging_pairs(links: Int[np.ndarray, "E 2"], agents: int) -> Float[np.nda
 def _lasting(mixing: object, rounds: int) -> Schedule:
     """A matrix as a schedule, or a schedule that has so many rounds."""
     if rounds < 1:
-        raise ValueError(f"a schedule needs rounds >= 1, got {rounds}")
+        raise InputError(f"a schedule needs rounds >= 1, got {rounds}")
     if not isinstance(mixing, Schedule):
         return Schedule(square_matrix(mixing)[None], np.array([0]), True)
     if not mixing.covers(rounds):
-        raise ValueError(
+        raise InputError(
             f"mixing is a schedule of {mixing.period} rounds, and {rounds} are asked for: "
             f"give it {rounds} matrices, or repeat it with schedules.periodic(matrices)"
         )
@@ -446,7 +447,7 @@ def _kept_sums(schedule: Schedule, stochastic: str | None) -> str:
     for line, axis in axes.items():
         if schedule.symmetric or abs(schedule.matrices.sum(axis=axis) - 1).max() <= TOLERANCE:
             return line
-    raise ValueError(
+    raise InputError(
         "mixing has neither row nor column sums of one in every round: see check_mixing(mixing), "
         'or say which a failing link is to keep, stochastic="row" or stochastic="column"'
     )
@@ -467,12 +468,12 @@ def _schedule(matrices: Iterable[object], *, repeats: bool) -> Schedule:
         matrix = square_matrix(W, name=f"matrices[{number}]")
         size = size or len(matrix)
         if len(matrix) != size:
-            raise ValueError(
+            raise InputError(
                 f"matrices[{number}] is {len(matrix)} × {len(matrix)} where matrices[0] is {size} × {size}: "
                 "every round mixes the same agents"
             )
         order.append(places.setdefault(matrix.tobytes(), len(places)))
     if not order:
-        raise ValueError("a schedule needs at least one matrix, got none")
+        raise InputError("a schedule needs at least one matrix, got none")
     distinct = np.frombuffer(b"".join(places)).reshape(-1, size, size)
     return Schedule(distinct, np.array(order), repeats)

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array, diags_array
 
 from ntkp2p.base.checks import lookup
+from ntkp2p.base.errors import InputError, InputTypeError, NotConvergedError
 from ntkp2p.base.imports import needed
 from ntkp2p.topology.matrix import square_matrix, usual_weights
 
@@ -227,7 +228,7 @@ def fastest_mixing(graph: nx.Graph, /, *, nonnegative: bool = True) -> Float[np.
     ------
     ImportError
         Without cvxpy and Clarabel.
-    RuntimeError
+    NotConvergedError
         If the solver does not reach its accuracy.
     TypeError, ValueError
         As `metropolis`.
@@ -321,12 +322,12 @@ def mixing_of(graph: nx.Graph, /) -> tuple[csr_array, str]:
     if graph.is_multigraph() or not given or all(weight is None for _, _, weight in given):
         return _usual(graph), f"the graph has no weights: {usual_weights(graph)}(graph)"
     if without is not None:
-        raise ValueError(
+        raise InputError(
             f"the edge {without[0]}–{without[1]} has no weight and others have: give all edges one, or none"
         )
     for u, v, weight in given:
         if not isinstance(weight, Real):
-            raise TypeError(f"the edge {u}–{v} has the weight {weight!r}: every weight is to be a real number")
+            raise InputTypeError(f"the edge {u}–{v} has the weight {weight!r}: every weight is to be a real number")
     return csr_array(nx.to_scipy_sparse_array(graph, dtype=float).T), "weights of the graph's edges"
 
 
@@ -358,20 +359,20 @@ def adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:
 def links_of(graph: object, *, directed: bool = False) -> coo_array:
     """Ones at [u, v] for the edges u → v of a simple graph, which may be directed only where that is said."""
     if not isinstance(graph, nx.Graph):
-        raise TypeError(f"links are those of a networkx Graph, got {type(graph).__name__}")
+        raise InputTypeError(f"links are those of a networkx Graph, got {type(graph).__name__}")
     if graph.is_directed() and not directed:
-        raise ValueError(
+        raise InputError(
             "the graph is directed, and this is for links that go both ways: take push_weights(graph) for push-sum, "
             "by name 'push', or use graph.to_undirected()"
         )
     if graph.is_multigraph():
         kind = "DiGraph" if graph.is_directed() else "Graph"
-        raise ValueError(f"the graph is a multigraph: merge its parallel edges with nx.{kind}(graph)")
+        raise InputError(f"the graph is a multigraph: merge its parallel edges with nx.{kind}(graph)")
     if len(graph) == 0:
-        raise ValueError("the graph has no nodes: add one node per agent")
+        raise InputError("the graph has no nodes: add one node per agent")
     loops = list(nx.nodes_with_selfloops(graph))
     if loops:
-        raise ValueError(
+        raise InputError(
             f"the graph has a self-loop at node {loops[0]!r}, where W puts what the links leave: "
             "drop them with graph.remove_edges_from(nx.selfloop_edges(graph))"
         )
@@ -416,7 +417,7 @@ def _fastest_weights(links: Int[np.ndarray, "E 2"], agents: int, nonnegative: bo
         if problem.status == cp.OPTIMAL:
             break
     if problem.status != cp.OPTIMAL:
-        raise RuntimeError(f"the solver for the fastest mixing ends as {problem.status}: use metropolis(graph)")
+        raise NotConvergedError(f"the solver for the fastest mixing ends as {problem.status}: use metropolis(graph)")
     found = np.array(weights.value)
     found[abs(found) < _SOLVER_ROUNDING] = 0
     if not nonnegative:
