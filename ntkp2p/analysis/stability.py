@@ -181,10 +181,11 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
         return None, "there are no parameters at infinite width"
     if features.sharing_error is not None or experiment.kernel_rtol is not None:
         return None, "the kernel is an approximation"
-    theta, apply = experiment.initialise().flat()
-    removed = theta.size - features.rank * features.columns
-    if experiment.agents * theta.size > PBH_SIZE or not isinstance(experiment.mixing, np.ndarray):
+    size = sum(experiment.layers)
+    removed = size - features.rank * features.columns
+    if experiment.agents * size > PBH_SIZE or not isinstance(experiment.mixing, np.ndarray):
         return removed, "by construction"
+    theta, apply = experiment.initialise().flat()
     # The system in the parameters themselves: its features are the Jacobian, one column of every output's rows.
     J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
     every = replace(features, matrix=J, columns=1)

@@ -22,7 +22,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Float
 
 from ntkp2p.base.errors import InputError
@@ -138,7 +137,9 @@ def largest_mean_square_step_size(system: LinearSystem, /) -> float:
     stable, unstable = bracket(beyond, system.curvature)
     if stable == unstable:
         return stable
-    return float(scipy.optimize.brentq(beyond, stable, unstable, rtol=1e-7))  # pyright: ignore
+    from scipy.optimize import brentq  # which takes its time to import
+
+    return float(brentq(beyond, stable, unstable, rtol=1e-7))  # pyright: ignore
 
 
 @partial(jax.jit, static_argnums=0)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
 import scipy.sparse.linalg
 from jaxtyping import Float, Inexact
 

@@ -7,8 +7,6 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
-import scipy.sparse.linalg
 
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
@@ -79,7 +77,9 @@ def _passage(system: LinearSystem, dense: int) -> float:
             if stable <= 0:
                 return 0.0
             break
-    root: Any = scipy.optimize.brentq(passed, stable, unstable, xtol=1e-12 / system.curvature, rtol=np.float64(1e-7))
+    from scipy.optimize import brentq  # which takes its time to import
+
+    root: Any = brentq(passed, stable, unstable, xtol=1e-12 / system.curvature, rtol=np.float64(1e-7))
     return float(root)
 
 

@@ -392,7 +392,7 @@ def _bias(program, number, deltas, shape, shapes) -> tuple[int | None, float | N
             # Where each entry of the bias ends up: it has to be the same column in every row.
             entries = np.arange(1.0, shape[1] + 1)
             arrived, out = (
-                program.along(path, jnp.asarray(entries.reshape(leaf))),
+                program.along(path, jax.device_put(entries.reshape(leaf))),
                 _aval(program.steps[number].equation.outvars[0]).shape,
             )
             if arrived.ndim == len(out) and all(a in (1, o) for a, o in zip(arrived.shape, out, strict=True)):

@@ -12,7 +12,7 @@ Loss = Callable[[Float[Array, "*rows C"], Float[Array, "*rows C"]], Float[Array,
 
 def squared(outputs: Float[Array, "*rows C"], targets: Float[Array, "*rows C"], /) -> Float[Array, "*rows"]:
     """‖f − y‖² / 2: its gradient is affine in the outputs, so that linear models have a closed form."""
-    return jnp.sum((outputs - targets) ** 2, axis=-1) / 2
+    return ((outputs - targets) ** 2).sum(axis=-1) / 2
 
 
 def cross_entropy(outputs: Float[Array, "*rows C"], targets: Float[Array, "*rows C"], /) -> Float[Array, "*rows"]:

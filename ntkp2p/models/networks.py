@@ -307,7 +307,7 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
         If its outputs are not of shape (N, C) or depend on each other's inputs, or its parameters are not real numbers
         or come with other state.
     """
-    key, batch = threefry.key_of(threefry.seeded(seed)), jnp.asarray(np.asarray(x[:2], float))
+    key, batch = threefry.key_of(threefry.seeded(seed)), jax.device_put(np.asarray(x[:2], float))
     one_output = None
     if isinstance(network, Network):
         apply, params = network.apply, network.init(key, batch, outputs if network.outputs is None else network.outputs)
@@ -323,7 +323,7 @@ def prepare(network: Any, x: np.ndarray, outputs: int, *, seed: int = 0) -> Mode
             "such state, LayerNorm in place of BatchNorm for instance"
         )
     leaves = jax.tree.leaves(params)
-    if not leaves or not all(jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) for leaf in leaves):
+    if not leaves or not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
         raise InputError(
             "every parameter must be a real floating-point array: keep counters and statistics out of `init`"
         )

@@ -13,7 +13,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import UInt32
@@ -34,7 +33,7 @@ def seeded(seed: int, /) -> Key:
 
 def key_of(words: Key, /) -> jax.Array:
     """The key as one of JAX's own."""
-    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+    return jax.random.wrap_key_data(jax.device_put(words), impl="threefry2x32")
 
 
 def words_of(key: jax.Array | Key, /) -> Key:

@@ -119,7 +119,7 @@ class Communication(Report):
         busiest = int(self.bytes.sum(axis=0).argmax())
         return {
             "": [
-                ("parameters of a model", f"{run.initialise().size:,}"),
+                ("parameters of a model", f"{sum(run.layers):,}"),
                 ("messages of an agent", f"{self.messages.sum() / agents:,.0f} in all, on average"),
                 ("bytes of an agent", f"{self.bytes.sum() / agents:,.0f} in all, on average"),
                 ("busiest agent", f"{busiest}, {self.bytes[:, busiest].sum():,.0f} bytes"),
@@ -186,7 +186,7 @@ def communication(experiment: Experiment, /) -> Communication:
     ((20, 3), 58.0, 4.483)
     """
     experiment = experiment.drawn()
-    size = experiment.initialise().size
+    size = sum(experiment.layers)
     if experiment.asynchronous:
         every = sent_until(experiment, np.arange(int(experiment.rounds) + 1))
         messages, sent_bytes, gradients = (np.diff(every[name], axis=0) for name in COUNTERS)
@@ -212,14 +212,14 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
         messages, updates = _events_until(experiment.mixing, rounds)
         # All rounds are alike: a message is one of any of them, and an update takes the gradients of one.
         alike = np.eye(experiment.agents)[None], np.zeros(1, int)
-        one = course(experiment.algorithm, *alike, layers=experiment.initialise().layers).traffic
+        one = course(experiment.algorithm, *alike, layers=experiment.layers).traffic
         return {
             "messages": messages,
             "bytes_sent": float(one.bytes[0]) * messages,
             "gradients": float(one.gradients[0]) * updates,
         }
     schedule = _schedule(experiment)
-    layers = experiment.initialise().layers
+    layers = experiment.layers
     if (one := traffic_of_any_round(experiment.algorithm, experiment.agents, layers=layers)) is not None:
         heard, every = _heard_until(schedule, rounds), rounds[:, None]
         return {
@@ -257,7 +257,7 @@ def _followed(experiment: Experiment, rounds: int) -> tuple[Traffic, np.ndarray,
     """The traffic of the rounds; by distinct matrix how many hear each agent; which of these each round has."""
     schedule = _schedule(experiment)
     order = schedule.indices(rounds)
-    layers = experiment.initialise().layers
+    layers = experiment.layers
     return course(experiment.algorithm, schedule.matrices, order, layers=layers).traffic, _hearers(schedule), order
 
 

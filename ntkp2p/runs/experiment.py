@@ -8,6 +8,7 @@ import textwrap
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -187,7 +188,14 @@ class Experiment:
         ValueError
             If it does not fit the data, or has infinite width and hence no parameters.
         """
-        return prepare(self.model, self.data.inputs, self.data.outputs, seed=self.seed)
+        model = prepare(self.model, self.data.inputs, self.data.outputs, seed=self.seed)
+        self.__dict__.setdefault("layers", model.layers)
+        return model
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        """The sizes of the network's parameter arrays, as `Model.layers`."""
+        return self.initialise().layers
 
     def features(
         self,

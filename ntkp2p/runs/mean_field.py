@@ -35,7 +35,7 @@ def with_measured_shares(experiment: Experiment, /) -> Experiment:
         return experiment
     if isinstance(experiment.model, Network) and experiment.model.infinite:
         raise InputError("at infinite width no message is there to measure δ on: give it, TopK(keep, share=...)")
-    layers, gradients = experiment.initialise().layers, _first_gradients(experiment)
+    layers, gradients = experiment.layers, _first_gradients(experiment)
 
     def measured(part):
         if not (isinstance(part, TopK) and part.share is None):

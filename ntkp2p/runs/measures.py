@@ -11,7 +11,6 @@ with D = diag(w):
     ½ Σ_c [m_cᵀ D m_c + tr(D V)],    ¼ Σ_c [2 tr(D V D V) + 4 m_cᵀ D V D m_c].
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -88,9 +87,8 @@ def test_measures(outputs: Float[Any, "*times Q T C"], data: AgentData, loss: st
     return test_measures_of(outputs, np.asarray(data.test_targets, outputs.dtype), labels, loss)
 
 
-@partial(jax.jit, static_argnames="loss")  # compiled once for all data of a size
 def test_measures_of(outputs: Any, targets: Any, labels: Any, loss: str) -> PerAgent:
-    """`test_measures` from the arrays of the data.
+    """`test_measures` from the arrays of the data: NumPy's, computed without a compiler, or JAX's.
 
     Parameters
     ----------
@@ -101,13 +99,14 @@ def test_measures_of(outputs: Any, targets: Any, labels: Any, loss: str) -> PerA
     loss
         A name of `ntkp2p.models.losses.LOSSES`.
     """
-    measured = {"test_loss": jnp.mean(LOSSES[loss](outputs, targets), axis=-1)}
+    xp = outputs.__array_namespace__()
+    measured = {"test_loss": LOSSES[loss](outputs, targets).mean(axis=-1)}
     if labels is not None:
         signs = outputs.shape[-1] == 1  # targets −1 and +1
-        predicted = (outputs[..., 0] > 0).astype(int) if signs else jnp.argmax(outputs, axis=-1)
-        accuracy = jnp.mean(predicted == labels, axis=-1, dtype=outputs.dtype)
+        predicted = (outputs[..., 0] > 0).astype(int) if signs else xp.argmax(outputs, axis=-1)
+        accuracy = xp.mean(predicted == labels, axis=-1, dtype=outputs.dtype)
         # Outputs that are no numbers any more are neither right nor wrong.
-        measured["test_accuracy"] = jnp.where(jnp.isnan(outputs).any(axis=(-1, -2)), jnp.nan, accuracy)
+        measured["test_accuracy"] = xp.where(xp.isnan(outputs).any(axis=(-1, -2)), xp.nan, accuracy)
     return measured
 
 

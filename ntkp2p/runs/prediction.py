@@ -478,7 +478,7 @@ def _measure(
             for first in range(0, len(solution.rounds), step):
                 with np.errstate(over="ignore", invalid="ignore"):  # an unstable system has overflowed
                     outputs = initial + np.tensordot(c[time][first : first + step], moved, 1)
-                chunks.append(measures.test_measures(outputs, data, "squared"))
+                    chunks.append(measures.test_measures(outputs, data, "squared"))
             measured[time] |= {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return measured
 
