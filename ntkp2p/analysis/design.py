@@ -6,6 +6,7 @@ gradient costs about as much as the prediction. The best spectral gap is not alw
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -166,19 +167,13 @@ class Objective:
         if targets is not None:
             parameters["targets"] = y[_places(experiment)] * (parameters["weights"] > 0)[..., None]
         state = propagate(system, self.time, self.rtol, parameters, self._rounds(at, eta), jnp.asarray(system.initial))
-        x = system.advance.model(parameters, jnp.asarray(state))
-        if self.variable.endswith("distance"):
-            return measures.distances(x, jnp.zeros(x.shape[-1]))[self.variable]
-        z = x.reshape(len(x), features.rank, features.columns)
-        if self.variable == "test_loss":
-            tests = experiment.data.test_inputs
-            initial = features.initial_at(tests)
-            return measures.test_measures(_outputs(initial, features.matrix_at(tests), z), experiment.data, "squared")[
-                "test_loss"
-            ]
-        return measures.losses(_outputs(features.initial, features.matrix, z), experiment.data, "squared", y)[
-            self.variable
-        ]
+        tests, data = self.variable == "test_loss", experiment.data
+        initial = features.initial_at(data.test_inputs) if tests else features.initial
+        matrix = features.matrix_at(data.test_inputs) if tests else features.matrix
+        targets = data.test_targets if tests else y
+        weights = None if tests else 1 / data.sizes[data.owner]
+        seen = (initial, matrix, targets, weights, None if tests else data.owner)
+        return _measured(system.advance, self.variable, parameters, jnp.asarray(state), *seen)
 
     def __repr__(self) -> str:
         return f"Objective({', '.join(value for _, value in self._facts())})"
@@ -237,8 +232,17 @@ class Objective:
         return jnp.asarray(k, float)
 
 
-def _outputs(initial: np.ndarray, matrix: np.ndarray, z: Array) -> Array:
-    return jnp.asarray(initial) + (jnp.asarray(matrix) @ z).reshape(len(z), *initial.shape)
+@partial(jax.jit, static_argnums=(0, 1))
+def _measured(advance, variable, parameters, state, initial, matrix, targets, weights, owner) -> Array:
+    """One variable of all agents in a state, compiled once for all mixings, step sizes and targets."""
+    x = advance.model(parameters, state)
+    if variable.endswith("distance"):
+        return measures.distances(x, jnp.zeros(x.shape[-1]))[variable]
+    _, rank, columns = advance.shape
+    outputs = initial + (matrix @ x.reshape(len(x), rank, columns)).reshape(len(x), *initial.shape)
+    if variable == "test_loss":
+        return measures.test_measures_of(outputs, targets, None, "squared")[variable]
+    return measures.losses_of(outputs, targets, weights, owner, "squared")[variable]
 
 
 def _places(experiment: Experiment) -> np.ndarray:

@@ -16,6 +16,7 @@ the outputs: N·C rows and one column. Either way outputs are `(S @ z).reshape(N
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,7 @@ import numpy as np
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ntkp2p.base.devices import all_devices, free_memory, least
 from ntkp2p.base.errors import InputError
@@ -214,9 +215,7 @@ class Features:
         def parameters(z):
             cotangent = np.zeros((len(samples) * per_sample, columns))
             cotangent[chosen] = solved(z, transposed=True)
-            _, pull = jax.vjp(lambda p: model.apply(p, jnp.asarray(x[samples])), model.params)
-            (change,) = pull(jnp.asarray(cotangent.reshape(len(samples), -1)))
-            return np.asarray(ravel_pytree(change)[0])
+            return np.asarray(_pulled_back(model.apply, model.params, x[samples], cotangent.reshape(len(samples), -1)))
 
         own, sharing = outputs == "exact", None
         if not own and columns > 1:
@@ -224,6 +223,12 @@ class Features:
         return Features(
             factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None, sharing_error=sharing
         )
+
+
+@partial(jax.jit, static_argnums=0)
+def _pulled_back(apply: Callable, params: PyTree, x: Array, cotangent: Array) -> Array:
+    """Jᵀ v for v of shape (N, C), as a vector (P,)."""
+    return ravel_pytree(jax.vjp(lambda p: apply(p, x), params)[1](cotangent)[0])[0]
 
 
 def _full_rank(features: Features) -> Features:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from ntkp2p.base.threads import one_thread
 from ntkp2p.data import AgentData
@@ -40,24 +40,13 @@ STEADY_VARIABLES = VARIABLES | {"bias": "distance from the minimiser $\\|\\theta
 #: Nodes of the quadrature for accuracies, which makes it exact to 1e-10 for ten classes.
 NODES = 64
 
-PerAgent = dict[str, Shaped[Array, "*times Q"]]
-
-
-def losses(
-    outputs: Float[Array, "*times Q N C"], data: AgentData, loss: str, targets: Float[Array, "N C"] | None = None, /
-) -> PerAgent:
-    """Local and global loss from every agent's outputs on all training samples, in agent order.
-
-    `targets` stand for those of the data, if given.
-    """
-    y = data.targets if targets is None else targets
-    return losses_of(outputs, jnp.asarray(y, outputs.dtype), 1 / data.sizes[data.owner], data.owner, loss)
+PerAgent = dict[str, Any]  # by variable, shape (*times, Q): arrays of NumPy or of JAX
 
 
 def losses_of(
     outputs: Float[Array, "*times Q N C"], targets: Any, weights: ArrayLike, owner: ArrayLike, loss: str, /
 ) -> PerAgent:
-    """`losses` from the arrays of the data.
+    """Local and global loss from every agent's outputs on all training samples, in agent order.
 
     Parameters
     ----------
