@@ -260,7 +260,12 @@ class _Run:
             batch = jax.lax.top_k(order, self.batch_size)[1]
             inputs, targets = inputs[batch], targets[batch]
             weights = jnp.where(weights[batch] > 0, 1 / self.batch_size, 0).astype(inputs.dtype)
-        return jax.grad(self.local_loss)(theta, inputs, targets, weights)
+
+        # By arrays of the network: to a vector, every array would add as many zeros as there are parameters.
+        def loss(parts):
+            return weights @ LOSSES[self.loss](self.network.at(parts, inputs), targets)
+
+        return jnp.concatenate([slope.reshape(-1) for slope in jax.grad(loss)(self.network.parts(theta))])
 
     def keys(self, given: _Given, agents: Array, k: Any, draw: int) -> Array:
         """A key for every agent, for one of a round's draws: the same whatever devices there are."""
