@@ -22,7 +22,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, PyTree
 
-from ntkp2p.algorithms import Algorithm, Compressor, World
+from ntkp2p.algorithms import Algorithm, World
+from ntkp2p.algorithms.algorithm import without_constants
 from ntkp2p.algorithms.event_round import awake_round
 from ntkp2p.asynchrony import Events
 from ntkp2p.base.checks import whole
@@ -381,7 +382,7 @@ def _placed(experiment: Experiment, key: Array, mesh: Mesh) -> tuple[_Run, _Give
         matrices = np.tile(np.eye(agents + idle), (len(schedule.matrices), 1, 1))
         matrices[:, :agents, :agents] = schedule.matrices
         steps = held(matrices, None), place(schedule.order, mesh)
-    constants, algorithm = _without_constants(experiment.algorithm)
+    constants, algorithm = without_constants(experiment.algorithm)
     run = _Run(
         algorithm,
         network,
@@ -418,16 +419,6 @@ def _placed(experiment: Experiment, key: Array, mesh: Mesh) -> tuple[_Run, _Give
             None if labels is None else seen(labels),
         ),
     )
-
-
-def _without_constants(algorithm: Algorithm) -> tuple[Any, Algorithm]:
-    """The real constants of an algorithm as plain numbers, and what is left; compressors keep theirs."""
-
-    def is_constant(part):
-        return not isinstance(part, Compressor) and eqx.is_inexact_array_like(part)
-
-    spec = jax.tree.map(is_constant, algorithm, is_leaf=lambda part: isinstance(part, Compressor))
-    return eqx.partition(algorithm, spec)
 
 
 class _Programs(NamedTuple):
