@@ -440,9 +440,8 @@ def _averaged(experiment: Experiment) -> tuple[Experiment, dict[str, Any]]:
     averages: dict[str, Any] = {label: ", ".join(means)} if means else {}
     if approximated(experiment.algorithm):
         experiment = with_measured_shares(experiment)
-        averages["mean_field_share"] = next(
-            float(by.share) for by in compressors_of(experiment.algorithm) if not by.unbiased
-        )
+        shares: list[Any] = [by.share for by in compressors_of(experiment.algorithm) if not by.unbiased]
+        averages["mean_field_share"] = float(shares[0])
     return experiment, averages
 
 
