@@ -93,7 +93,11 @@ def _check(
     larger = jax.tree.leaves(jax.eval_shape(begin, constants, longer)[0])
     moves = [leaf.shape != more.shape for leaf, more in zip(jax.tree.leaves(state), larger, strict=True)]
     if not (all(moves) or nonlinear):
-        _must_not_depend(rest, state, moves, lambda state: advance(constants, state, jnp.eye(agents, dtype=precision)))
+
+        def once(constants, state):
+            return advance(constants, state, jnp.eye(agents, dtype=precision))
+
+        _must_not_depend(rest, constants, state, moves, once)
 
 
 def _world(mixing: Any, asynchronous: bool) -> World:
@@ -127,7 +131,9 @@ def _must_be_same(algorithm: Algorithm, before: PyTree, after: PyTree) -> None:
         )
 
 
-def _must_not_depend(algorithm: Algorithm, state: PyTree, moves: list[bool], advance: Callable) -> None:
+def _must_not_depend(
+    algorithm: Algorithm, constants: PyTree, state: PyTree, moves: list[bool], advance: Callable
+) -> None:
     """Refuse a round in which leaves that do not move with the models depend on those that do."""
     leaves, tree = jax.tree.flatten(state)
     names = [keystr(path) for path, _ in tree_flatten_with_path(state)[0]]
@@ -139,19 +145,19 @@ def _must_not_depend(algorithm: Algorithm, state: PyTree, moves: list[bool], adv
         watch.def_vmap(lambda size, batched, leaf: (depend.append(name), (leaf, True))[1])
         return watch
 
-    def still_after(still, moving):
+    def still_after(constants, still, moving):
         parts = {True: iter(moving), False: iter(still)}
-        after = jax.tree.leaves(advance(jax.tree.unflatten(tree, [next(parts[move]) for move in moves])))
+        after = jax.tree.leaves(advance(constants, jax.tree.unflatten(tree, [next(parts[move]) for move in moves])))
         return [watched(name)(leaf) for name, leaf, move in zip(names, after, moves, strict=True) if not move]
 
-    def of_two_models(still, moving):
-        return jax.vmap(partial(still_after, still))(moving)
+    def of_two_models(constants, still, moving):
+        return jax.vmap(partial(still_after, constants, still))(moving)
 
     still = [leaf for leaf, move in zip(leaves, moves, strict=True) if not move]
     moving = [
         jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype) for leaf, move in zip(leaves, moves, strict=True) if move
     ]
-    jax.eval_shape(of_two_models, still, moving)
+    jax.eval_shape(of_two_models, constants, still, moving)
     if depend:
         raise InputError(
             f"{algorithm.name}.round makes state{depend[0]} depend on the models, and its shape does not grow with "
