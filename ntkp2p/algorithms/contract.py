@@ -1,7 +1,7 @@
 """What an algorithm must keep to, so that it trains and predicts alike; checked without computing anything.
 
-`init` makes a state, `round` returns one of the same form, and `model` gives the agents' models in it. What of the
-state does not grow with the models must not depend on them. Abstract evaluation shows all of this.
+`init` makes a state, `round` returns one of the same form, and `model` gives the agents' models in it. Parts of the
+state whose shape does not grow with the models must not depend on the models. Abstract evaluation shows all of this.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,11 @@ def check_algorithm(
     Parameters
     ----------
     algorithm
-        Any.
+        The algorithm to check.
     agents
         Q.
     precision
-        In which floats it trains.
+        The floating-point type in which it trains.
     asynchronous
         Whether a round is an event of agents with clocks of their own.
 
@@ -140,7 +140,7 @@ def _must_not_depend(
     depend = []
 
     def watched(name: str) -> Callable:
-        # Of several models at once, that is called for what differs between them.
+        # Under vmap over models, the rule is called only for values that depend on them.
         watch = custom_vmap(lambda leaf: leaf)
         watch.def_vmap(lambda size, batched, leaf: (depend.append(name), (leaf, True))[1])
         return watch

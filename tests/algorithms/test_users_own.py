@@ -241,7 +241,7 @@ def test_constants_that_are_arrays_are_followed():
 
 
 class Grid(p2p.Compressor):
-    """Multiples of 1/2, up or down at random so that the mean is exact; signed bytes and a float32 for the scale."""
+    """Multiples of 1/2, up or down at random with the exact mean: a signed byte each, after four bytes of head."""
 
     unbiased = True
 
