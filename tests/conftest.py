@@ -4,6 +4,7 @@ Plain `pytest` runs the fast tests. `pytest --all` also runs those marked `slow`
 packages that only an extra installs; these fail where a package is missing.
 """
 
+import dataclasses
 import os
 from collections import Counter
 
@@ -12,6 +13,7 @@ import jax
 import jaxtyping
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import threadpoolctl
 
@@ -53,6 +55,12 @@ LEFT_OUT = pytest.StashKey[Counter]()
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also run tests that are slow or need a package from an extra")
+    parser.addoption(
+        "--perturb",
+        type=int,
+        metavar="SEED",
+        help="change the data and matrices of all experiments by 1e-15 of each entry",
+    )
 
 
 #: The files that take longest. They come first, so that no worker is left with one in the end.
@@ -86,6 +94,8 @@ QUICK = {"xla_cpu_use_fusion_emitters": False}
 def pytest_configure(config):
     """Workers take `QUICK` from the environment. XLA ends a process whose options it does not know: ask it first."""
     hypothesis.settings.load_profile("many" if config.getoption("--all") else "few")
+    if config.getoption("--perturb") is not None:
+        perturb(config.getoption("--perturb"))
     if config.getoption("--all") or hasattr(config, "workerinput"):
         return
     try:
@@ -94,6 +104,34 @@ def pytest_configure(config):
         return
     flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
+
+def perturb(seed):
+    """Change what experiments are given by the rounding of another machine: no verdict and no test may depend on it."""
+    from ntkp2p.runs import experiment
+
+    def rounded(values):
+        signs = np.random.default_rng([seed, values.size]).choice([-1, 1], size=values.shape)
+        return values * (1 + 1e-15 * signs)
+
+    check, validate_mixing = experiment.Experiment.__post_init__, experiment.validate_mixing
+
+    def perturbed_data(self):
+        if isinstance(self.data, experiment.AgentData) and not hasattr(self.data, "perturbed"):
+            dataset = self.data.dataset
+            inputs, test_inputs = rounded(dataset.inputs), rounded(dataset.test_inputs)
+            own = dataclasses.replace(dataset, inputs=inputs, test_inputs=test_inputs)
+            object.__setattr__(self, "data", dataclasses.replace(self.data, dataset=own))
+            object.__setattr__(self.data, "perturbed", True)
+        check(self)
+
+    def perturbed_mixing(*arguments, **options):
+        mixing = validate_mixing(*arguments, **options)
+        if isinstance(mixing, np.ndarray):
+            return rounded(mixing)
+        return dataclasses.replace(mixing, matrices=rounded(mixing.matrices))
+
+    experiment.Experiment.__post_init__, experiment.validate_mixing = perturbed_data, perturbed_mixing
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -31,6 +31,7 @@ from ntkp2p.algorithms.algorithm import Algorithm
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
 from ntkp2p.base.checks import whole_rounds
 from ntkp2p.base.errors import InputError, InputTypeError
+from ntkp2p.topology.matrix import symmetric
 
 
 class Modifier(Algorithm):
@@ -238,7 +239,7 @@ def _with_late_gradients(algorithm: Algorithm, mixing: np.ndarray, delay: int) -
     λ = 1 is the first to reach modulus 1, at η h = 2 sin(π / (2 (2τ + 1))). A negative λ is like −λ for odd τ; for even
     τ it reaches z = −1, at η h = 1 + λ.
     """
-    if type(algorithm) is not DGD or not np.array_equal(mixing, mixing.T):
+    if type(algorithm) is not DGD or not symmetric(mixing):
         return float("nan")
     eigenvalues = np.linalg.eigvalsh(mixing)
     if eigenvalues[0] <= -1 or eigenvalues[-1] > 1 + 1e-12:

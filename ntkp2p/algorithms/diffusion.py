@@ -24,6 +24,7 @@ Yuan, Ling and Yin, "On the convergence of decentralized gradient descent", SIAM
 import numpy as np
 
 from ntkp2p.algorithms.algorithm import Algorithm
+from ntkp2p.topology.matrix import symmetric
 
 
 class DGD(Algorithm):
@@ -53,8 +54,7 @@ class DGD(Algorithm):
         return world.mix(x) - self.step_size * world.grad(x)
 
     def is_symmetric(self, mixing, /):
-        # M = W ⊗ I − η blkdiag(H_q): symmetric exactly when W is.
-        return bool(np.array_equal(mixing, mixing.T))
+        return symmetric(mixing)  # for M = W ⊗ I − η blkdiag(H_q)
 
     def stable_step_size(self, mixing, curvature, /):
         # λ_min(M) ≥ λ_min(W) − η λ_max(H) > −1; needs symmetric W (Yuan, Ling and Yin).

@@ -254,7 +254,8 @@ def repetition(
     """Where the course of an algorithm over a schedule begins to repeat itself, to rounding.
 
     Weights that approach a limit, or an orbit, are there once they stay within rounding of it for at least as many
-    rounds as they have taken.
+    rounds as they have taken. Where the columns sum to one to rounding only, all weights together gain or lose as much
+    in every round: that is rounding, too.
 
     Parameters
     ----------
@@ -269,14 +270,15 @@ def repetition(
     if not periodic:
         return Repetition(period, 0, course(algorithm, matrices, order).states)
     most = max(LONGEST, 4 * period) if most is None else most
-    rounds, states = 0, []
+    rounds, states, gain = 0, [], _gain(matrices)
     while rounds < most:
         rounds = min(most, max(64, 4 * period, 4 * rounds))
         states = course(algorithm, matrices, order[np.arange(rounds) % period]).states
         rows = np.concatenate([np.reshape(leaf, (len(leaf), -1)).astype(float) for leaf in states], axis=1)
         rounded = np.concatenate([np.full(leaf[0].size, leaf.dtype.kind == "f") for leaf in states])
         # A share of every entry: of a weight, however small it is, its model is a quotient.
-        tolerance = np.where(rounded, ROUNDING * np.sqrt(rounds) * np.abs(rows[-1]), 0.0)
+        share = ROUNDING * np.sqrt(rounds) + rounds * gain
+        tolerance = np.where(rounded, share * np.abs(rows[-1]), 0.0)
         for length in range(period, rounds // 4 + 1, period):
             if (np.abs(rows[-1 - length] - rows[-1]) > tolerance).any():
                 continue
@@ -287,3 +289,10 @@ def repetition(
             if begin <= rounds // 2:
                 return Repetition(begin, length, [leaf[: begin + length] for leaf in states])
     return Repetition(rounds, 0, states)
+
+
+def _gain(matrices: Float[np.ndarray, "D Q Q"]) -> float:
+    """By which share a round changes what it would keep if columns, or rows, summed to one; 0 if not by rounding."""
+    exact = matrices.astype(np.longdouble)  # float64 would round these very differences
+    gain = min(float(abs(exact.sum(axis) - 1).max()) for axis in (1, 2))
+    return gain if gain < 1e-12 else 0.0

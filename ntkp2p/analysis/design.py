@@ -27,6 +27,7 @@ from ntkp2p.kernels import Features
 from ntkp2p.runs import measures
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.prediction import features_of
+from ntkp2p.topology.matrix import symmetric
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -311,7 +312,7 @@ def best_weights(
     """
     objective = Objective(experiment, variable, features=features)
     start = experiment.mixing
-    if not np.array_equal(start, start.T) or start.min() < 0:
+    if not symmetric(start) or start.min() < 0:
         raise InputError(
             "best_weights starts from a symmetric mixing matrix of weights ≥ 0: for instance metropolis(graph)"
         )

@@ -21,6 +21,7 @@ from ntkp2p.kernels import Features
 from ntkp2p.runs.mean_field import with_measured_shares
 from ntkp2p.runs.prediction import features_of
 from ntkp2p.topology import Schedule
+from ntkp2p.topology.matrix import symmetric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,7 +167,7 @@ def _varied(experiment: Experiment, name: str, value: Any) -> tuple[Algorithm, A
     algorithm, mixing = experiment.algorithm, experiment.mixing
     if name.endswith("delay"):
         return Delayed(algorithm, **{"gradients" if name == "gradient_delay" else "messages": value}), mixing
-    if isinstance(mixing, Schedule) or not np.array_equal(mixing, mixing.T):
+    if isinstance(mixing, Schedule) or not symmetric(mixing):
         raise InputError("smallest_eigenvalues are of one symmetric matrix: give the experiment one")
     least = float(np.linalg.eigvalsh(mixing)[0])
     if least > 1 - EDGE:

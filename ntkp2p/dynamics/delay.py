@@ -34,6 +34,7 @@ from ntkp2p.dynamics.spectrum import EDGE
 from ntkp2p.dynamics.system import linear_system
 from ntkp2p.kernels import Features
 from ntkp2p.topology import Schedule
+from ntkp2p.topology.matrix import symmetric
 
 #: What may be late: the names of `Delayed`'s delays.
 LATE = ("gradients", "messages")
@@ -340,7 +341,7 @@ def _common_modes(A0: np.ndarray, A1: np.ndarray) -> tuple[np.ndarray, np.ndarra
     sizes = np.linalg.norm(A0), np.linalg.norm(A1)
     # Eigenvectors of both are those of a combination; an irrational one has no eigenvalues that coincide by chance.
     combined = A0 / (sizes[0] or 1) + np.sqrt(2) * A1 / (sizes[1] or 1)
-    V = (np.linalg.eigh if np.array_equal(combined, combined.T) else np.linalg.eig)(combined)[1]
+    V = (np.linalg.eigh if symmetric(combined) else np.linalg.eig)(combined)[1]
     try:
         D0, D1 = np.linalg.solve(V, A0 @ V), np.linalg.solve(V, A1 @ V)
     except np.linalg.LinAlgError:

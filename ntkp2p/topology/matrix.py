@@ -51,6 +51,15 @@ def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
     return matrix
 
 
+def symmetric(matrices: Float[np.ndarray, "*K Q Q"], /) -> bool:
+    """Whether every matrix equals its transpose to rounding: within 10⁻¹⁴ of the largest entry.
+
+    Methods for symmetric matrices then err by as little. `spectrum.is_symmetric` is the verdict on a matrix that a user
+    wrote down, and takes 10⁻⁸ for rounding.
+    """
+    return bool(abs(matrices - matrices.swapaxes(-1, -2)).max() <= 1e-14 * abs(matrices).max())
+
+
 def usual_weights(graph: nx.Graph) -> str:
     """The function that weighs a graph's links where nobody says which: push-sum's, if they may be one-way."""
     return "push_weights" if graph.is_directed() else "metropolis"

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 
 from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
-from ntkp2p.topology.matrix import square_matrix
+from ntkp2p.topology.matrix import square_matrix, symmetric
 from ntkp2p.topology.spectrum import TOLERANCE
 from ntkp2p.topology.weights import adjacency
 
@@ -75,8 +75,8 @@ class Schedule:
 
     @property
     def symmetric(self) -> bool:
-        """Whether every matrix equals its transpose exactly."""
-        return np.array_equal(self.matrices, self.matrices.swapaxes(1, 2))
+        """Whether every matrix equals its transpose to rounding."""
+        return symmetric(self.matrices)
 
     @property
     def union(self) -> Float[np.ndarray, "Q Q"]:

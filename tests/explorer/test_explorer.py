@@ -86,7 +86,7 @@ def test_every_move_is_predicted_and_drawn(explorer, monkeypatch):
     assert explorer.tables["split"] == {"agents": 4, "by": "dirichlet", "alpha": 3.0}
     run = explorer.experiment
     assert run.algorithm == ATC(step_size=0.25)
-    np.testing.assert_array_equal(run.mixing, (np.eye(4) + metropolis(graphs.star(4))) / 2)
+    np.testing.assert_allclose(run.mixing, (np.eye(4) + metropolis(graphs.star(4))) / 2, rtol=1e-14)
     monkeypatch.undo()
     for time, shown in explorer.predicted.items():
         expected = predict(run, time=time)
