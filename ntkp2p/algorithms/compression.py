@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from ntkp2p.algorithms.algorithm import Compressor
 from ntkp2p.base.checks import must_be_share
+from ntkp2p.base.registry import Registry
 
 
 class TopK(Compressor):
@@ -107,4 +108,6 @@ class RandomK(Compressor):
 
 
 #: The compressors that a name can ask for; the one place that knows the names.
-COMPRESSORS: dict[str, type[Compressor]] = {"top_k": TopK, "random_k": RandomK}
+COMPRESSORS: Registry[type[Compressor]] = Registry(
+    "compression", {"top_k": TopK, "random_k": RandomK}, makes=Compressor
+)

@@ -16,13 +16,14 @@ Graph(star:4, 4 agents, 3 links)
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import networkx as nx
 import numpy as np
 
-from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
+from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.base.reports import html_table, picture
 from ntkp2p.topology.weights import links_of
 
@@ -598,38 +599,43 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> DiGraph:
 
 
 #: The graphs that a name can ask for; the one place that knows the names.
-GRAPHS: Mapping[str, Callable[..., Graph | DiGraph]] = {
-    build.__name__: build
-    for build in (
-        cycle,
-        star,
-        complete,
-        path,
-        grid,
-        torus,
-        hypercube,
-        exponential,
-        erdos_renyi,
-        random_geometric,
-        directed_ring,
-        directed_exponential,
-        directed_random,
-    )
-}
+GRAPHS: Registry[Callable[..., nx.Graph]] = Registry(
+    "graph",
+    {
+        build.__name__: build
+        for build in (
+            cycle,
+            star,
+            complete,
+            path,
+            grid,
+            torus,
+            hypercube,
+            exponential,
+            erdos_renyi,
+            random_geometric,
+            directed_ring,
+            directed_exponential,
+            directed_random,
+        )
+    },
+    makes=nx.Graph,
+)
 
 
-def from_spec(spec: str, /) -> "Graph | DiGraph":
+def from_spec(spec: str, /) -> nx.Graph:
     """Build a graph from text such as ``cycle:10`` or ``erdos_renyi:20,0.3,seed=1``.
 
     Parameters
     ----------
     spec
-        A name in `GRAPHS`, a colon, and that function's arguments separated by commas.
+        A name in `GRAPHS`, a colon, and that function's arguments separated by commas. In place of the name
+        ``package.module:Name``, a function of your own that returns a networkx graph: ``my.graphs:wheel:8``.
 
     Returns
     -------
     networkx.Graph or networkx.DiGraph
-        The graph, on the nodes 0, …, n − 1.
+        The graph; those of `GRAPHS` are on the nodes 0, …, n − 1.
 
     Raises
     ------
@@ -643,19 +649,35 @@ def from_spec(spec: str, /) -> "Graph | DiGraph":
     >>> p2p.graphs.from_spec("hypercube:3").number_of_edges()
     12
     """
-    name, _, rest = spec.partition(":")
-    name = name.strip()
-    build = lookup(GRAPHS, name, "graph")
-    words = [word.strip() for word in rest.split(",")] if rest.strip() else []
-    parameters = inspect.signature(build).parameters
+    name, arguments = arguments_of(spec)
+    return GRAPHS.make(name, **arguments)
+
+
+def arguments_of(spec: str, /) -> tuple[str, dict[str, int | float]]:
+    """The name in a text that `from_spec` takes, and the arguments by name, checked."""
+    name, sizes = named_in(spec)
+    words = [word.strip() for word in sizes.split(",")] if sizes and sizes.strip() else []
+    parameters = parameters_of(GRAPHS[name])
     values = {}
     for word, (parameter, text) in zip(words, _assigned(words, parameters), strict=True):
         if parameter not in parameters or parameter in values:
             raise InputError(f"{spec!r}: cannot place {word!r}; write {_usage(name)}")
         values[parameter] = _number(spec, parameter, text, parameters[parameter].annotation)
-    if missing := [p for p in _required(parameters) if p not in values]:
+    if missing := [p for p in required(parameters) if p not in values]:
         raise InputError(f"{spec!r} lacks {', '.join(missing)}; write {_usage(name)}")
-    return build(**values)
+    return name, values
+
+
+def named_in(spec: str, /) -> tuple[str, str | None]:
+    """The name in a text that `from_spec` takes, and what follows its colon; None if nothing does.
+
+    Of two words the first is a name in `GRAPHS`, or both are ``module:Name`` if the second is an identifier. Of three
+    words, the first two are.
+    """
+    name, *rest = (part.strip() for part in spec.split(":"))
+    if len(rest) == 2 or (len(rest) == 1 and name not in GRAPHS and rest[0].isidentifier()):
+        name = f"{name}:{rest.pop(0)}"
+    return name, ":".join(rest) if rest else None
 
 
 def sized(spec: object, agents: int, /) -> str:
@@ -668,34 +690,39 @@ def sized(spec: object, agents: int, /) -> str:
     agents
         Q, the number of agents.
     """
-    return str(spec) if ":" in str(spec) else f"{spec}:{agents}"
+    name, sizes = named_in(str(spec))
+    if sizes is not None or not required(parameters_of(GRAPHS[name])):
+        return str(spec)
+    return f"{name}:{agents}"
 
 
 def _assigned(words: list[str], parameters: Mapping[str, inspect.Parameter]) -> Iterator[tuple[str, str]]:
     """Pair each word of a spec with its parameter: by position, or by name where it has an =."""
-    positions = iter(_required(parameters))
+    positions = iter(required(parameters))
     for word in words:
         before, equals, after = (part.strip() for part in word.partition("="))
         yield (before, after) if equals else (next(positions, ""), word)
 
 
-def _required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+def required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    """The names of those without a default."""
     return [name for name, p in parameters.items() if p.default is p.empty]
 
 
 def _usage(name: str) -> str:
-    parameters = inspect.signature(GRAPHS[name]).parameters
-    required = _required(parameters)
-    optional = [f"[,{p}=…]" for p in parameters if p not in required]
-    return f"{name}:{','.join(required)}{''.join(optional)}"
+    parameters = parameters_of(GRAPHS[name])
+    needed = required(parameters)
+    optional = [f"[,{p}=…]" for p in parameters if p not in needed]
+    return f"{name}:{','.join(needed)}{''.join(optional)}"
 
 
-def _number(spec: str, parameter: str, text: str, kind: type) -> int | float:
-    try:
-        return kind(text)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise InputError(f"{spec!r}: {parameter} is {wanted}, got {text!r}") from None
+def _number(spec: str, parameter: str, text: str, annotation: object) -> int | float:
+    kinds = {"int": (int,), "float": (float,)}.get(getattr(annotation, "__name__", str(annotation)), (int, float))
+    for kind in kinds:
+        with suppress(ValueError):
+            return kind(text)
+    wanted = "a whole number" if kinds == (int,) else "a number"
+    raise InputError(f"{spec!r}: {parameter} is {wanted}, got {text!r}")
 
 
 def _at_least_one(function: str, **sizes: int) -> None:
