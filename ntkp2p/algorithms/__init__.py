@@ -1,7 +1,7 @@
 """Peer-to-peer algorithms, each written once as the `round` that both trains and predicts."""
 
-from ntkp2p.algorithms.algorithm import Algorithm, Compressor, World
-from ntkp2p.algorithms.compression import COMPRESSORS, RandomK, TopK
+from ntkp2p.algorithms.algorithm import Algorithm, World
+from ntkp2p.algorithms.compression import COMPRESSORS, Compressor, RandomK, TopK
 from ntkp2p.algorithms.delayed import Delayed, Modifier
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
 from ntkp2p.algorithms.local_sgd import LocalSGD

@@ -10,53 +10,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from ntkp2p.base.checks import is_number, must_be_share
+from ntkp2p.algorithms.compression import Compressor, is_compressor
+from ntkp2p.base.checks import is_number
 from ntkp2p.base.errors import InputError
-
-
-class Compressor(eqx.Module):
-    """What a lossy link lets through of one layer's values.
-
-    Attributes
-    ----------
-    keep
-        The share of the entries that is sent, above 0 and below 1.
-    share
-        δ, as which the compressor enters a linear prediction, C(v) ≈ δ v; None while it is not known.
-    """
-
-    keep: Any
-    share: eqx.AbstractVar[Any]
-
-    def __check_init__(self):
-        must_be_share(
-            "keep", self.keep, "0.01 sends 1 % of the entries, and an algorithm without compression all of them"
-        )
-
-    @abstractmethod
-    def kept(self, size: int, /) -> float:
-        """How many of a layer's `size` entries are sent, on average."""
-
-    @abstractmethod
-    def __call__(self, values: Float[Array, " n"], key: Any, /) -> Float[Array, " n"]:
-        """The values of one layer with the entries that are not sent set to 0; `key` is for what is drawn."""
-
-    def by_layer(self, x: Float[Array, " d"], layers: tuple[int, ...], key: Any, /) -> Float[Array, " d"]:
-        """What is let through of one agent's x, whose layers follow one another.
-
-        Parameters
-        ----------
-        x
-            Shape (d,).
-        layers
-            The sizes of the layers, which sum to d.
-        key
-            JAX's key of what is drawn.
-        """
-        ends = np.cumsum(layers)
-        keys = jax.random.split(key, len(layers))
-        parts = (self(x[end - size : end], k) for size, end, k in zip(layers, ends, keys, strict=True))
-        return jnp.concatenate(list(parts))
 
 
 class _Gradients(Protocol):
@@ -199,8 +155,13 @@ class Algorithm(eqx.Module):
 
     @property
     def has_flow(self) -> bool:
-        """Whether rounds s ↦ M s + b discretise the gradient flow ds/dt = (M − I) s/η + b/η."""
-        return True
+        """Whether rounds s ↦ M s + b discretise the gradient flow ds/dt = (M − I) s/η + b/η.
+
+        By default where the models are the state, so that a subclass defines neither `init` nor `model`: what else an
+        algorithm keeps, such as a velocity, follows rounds.
+        """
+        kind = type(self)
+        return kind.init is Algorithm.init and kind.model is Algorithm.model
 
     @abstractmethod
     def round(self, state: PyTree, world: World, /) -> PyTree:
@@ -252,3 +213,14 @@ class Algorithm(eqx.Module):
             As for `stable_step_size`.
         """
         return float("nan")
+
+
+def without_constants(algorithm: Algorithm, /) -> tuple[Any, Algorithm]:
+    """The real constants of an algorithm, and what is left of it; compressors keep theirs.
+
+    Those of compressors say how many entries are sent, so that they decide on shapes.
+    """
+    spec = jax.tree.map(
+        lambda part: not is_compressor(part) and eqx.is_inexact_array_like(part), algorithm, is_leaf=is_compressor
+    )
+    return eqx.partition(algorithm, spec)

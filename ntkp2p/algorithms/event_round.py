@@ -94,14 +94,16 @@ def _world(step: Any, gradient: Gradient) -> World:
         mix=mix,
         grad=grad,
         own=own,
-        compress=_refused("world.compress"),
-        average=_refused("world.average"),
+        compress=refused("world.compress"),
+        average=refused("world.average"),
         finished=first & step.finished,
         begins=first & step.begins,
     )
 
 
-def _refused(verb: str) -> Callable[..., Any]:
+def refused(verb: str, /) -> Callable[..., Any]:
+    """A verb that refuses to act on agents with clocks of their own."""
+
     def refuse(*_, **__):
         raise InputError(f"{verb} is for rounds of all agents, and agents with clocks of their own act two at a time")
 

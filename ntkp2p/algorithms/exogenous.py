@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ntkp2p.algorithms.algorithm import Algorithm, Compressor, World
+from ntkp2p.algorithms.algorithm import Algorithm, World
+from ntkp2p.algorithms.compression import Compressor
 
 #: By which share exogenous numbers that are the same may differ, times √rounds; counters may not.
 ROUNDING = 4 * np.finfo(float).eps
@@ -91,8 +92,8 @@ class Traffic(NamedTuple):
     gradients: Any = 0.0
 
 
-#: Bytes of an entry that is sent as a float32, and of one of few that is sent with its place.
-DENSE_ENTRY, SPARSE_ENTRY = 4, 6
+#: Bytes of an entry that is sent as a float32.
+DENSE_ENTRY = 4
 
 
 class _Counting:
@@ -127,7 +128,7 @@ class _Counting:
         return x
 
     def compress(self, x, by: Compressor, /, *, everything=False):
-        few = SPARSE_ENTRY * sum(by.kept(size) for size in self.layers)
+        few = sum(by.bits(size) for size in self.layers) / 8
         sent = jnp.zeros_like(x)
         self.compressed.append((sent, self._where(everything, DENSE_ENTRY * x.shape[1], few)))
         return sent

@@ -35,10 +35,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from ntkp2p.algorithms.algorithm import Algorithm, Compressor
+from ntkp2p.algorithms.algorithm import Algorithm
+from ntkp2p.algorithms.compression import Compressor, must_be_compressor
 from ntkp2p.algorithms.push_sum import must_be_momentum, nesterov
 from ntkp2p.base.checks import must_be_share, whole_rounds
-from ntkp2p.base.errors import InputTypeError
 
 #: ε of AdaGossip: keeps an entry on which all agreed so far from an infinite rate.
 SMALL = 1e-8
@@ -114,7 +114,7 @@ class SparsePush(Algorithm):
         adaptive: Any = None,
     ):
         self.step_size, self.compression = step_size, must_be_compressor(compression)
-        self.averaging_rate = compression.keep if averaging_rate is None else averaging_rate
+        self.averaging_rate = compression.averaging_rate if averaging_rate is None else averaging_rate
         self.dense_rounds = whole_rounds("dense_rounds", dense_rounds)
         self.momentum, self.adaptive = momentum, adaptive
         must_be_share("averaging_rate", self.averaging_rate, "the share that is sent is usual", one=True)
@@ -297,7 +297,7 @@ class CHOCO(Algorithm):
 
     def __init__(self, step_size: Any, compression: Any, *, averaging_rate: Any = None):
         self.step_size, self.compression = step_size, must_be_compressor(compression)
-        self.averaging_rate = compression.keep if averaging_rate is None else averaging_rate
+        self.averaging_rate = compression.averaging_rate if averaging_rate is None else averaging_rate
         must_be_share("averaging_rate", self.averaging_rate, "the share that is sent is usual", one=True)
 
     @property
@@ -316,12 +316,3 @@ class CHOCO(Algorithm):
         sent = world.compress(y - state.known, self.compression)
         known, heard = state.known + sent, state.heard + world.mix(sent)
         return _ChocoState(y + self.averaging_rate * (heard - known), known, heard)
-
-
-def must_be_compressor(value: Any, /) -> Compressor:
-    """The compressor, if it is one."""
-    if not isinstance(value, Compressor):
-        raise InputTypeError(
-            f"compression is one of what ntkp2p has, or a Compressor of your own, found {value!r}: TopK(0.01)"
-        )
-    return value

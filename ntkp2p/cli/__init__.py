@@ -116,7 +116,7 @@ def figures(
     Parameters
     ----------
     quick
-        The same figures in small.
+        Draw with small runs.
     only
         One figure: figure1, figure2, algorithms, width, parameters, ten_classes, design, stability, or all of
         sparse-push or of staleness.

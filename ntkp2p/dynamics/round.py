@@ -205,9 +205,11 @@ def share_of(compressor: Compressor, /) -> Any:
     ValueError
         If it is not known.
     """
-    if compressor.share is None:
-        raise InputError(
-            f"{type(compressor).__name__} has no closed form: a mean-field prediction takes the share δ of ‖v‖² in "
-            "what is sent, TopK(keep, share=...); predict(experiment) measures it"
-        )
-    return compressor.share
+    if compressor.share is not None:
+        return compressor.share
+    if compressor.unbiased:
+        return 1.0
+    raise InputError(
+        f"{type(compressor).__name__} has no closed form: a mean-field prediction takes the share δ of ‖v‖² in "
+        "what is sent, TopK(keep, share=...); predict(experiment) measures it"
+    )

@@ -154,10 +154,23 @@ class Flat:
 
     def __call__(self, theta: Any, x: Any, /) -> Any:
         """The outputs, shape (N, C), for θ of shape (P,)."""
+        return self.at(self.parts(theta), x)
+
+    def parts(self, theta: Any, /) -> list[Any]:
+        """The leaves of `params`, which follow one another in `theta`, θ of shape (P,)."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])
-        parts = (
-            theta[end - math.prod(shape) : end].reshape(shape) for end, shape in zip(ends, self.shapes, strict=True)
-        )
+        return [theta[end - math.prod(s) : end].reshape(s) for end, s in zip(ends, self.shapes, strict=True)]
+
+    def at(self, parts: list[Any], x: Any, /) -> Any:
+        """The outputs, shape (N, C).
+
+        Parameters
+        ----------
+        parts
+            The leaves of `params`.
+        x
+            Inputs, shape (N, ...).
+        """
         return self.apply(jax.tree.unflatten(self.structure, parts), x)
 
 

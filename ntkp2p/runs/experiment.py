@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from ntkp2p import data as datasets
 from ntkp2p.algorithms import Algorithm, LocalSGD
+from ntkp2p.algorithms.contract import check_algorithm
 from ntkp2p.algorithms.event_round import must_be_asynchronous
 from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.base.checks import lookup, whole
@@ -148,6 +149,7 @@ class Experiment:
         if isinstance(mixing, Schedule) and self.algorithm.static:
             raise InputError(f"{self.algorithm.name} takes no mixing that changes over time: {self.algorithm.static}")
         object.__setattr__(self, "mixing", mixing)
+        check_algorithm(self.algorithm, self.agents, precision=self.precision, asynchronous=self.asynchronous)
         object.__setattr__(self, "recorded", _recorded(self.record, int(self.rounds)))
 
     @property

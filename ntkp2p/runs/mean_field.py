@@ -1,4 +1,4 @@
-"""What share of a message its largest entries make up, measured on the first messages of a run.
+"""What share of a message a compressor lets through, measured on the first messages of a run.
 
 A mean-field prediction takes C(v) for δ v. Before anything is trained, the first messages are known: a gradient step of
 every agent from the common start.
@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ntkp2p.algorithms import Algorithm, Compressor, TopK
+from ntkp2p.algorithms import Algorithm, Compressor
+from ntkp2p.algorithms.compression import compressors_of, with_compressors
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.models import Network, threefry
@@ -20,30 +21,30 @@ from ntkp2p.models.losses import LOSSES
 from ntkp2p.runs.experiment import Experiment
 
 
-def compressors_of(algorithm: Algorithm, /) -> list[Compressor]:
-    """The compressors that an algorithm has."""
-    leaves = jax.tree.leaves(algorithm, is_leaf=lambda part: isinstance(part, Compressor))
-    return [part for part in leaves if isinstance(part, Compressor)]
+def drawn_by(algorithm: Algorithm, /) -> str:
+    """The compressors over whose draws a prediction is the mean, by name; empty if there are none."""
+    return ", ".join(sorted({type(by).__name__ for by in compressors_of(algorithm) if by.unbiased}))
 
 
 def with_measured_shares(experiment: Experiment, /) -> Experiment:
-    """The same run, where every `TopK` without a share δ has that of the agents' first messages.
+    """The same run, where every compressor whose share δ is not known has that of the agents' first messages.
 
-    δ = Σ ‖C(v)‖² / Σ ‖v‖² over agents and layers, v being an agent's gradient at θ₀.
+    δ = Σ ⟨v, C(v)⟩ / Σ ‖v‖² over agents and layers, v being an agent's gradient at θ₀.
     """
-    if not any(isinstance(c, TopK) and c.share is None for c in compressors_of(experiment.algorithm)):
+    if not any(_is_unknown(by) for by in compressors_of(experiment.algorithm)):
         return experiment
     if isinstance(experiment.model, Network) and experiment.model.infinite:
         raise InputError("at infinite width no message is there to measure δ on: give it, TopK(keep, share=...)")
     layers, gradients = experiment.layers, _first_gradients(experiment)
 
-    def measured(part):
-        if not (isinstance(part, TopK) and part.share is None):
-            return part
-        return TopK(part.keep, share=float(_share_sent(part, layers, gradients)))
+    def measured(by):
+        return by.with_share(float(_share_sent(by, layers, gradients))) if _is_unknown(by) else by
 
-    algorithm = jax.tree.map(measured, experiment.algorithm, is_leaf=lambda part: isinstance(part, Compressor))
-    return replace(experiment, algorithm=algorithm)
+    return replace(experiment, algorithm=with_compressors(experiment.algorithm, measured))
+
+
+def _is_unknown(by: Compressor) -> bool:
+    return by.share is None and not by.unbiased
 
 
 @in_float64
@@ -65,8 +66,8 @@ def _gradients(apply: Callable, loss: str, theta: Array, held: tuple) -> Array:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _share_sent(by: TopK, layers: tuple[int, ...], messages: Array) -> Array:
-    """Σ ‖C(v)‖² / Σ ‖v‖²; what is sent of the largest entries is not drawn, so that any key does."""
-    key = threefry.key_of(threefry.seeded(0))
-    sent = jax.vmap(lambda v: by.by_layer(v, layers, key))(messages)
-    return jnp.sum(sent**2) / jnp.sum(messages**2)
+def _share_sent(by: Compressor, layers: tuple[int, ...], messages: Array) -> Array:
+    """Σ ⟨v, C(v)⟩ / Σ ‖v‖², by one draw for each agent where something is drawn."""
+    keys = jax.random.split(threefry.key_of(threefry.seeded(0)), len(messages))
+    sent = jax.vmap(lambda v, key: by.by_layer(v, layers, key))(messages, keys)
+    return jnp.sum(messages * sent) / jnp.sum(messages**2)

@@ -43,10 +43,21 @@ NODES = 64
 PerAgent = dict[str, Any]  # by variable, shape (*times, Q): arrays of NumPy or of JAX
 
 
+def losses(
+    outputs: Float[Array, "*times Q N C"], data: AgentData, loss: str, targets: Float[Array, "N C"] | None = None, /
+) -> PerAgent:
+    """Local and global loss from every agent's outputs on all training samples, in agent order.
+
+    `targets` stand for those of the data, if given.
+    """
+    y = data.targets if targets is None else targets
+    return losses_of(outputs, jnp.asarray(y, outputs.dtype), 1 / data.sizes[data.owner], data.owner, loss)
+
+
 def losses_of(
     outputs: Float[Array, "*times Q N C"], targets: Any, weights: ArrayLike, owner: ArrayLike, loss: str, /
 ) -> PerAgent:
-    """Local and global loss from every agent's outputs on all training samples, in agent order.
+    """`losses` from the arrays of the data.
 
     Parameters
     ----------

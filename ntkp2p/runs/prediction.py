@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ntkp2p.algorithms import Algorithm, RandomK
+from ntkp2p.algorithms import Algorithm
+from ntkp2p.algorithms.compression import compressors_of
 from ntkp2p.asynchrony import AsynchronousGossip
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
@@ -32,7 +33,7 @@ from ntkp2p.runs import measures
 from ntkp2p.runs.communication import sent_until
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.infinite_width import over_initialisations
-from ntkp2p.runs.mean_field import compressors_of, with_measured_shares
+from ntkp2p.runs.mean_field import drawn_by, with_measured_shares
 from ntkp2p.runs.trajectory import Trajectory
 
 #: Up to so many states all eigenvalues are computed within a blink: of a symmetric system, and of others.
@@ -431,18 +432,15 @@ def _counters(experiment: Experiment, features: Features, time: Time, rounds: np
 @in_float64
 def _averaged(experiment: Experiment) -> tuple[Experiment, dict[str, Any]]:
     """The experiment with the measured shares of its compressors, and over what its prediction is a mean."""
-    compressors = compressors_of(experiment.algorithm)
     means = ["clocks"] if isinstance(experiment.mixing, AsynchronousGossip) else []
     means += [] if experiment.batch_size is None else ["mini-batches"]
-    means += sorted({type(c).__name__ for c in compressors if isinstance(c, RandomK)})
+    means += [names] if (names := drawn_by(experiment.algorithm)) else []
     # Where rounds are not affine, following the mean gradients and messages is no mean of the runs.
     label = "mean_over" if experiment.loss == "squared" else "mean_field_over"
     averages: dict[str, Any] = {label: ", ".join(means)} if means else {}
-    approximate = [c for c in compressors if not isinstance(c, RandomK)]
-    if approximate:
-        experiment = with_measured_shares(experiment)
-        averages["mean_field_share"] = float(compressors_of(experiment.algorithm)[0].share)
-    return experiment, averages
+    experiment = with_measured_shares(experiment)
+    shares: list[Any] = [by.share for by in compressors_of(experiment.algorithm) if not by.unbiased]
+    return experiment, averages | ({"mean_field_share": float(shares[0])} if shares else {})
 
 
 def _are_of(features: Features, inputs: np.ndarray) -> bool:

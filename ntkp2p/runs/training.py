@@ -22,7 +22,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, PyTree
 
-from ntkp2p.algorithms import Algorithm, Compressor, World
+from ntkp2p.algorithms import Algorithm, World
+from ntkp2p.algorithms.algorithm import without_constants
 from ntkp2p.algorithms.event_round import awake_round
 from ntkp2p.asynchrony import Events
 from ntkp2p.base.checks import whole
@@ -241,16 +242,16 @@ class _Run:
         batch = [jax.ShapeDtypeStruct((samples, *shape[1:]), self.precision) for shape in self.held]
 
         def way_back(theta, *batch):
-            return jax.vjp(lambda theta: self.local_loss(theta, *batch), theta)[1]
+            return jax.vjp(lambda parts: self.local_loss(parts, *batch), self.network.parts(theta))[1]
 
         back = jax.eval_shape(way_back, theta, *batch)
         kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))
         kept -= theta.size * theta.dtype.itemsize
         return kept <= TOGETHER
 
-    def local_loss(self, theta: Array, inputs: Array, targets: Array, weights: Array) -> Array:
-        """Of one agent, at θ of shape (P,)."""
-        return weights @ LOSSES[self.loss](self.network(theta, inputs), targets)
+    def local_loss(self, parts: list[Array], inputs: Array, targets: Array, weights: Array) -> Array:
+        """Of one agent, whose parameters are these arrays."""
+        return weights @ LOSSES[self.loss](self.network.at(parts, inputs), targets)
 
     def gradient(self, inputs: Array, targets: Array, weights: Array, theta: Array, key: Any) -> Array:
         """Of one agent's local loss, or of a mini-batch of it."""
@@ -260,7 +261,9 @@ class _Run:
             batch = jax.lax.top_k(order, self.batch_size)[1]
             inputs, targets = inputs[batch], targets[batch]
             weights = jnp.where(weights[batch] > 0, 1 / self.batch_size, 0).astype(inputs.dtype)
-        return jax.grad(self.local_loss)(theta, inputs, targets, weights)
+        # By arrays of the network: to a vector, every array would add as many zeros as there are parameters.
+        slopes = jax.grad(self.local_loss)(self.network.parts(theta), inputs, targets, weights)
+        return jnp.concatenate([slope.reshape(-1) for slope in slopes])
 
     def keys(self, given: _Given, agents: Array, k: Any, draw: int) -> Array:
         """A key for every agent, for one of a round's draws: the same whatever devices there are."""
@@ -376,7 +379,7 @@ def _placed(experiment: Experiment, key: Array, mesh: Mesh) -> tuple[_Run, _Give
         matrices = np.tile(np.eye(agents + idle), (len(schedule.matrices), 1, 1))
         matrices[:, :agents, :agents] = schedule.matrices
         steps = held(matrices, None), place(schedule.order, mesh)
-    constants, algorithm = _without_constants(experiment.algorithm)
+    constants, algorithm = without_constants(experiment.algorithm)
     run = _Run(
         algorithm,
         network,
@@ -413,16 +416,6 @@ def _placed(experiment: Experiment, key: Array, mesh: Mesh) -> tuple[_Run, _Give
             None if labels is None else seen(labels),
         ),
     )
-
-
-def _without_constants(algorithm: Algorithm) -> tuple[Any, Algorithm]:
-    """The real constants of an algorithm as plain numbers, and what is left; compressors keep theirs."""
-
-    def is_constant(part):
-        return not isinstance(part, Compressor) and eqx.is_inexact_array_like(part)
-
-    spec = jax.tree.map(is_constant, algorithm, is_leaf=lambda part: isinstance(part, Compressor))
-    return eqx.partition(algorithm, spec)
 
 
 class _Programs(NamedTuple):

@@ -289,6 +289,7 @@ class Trajectory:
         state = "" if self.stable else ", unstable"
         state += "" if d.attrs.get("converged", True) else ", solver not converged"
         state += ", interrupted" if "interrupted_at" in d.attrs else ""
+        state += f", mean over draws ({d.attrs['mean_over']})" if "mean_over" in d.attrs else ""
         final = float(d["global_loss"][-1].mean()) if "global_loss" in d else np.nan
         spread = f" ± {float(d['global_loss_std'][-1].mean()):.2g}" if "global_loss_std" in d else ""
         return (

@@ -61,12 +61,16 @@ def failing(rounds, seed=0):
 class Fraction(Compressor):
     """Lets a fixed part of every entry through: lossy and linear."""
 
+    keep: float
+    unbiased = True
+
     @property
     def share(self):
         return self.keep
 
-    def kept(self, size, /):
-        return size
+    @property
+    def averaging_rate(self):
+        return self.keep
 
     def __call__(self, values, key, /):
         return self.keep * values

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from ntkp2p import (
     train,
 )
 from ntkp2p.base.precision import in_float64
-from ntkp2p.runs.measures import COUNTERS, VARIABLES
+from ntkp2p.runs.measures import COUNTERS, VARIABLES, losses
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,9 @@ def test_measures_are_the_definitions(experiment, trajectories):
         np.testing.assert_allclose(start["test_accuracy"], np.mean((tests[:, 0] > 0) == data.test_labels))
         np.testing.assert_allclose(start["consensus_distance"], 0, atol=1e-12)
         np.testing.assert_allclose(start["parameter_distance"], 0, atol=1e-12)
+    stated = losses(jnp.tile(outputs, (4, 1, 1)), data, "squared")
+    np.testing.assert_allclose(stated["local_loss"], local, rtol=1e-12)
+    np.testing.assert_allclose(stated["global_loss"], np.mean(local), rtol=1e-12)
 
 
 def test_distances_are_the_definitions(experiment):
