@@ -1,8 +1,11 @@
 """Tables of named choices that also take ``"package.module:Name"``, a choice from a module of the user's own."""
 
 import inspect
+import sys
+import zlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ntkp2p.base.checks import lookup, suggestion
@@ -26,14 +29,15 @@ class Registry(dict[str, Choice]):
     Raises
     ------
     InputError
-        From a look-up: if the name is unknown, if Python finds no such module, or if the module has no such attribute.
-        An error raised while the module is imported is left as it is.
+        From a look-up: if the name is unknown, if Python does not find the module or one that it imports, or if the
+        module has no such attribute. Any other error raised while the module is imported is left as it is.
     InputTypeError
         From a look-up: if what was found cannot be called, or is a class of another kind.
 
     Notes
     -----
-    Modules are found as Python finds them: in installed packages and in the folders of ``PYTHONPATH``.
+    Modules are found as Python finds them: in installed packages, in the folders of ``PYTHONPATH``, and from the shell
+    in the current folder.
 
     Examples
     --------
@@ -58,7 +62,7 @@ class Registry(dict[str, Choice]):
             return super().__getitem__(name)
         module, _, attribute = name.partition(":") if isinstance(name, str) else ("", "", "")
         if not all(map(str.isidentifier, (*module.split("."), attribute))):
-            return lookup(dict.fromkeys([*self, "package.module:Name"]), name, self.kind)
+            lookup(dict.fromkeys([*self, "package.module:Name"]), name, self.kind)  # refuses it
         return self._imported(name, module, attribute)
 
     def make(self, name: str, /, **arguments: Any) -> Any:
@@ -85,18 +89,18 @@ class Registry(dict[str, Choice]):
             )
         return made
 
-    def _imported(self, name: str, module: str, attribute: str) -> Choice:
+    def _imported(self, name: str, module: str, attribute: str) -> Any:
         asked = f"{self.kind} {name!r}"
         try:
             found = import_module(module)
         except ModuleNotFoundError as error:
             if not (error.name and f"{module}.".startswith(f"{error.name}.")):
-                raise  # the module exists, and imports one that does not
-            hint = suggestion(module, self)
-            raise InputError(f"{asked}: no module {module!r}{hint}: is its folder on PYTHONPATH?") from error
+                raise InputError(f"{asked}: {module} imports {error.name}, which is not installed") from error
+            hint = suggestion(module, self) or ": add its folder to PYTHONPATH"
+            raise InputError(f"{asked}: no module {module!r}{hint}") from error
         if not hasattr(found, attribute):
             raise InputError(f"{asked}: {module!r} has no {attribute!r}{suggestion(attribute, dir(found))}")
-        choice = getattr(found, attribute)
+        choice: Any = getattr(found, attribute)
         if not callable(choice):
             raise InputTypeError(f"{asked} is {choice!r}, which cannot be called: name a function or a class")
         if isinstance(choice, type) and self.makes is not None and not issubclass(choice, self.makes):
@@ -104,6 +108,16 @@ class Registry(dict[str, Choice]):
         if inspect.isabstract(choice):
             raise InputTypeError(f"{asked} does not define {', '.join(sorted(choice.__abstractmethods__))}")
         return choice
+
+
+def sources_in(tables: Any, /) -> dict[str, int]:
+    """CRC-32 of the source of every loaded module that nested tables name in ``"package.module:Name"``."""
+    if isinstance(tables, Mapping | list | tuple):
+        inner = tables.values() if isinstance(tables, Mapping) else tables
+        return {module: crc for each in inner for module, crc in sources_in(each).items()}
+    module = tables.partition(":")[0] if isinstance(tables, str) and ":" in tables else ""
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return {module: zlib.crc32(Path(path).read_bytes())} if path else {}
 
 
 def parameters_of(choice: Callable, /) -> dict[str, inspect.Parameter]:

@@ -9,8 +9,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,7 +23,6 @@ from ntkp2p.cli import output
 
 if TYPE_CHECKING:
     from ntkp2p.kernels import Features
-    from ntkp2p.runs.comparison import Comparison
     from ntkp2p.runs.experiment import Experiment
     from ntkp2p.runs.training import DivergedError, TrainingInterrupted
     from ntkp2p.runs.trajectory import Trajectory
@@ -407,6 +405,8 @@ def sweep(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program: exit code 0, 1 for a defect, 2 for a user's mistake, 130 if interrupted."""
     typed = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None and "" not in sys.path:
+        sys.path.append("")  # what a file names as package.module:Name may be in the current folder
     try:
         app(typed, exit_on_error=False, print_error=False)
         sys.stdout.flush()

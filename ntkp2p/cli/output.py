@@ -73,7 +73,7 @@ def _facts(trajectory: Trajectory, *, without: Mapping[str, Any]) -> dict[str, A
 def in_words(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {in_words(item)}" for name, item in value.items())
-    return "; ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
+    return "; ".join(map(in_words, value)) if isinstance(value, list) else str(value)
 
 
 def save_figure(figure, path: Path) -> Path:

@@ -14,11 +14,12 @@ import tomli_w
 
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS
 from ntkp2p.asynchrony import CLOCKS
-from ntkp2p.base.errors import InputTypeError
+from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.registry import Registry, in_order, parameters_of
+from ntkp2p.base.specs import arguments_of, required
 from ntkp2p.models import NETWORKS
 from ntkp2p.runs.toml import LATE
-from ntkp2p.topology.graphs import GRAPHS, arguments_of, from_spec, required, sized
+from ntkp2p.topology.graphs import GRAPHS, from_spec, sized
 from ntkp2p.topology.schedules import SCHEDULES
 from ntkp2p.topology.weights import WEIGHTS, usual_name
 
@@ -93,11 +94,14 @@ def _call(function: str, /, *first: str, **named: Any) -> _Source:
 def _made(registry: Registry, package: str, entries: dict[str, Any], *, key: str = "name") -> _Source:
     """A call of a choice, which is known by its own name in one of our packages, with the other entries."""
     name = entries.pop(key)
+    function = _function(registry, package, name)
     first, others = in_order(registry[name], entries)
-    return _call(_function(registry, package, name), *map(_literal, first), **others)
+    return _call(function, *map(_literal, first), **others)
 
 
 def _function(registry: Registry, package: str, name: str) -> str:
+    if name.startswith(("p2p.", "p2p:")):
+        raise InputError(f"{name} cannot be written as Python, where p2p is ntkp2p: give its module another name")
     return f"{package}.{registry[name].__name__}" if name in registry else name.replace(":", ".")
 
 
@@ -151,7 +155,7 @@ def _weighted(spec: str, weights: str | None, agents: int) -> _Source:
 
 
 def _graph(spec: str, agents: int) -> _Source:
-    name, arguments = arguments_of(sized(spec, agents))
+    name, arguments = arguments_of(GRAPHS, sized(spec, agents))
     parameters = parameters_of(GRAPHS[name])
     sizes = [p for p in required(parameters) if parameters[p].kind is not inspect.Parameter.KEYWORD_ONLY]
     function = _function(GRAPHS, "p2p.graphs", name)

@@ -14,105 +14,19 @@ Graph(star:4, 4 agents, 3 links)
 20
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import networkx as nx
 import numpy as np
 
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
-from ntkp2p.base.reports import html_table, picture
+from ntkp2p.base.specs import arguments_of, named_in, required
+from ntkp2p.topology.graph import DiGraph, Graph
 from ntkp2p.topology.weights import links_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 AnyGraph = TypeVar("AnyGraph", bound=nx.Graph)
-
-
-class _Shown:
-    """How a graph of agents reads and looks."""
-
-    #: What `from_spec` builds it from; empty for what was made of other graphs, or copied.
-    spec: str = ""
-
-    @classmethod
-    def of(cls: Any, graph: nx.Graph, spec: str, /) -> Any:
-        """Another networkx graph, copied, with its specification.
-
-        Parameters
-        ----------
-        graph
-            Of the same kind, directed or not.
-        spec
-            What `from_spec` builds it from.
-        """
-        made = cls(graph)
-        made.spec = spec
-        return made
-
-    def to_directed_class(self) -> type[nx.DiGraph]:
-        """What networkx makes of it where links are to have directions."""
-        return DiGraph
-
-    def to_undirected_class(self) -> type[nx.Graph]:
-        """What networkx makes of it where links are to go both ways."""
-        return Graph
-
-    def plot(self: Any, mixing: Any = None, /, *, ax: "Axes | None" = None) -> "Axes":
-        """Draw the agents and their links.
-
-        Parameters
-        ----------
-        mixing
-            W, shape (Q, Q), rows in the graph's node order: links are then as broad as their weights, and agents as
-            large as their self-weights. By default all are alike.
-        ax
-            Where to draw; by default new axes.
-
-        Returns
-        -------
-        Axes
-            Of more than 100 agents or 1,500 links there is but a note on it.
-
-        Raises
-        ------
-        ValueError
-            If the matrix has another shape.
-        """
-        from ntkp2p.topology import plots
-
-        W = None if mixing is None else np.asarray(mixing, float)
-        if W is not None and W.shape != (len(self), len(self)):
-            raise InputError(f"mixing has shape {W.shape} and the graph {len(self)} agents: give it a row for each")
-        return plots.graph(self, W, ax=ax)
-
-    def __repr__(self: Any) -> str:
-        spec = f"{self.spec}, " if self.spec else ""
-        links = "directed links" if self.is_directed() else "links"
-        return f"{type(self).__name__}({spec}{len(self)} agents, {self.number_of_edges()} {links})"
-
-    def __str__(self) -> str:
-        return repr(self)
-
-    def _repr_html_(self: Any) -> str:
-        degrees = [degree for _, degree in (self.out_degree if self.is_directed() else self.degree)]
-        rows = [("agents", len(self)), ("links", self.number_of_edges()), ("directed", self.is_directed())]
-        if degrees:
-            rows.append(("neighbours of an agent", f"{min(degrees)} to {max(degrees)}"))
-        drawn = picture(self.plot, size=(2.6, 2.6)) if len(self) else ""
-        return html_table([self.spec or type(self).__name__, ""], rows) + drawn
-
-
-class Graph(_Shown, nx.Graph):
-    """A networkx graph that shows itself, built as any ``networkx.Graph``: links go both ways."""
-
-
-class DiGraph(_Shown, nx.DiGraph):
-    """A networkx graph that shows itself, built as any ``networkx.DiGraph``: over u → v, u sends to v."""
 
 
 def cycle(n: int) -> Graph:
@@ -598,28 +512,12 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> DiGraph:
     return directed
 
 
+UNDIRECTED = (cycle, star, complete, path, grid, torus, hypercube, exponential, erdos_renyi, random_geometric)
+DIRECTED = (directed_ring, directed_exponential, directed_random)
+
 #: The graphs that a name can ask for; the one place that knows the names.
 GRAPHS: Registry[Callable[..., nx.Graph]] = Registry(
-    "graph",
-    {
-        build.__name__: build
-        for build in (
-            cycle,
-            star,
-            complete,
-            path,
-            grid,
-            torus,
-            hypercube,
-            exponential,
-            erdos_renyi,
-            random_geometric,
-            directed_ring,
-            directed_exponential,
-            directed_random,
-        )
-    },
-    makes=nx.Graph,
+    "graph", {build.__name__: build for build in (*UNDIRECTED, *DIRECTED)}, makes=nx.Graph
 )
 
 
@@ -649,35 +547,8 @@ def from_spec(spec: str, /) -> nx.Graph:
     >>> p2p.graphs.from_spec("hypercube:3").number_of_edges()
     12
     """
-    name, arguments = arguments_of(spec)
+    name, arguments = arguments_of(GRAPHS, spec)
     return GRAPHS.make(name, **arguments)
-
-
-def arguments_of(spec: str, /) -> tuple[str, dict[str, int | float]]:
-    """The name in a text that `from_spec` takes, and the arguments by name, checked."""
-    name, sizes = named_in(spec)
-    words = [word.strip() for word in sizes.split(",")] if sizes and sizes.strip() else []
-    parameters = parameters_of(GRAPHS[name])
-    values = {}
-    for word, (parameter, text) in zip(words, _assigned(words, parameters), strict=True):
-        if parameter not in parameters or parameter in values:
-            raise InputError(f"{spec!r}: cannot place {word!r}; write {_usage(name)}")
-        values[parameter] = _number(spec, parameter, text, parameters[parameter].annotation)
-    if missing := [p for p in required(parameters) if p not in values]:
-        raise InputError(f"{spec!r} lacks {', '.join(missing)}; write {_usage(name)}")
-    return name, values
-
-
-def named_in(spec: str, /) -> tuple[str, str | None]:
-    """The name in a text that `from_spec` takes, and what follows its colon; None if nothing does.
-
-    Of two words the first is a name in `GRAPHS`, or both are ``module:Name`` if the second is an identifier. Of three
-    words, the first two are.
-    """
-    name, *rest = (part.strip() for part in spec.split(":"))
-    if len(rest) == 2 or (len(rest) == 1 and name not in GRAPHS and rest[0].isidentifier()):
-        name = f"{name}:{rest.pop(0)}"
-    return name, ":".join(rest) if rest else None
 
 
 def sized(spec: object, agents: int, /) -> str:
@@ -690,39 +561,10 @@ def sized(spec: object, agents: int, /) -> str:
     agents
         Q, the number of agents.
     """
-    name, sizes = named_in(str(spec))
+    name, sizes = named_in(GRAPHS, str(spec))
     if sizes is not None or not required(parameters_of(GRAPHS[name])):
         return str(spec)
     return f"{name}:{agents}"
-
-
-def _assigned(words: list[str], parameters: Mapping[str, inspect.Parameter]) -> Iterator[tuple[str, str]]:
-    """Pair each word of a spec with its parameter: by position, or by name where it has an =."""
-    positions = iter(required(parameters))
-    for word in words:
-        before, equals, after = (part.strip() for part in word.partition("="))
-        yield (before, after) if equals else (next(positions, ""), word)
-
-
-def required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
-    """The names of those without a default."""
-    return [name for name, p in parameters.items() if p.default is p.empty]
-
-
-def _usage(name: str) -> str:
-    parameters = parameters_of(GRAPHS[name])
-    needed = required(parameters)
-    optional = [f"[,{p}=…]" for p in parameters if p not in needed]
-    return f"{name}:{','.join(needed)}{''.join(optional)}"
-
-
-def _number(spec: str, parameter: str, text: str, annotation: object) -> int | float:
-    kinds = {"int": (int,), "float": (float,)}.get(getattr(annotation, "__name__", str(annotation)), (int, float))
-    for kind in kinds:
-        with suppress(ValueError):
-            return kind(text)
-    wanted = "a whole number" if kinds == (int,) else "a number"
-    raise InputError(f"{spec!r}: {parameter} is {wanted}, got {text!r}")
 
 
 def _at_least_one(function: str, **sizes: int) -> None:
