@@ -20,6 +20,7 @@ import ntkp2p
 from ntkp2p import DivergedError, NoSteadyStateError, cli, schedules
 from ntkp2p.base.errors import InputError, InputTypeError, MissingPackageError, NotConvergedError
 from ntkp2p.base.files import replacing
+from ntkp2p.cli import output
 
 TOML = """
 rounds = 20
@@ -189,7 +190,7 @@ def interrupted(monkeypatch):
         def progress(*, shown):
             yield lambda what, *step: signal.raise_signal(signal.SIGINT) if what == label else None
 
-        monkeypatch.setattr(cli, "_progress", progress)
+        monkeypatch.setattr(output, "progress", progress)
 
     return at
 
@@ -540,7 +541,7 @@ def test_an_unstable_run_blames_a_single_matrix_only(mixing, capsys):
     }
     predicted = SimpleNamespace(dataset=SimpleNamespace(attrs=facts), stable=False)
     run = SimpleNamespace(mixing=schedules.periodic([W]) if mixing == "schedule" else W)
-    cli._flag(run, {"rounds": predicted})
+    output.flag(run, {"rounds": predicted})
     said = capsys.readouterr().err
     assert ("the mixing matrix alone has 3" in said) == (mixing != "schedule")
     assert ("stable below step_size = 0.5" in said) == (mixing == "schedule")

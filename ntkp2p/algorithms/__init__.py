@@ -7,11 +7,17 @@ from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
 from ntkp2p.algorithms.local_sgd import LocalSGD
 from ntkp2p.algorithms.push_sum import PushSum
 from ntkp2p.algorithms.sparse_push import CHOCO, SkewCompensatedSparsePush, SparsePush
+from ntkp2p.base.registry import Registry
 
 #: The algorithms that a name can ask for; the one place that knows the names.
-ALGORITHMS: dict[str, type[Algorithm]] = {
-    build.__name__: build for build in (DGD, CTA, ATC, LocalSGD, PushSum, SparsePush, SkewCompensatedSparsePush, CHOCO)
-}
+ALGORITHMS: Registry[type[Algorithm]] = Registry(
+    "algorithm",
+    {
+        build.__name__: build
+        for build in (DGD, CTA, ATC, LocalSGD, PushSum, SparsePush, SkewCompensatedSparsePush, CHOCO)
+    },
+    makes=Algorithm,
+)
 
 __all__ = [
     "ALGORITHMS",

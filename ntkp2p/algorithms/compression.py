@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.base.checks import is_number, must_be_share
 from ntkp2p.base.errors import InputError, InputTypeError
+from ntkp2p.base.registry import Registry
 
 #: Bits of a number that is sent as a float32, and of the place of one of few.
 VALUE, PLACE = 32, 16
@@ -241,7 +242,9 @@ class RandomK(Compressor):
 
 
 #: The compressors that a name can ask for; the one place that knows the names.
-COMPRESSORS: dict[str, type[Compressor]] = {"top_k": TopK, "random_k": RandomK}
+COMPRESSORS: Registry[type[Compressor]] = Registry(
+    "compression", {"top_k": TopK, "random_k": RandomK}, makes=Compressor
+)
 
 
 def is_compressor(part: Any, /) -> bool:

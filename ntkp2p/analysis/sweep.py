@@ -29,6 +29,7 @@ from ntkp2p.base.checks import whole
 from ntkp2p.base.devices import free_memory
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.files import netcdf_engine, writable
+from ntkp2p.base.registry import sources_in
 from ntkp2p.base.workers import Answers, Failure, locally, on_cluster, processors
 from ntkp2p.kernels import Features
 from ntkp2p.runs.comparison import SOURCES, Comparison
@@ -143,7 +144,7 @@ def sweep(
     out
         The folder of the results, made if it does not exist: one netCDF file for each cell, like `Comparison.dataset`.
         A cell whose file is there is not computed again. A file is told by the whole experiment, with checksums of its
-        data and mixing, so that a changed one is another cell.
+        data and mixing and of the modules of your own that it names, so that a changed one is another cell.
     train
         Whether to train the networks, too. Of cells that have been predicted only, both are then computed.
     workers
@@ -336,8 +337,9 @@ def _cell(tables: Mapping[str, Any], folder: Path, settings: dict[str, Any], tra
         return _Cell(settings, filled, folder, train, _checksum(filled), failure=Failure.of(error).reason)
     facts = run.describe()
     tests = [zlib.crc32(np.ascontiguousarray(x).tobytes()) for x in (run.data.test_inputs, run.data.test_targets)]
-    kernel = _checksum(*(filled.get(name) for name in KERNEL), facts["data"], facts["split"])
-    return _Cell(settings, filled, folder, train, _checksum(filled, facts, tests), kernel)
+    described = [filled.get(name) for name in KERNEL]
+    kernel = _checksum(*described, facts["data"], facts["split"], sources_in(described))
+    return _Cell(settings, filled, folder, train, _checksum(filled, facts, tests, sources_in(filled)), kernel)
 
 
 def _set(tables: dict[str, Any], name: str, value: Any) -> None:

@@ -4,9 +4,12 @@ from ntkp2p.asynchrony.clocks import Clock, Deterministic, Exponential, Trace, W
 from ntkp2p.asynchrony.events import Ages, Events, Kind, Steps
 from ntkp2p.asynchrony.gossip import AsynchronousGossip
 from ntkp2p.asynchrony.staleness import ByUser, Staleness, expected_staleness, gossip_rate_for, staleness
+from ntkp2p.base.registry import Registry
 
 #: The clocks that a name can ask for; the one place that knows the names.
-CLOCKS: dict[str, type[Clock]] = {"exponential": Exponential, "deterministic": Deterministic, "weibull": Weibull}
+CLOCKS: Registry[type[Clock]] = Registry(
+    "clock", {"exponential": Exponential, "deterministic": Deterministic, "weibull": Weibull}, makes=Clock
+)
 
 __all__ = [
     "CLOCKS",

@@ -1,7 +1,7 @@
 """Argument checks: lookup by name with a suggestion, and numbers within bounds."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -39,12 +39,16 @@ def lookup(table: Mapping[str, Value], name: object, kind: str) -> Value:
     """
     if isinstance(name, str) and name in table:
         return table[name]
-    lower = {key.lower(): key for key in table}
-    close = difflib.get_close_matches(str(name).lower(), lower, n=1)
-    hint = f" (did you mean {lower[close[0]]!r}?)" if close else ""
     # A CSV file may have hundreds of columns; the message stays one line.
     known = ", ".join(islice(table, 20)) + (", …" if len(table) > 20 else "")
-    raise InputError(f"unknown {kind} {name!r}{hint}; known: {known}")
+    raise InputError(f"unknown {kind} {name!r}{suggestion(name, table)}; known: {known}")
+
+
+def suggestion(name: object, known: Iterable[str], /) -> str:
+    """The known name closest to `name`, as a question to append to a message; empty if none is close."""
+    lower = {key.lower(): key for key in known}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    return f" (did you mean {lower[close[0]]!r}?)" if close else ""
 
 
 def is_number(value: Any, /) -> bool:

@@ -12,7 +12,7 @@ NTK parameterisation expects. A user's own CSV or NPZ is left as it is.
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from numbers import Real
 from os import PathLike
 from pathlib import Path
@@ -23,6 +23,7 @@ from jaxtyping import Float64, Int64
 
 from ntkp2p.base.checks import Count, lookup, whole
 from ntkp2p.base.errors import InputError
+from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.data.datasets import Dataset, as_numbers, check_finite, plural
 from ntkp2p.data.readers import csv_columns, digits_images, existing, idx_pair, mnist_images, npz_arrays
 
@@ -33,7 +34,7 @@ def load(name: str, /, **options: Any) -> Dataset:
     Parameters
     ----------
     name
-        One of `DATASETS`.
+        One of `DATASETS`, or ``"package.module:Name"``: a function of your own that returns a `Dataset`.
     **options
         What the data set takes; the ones marked * must be given.
 
@@ -69,15 +70,14 @@ def load(name: str, /, **options: Any) -> Dataset:
     >>> p2p.data.load("mnist", classes=(0, 1), samples=20, test_samples=10)
     Dataset('mnist': 20 training + 10 test samples, inputs (28, 28, 1), 1 output, classes (0, 1))
     """
-    function = lookup(DATASETS, name, "data set")
-    parameters = inspect.signature(function).parameters
+    parameters = parameters_of(DATASETS[name])
     for option in options:
         lookup(parameters, option, f"option of data set {name!r}")
     required = (key for key, p in parameters.items() if p.default is inspect.Parameter.empty)
     missing = [key for key in required if key not in options]
     if missing:
         raise InputError(f"data set {name!r} needs {missing[0]}: load({name!r}, {missing[0]}=…)")
-    return function(**options)
+    return DATASETS.make(name, **options)
 
 
 def mnist(
@@ -288,14 +288,11 @@ def regression(
     )
 
 
-DATASETS: Mapping[str, Callable[..., Dataset]] = {
-    "mnist": mnist,
-    "digits": digits,
-    "idx": idx,
-    "csv": csv,
-    "npz": npz,
-    "regression": regression,
-}
+DATASETS: Registry[Callable[..., Dataset]] = Registry(
+    "data set",
+    {"mnist": mnist, "digits": digits, "idx": idx, "csv": csv, "npz": npz, "regression": regression},
+    makes=Dataset,
+)
 
 
 def _image_dataset(

@@ -4,9 +4,8 @@ How unlike the agents' data are decides how hard they must work to agree: `iid` 
 `label` gives each agent a class or two, `dirichlet` and `skew` reach everything between.
 """
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -15,8 +14,9 @@ from numbers import Real
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ntkp2p.base.checks import Count, lookup, whole
+from ntkp2p.base.checks import Count, whole
 from ntkp2p.base.errors import InputError
+from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.base.reports import html_table
 from ntkp2p.data.datasets import Dataset
 
@@ -206,7 +206,8 @@ def split(
         ``skew``      the share `skew` of each class as by ``label``, the rest as by ``iid``
         ============= ==============================================================================
 
-        Equal parts differ by one sample at most.
+        Equal parts differ by one sample at most. ``"package.module:Name"`` is a function of your own:
+        `Name(dataset, agents, rng)` returns the rows of each agent, and may take alpha or skew.
     seed
         Shuffles and draws.
     alpha
@@ -243,8 +244,8 @@ def split(
         raise InputError(
             f"{dataset.samples} samples cannot be dealt to {agents} agents: take fewer agents or more samples"
         )
-    deal = lookup(PARTITIONS, by, "partition")
-    takes = inspect.signature(deal).parameters
+    deal = PARTITIONS[by]
+    takes = parameters_of(deal)
     options = {}
     for name, value in (("alpha", alpha), ("skew", skew)):
         if name in takes and value is None:
@@ -306,12 +307,9 @@ def _skew(dataset: Dataset, agents: int, rng: np.random.Generator, *, skew: int 
     return [np.concatenate(pair) for pair in zip(chunks, fills, strict=True)]
 
 
-PARTITIONS: Mapping[str, Callable[..., list[np.ndarray]]] = {
-    "iid": _iid,
-    "label": _label,
-    "dirichlet": _dirichlet,
-    "skew": _skew,
-}
+PARTITIONS: Registry[Callable[..., list[np.ndarray]]] = Registry(
+    "partition", {"iid": _iid, "label": _label, "dirichlet": _dirichlet, "skew": _skew}
+)
 
 
 def _sorted(dataset: Dataset, rows: np.ndarray) -> np.ndarray:

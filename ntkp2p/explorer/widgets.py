@@ -33,6 +33,7 @@ from ntkp2p.base import style
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.files import replacing
 from ntkp2p.base.imports import needed
+from ntkp2p.base.specs import named_in
 from ntkp2p.base.threads import one_thread
 from ntkp2p.data import AgentData
 from ntkp2p.kernels import Features
@@ -44,6 +45,7 @@ from ntkp2p.runs.tables import as_python, as_toml
 from ntkp2p.runs.toml import tables_of, with_paths
 from ntkp2p.runs.training import DivergedError, train
 from ntkp2p.runs.trajectory import Trajectory
+from ntkp2p.topology import graphs
 from ntkp2p.topology import plots as topology_plots
 from ntkp2p.topology.graphs import from_spec, sized
 from ntkp2p.topology.matrix import usual_weights
@@ -110,7 +112,7 @@ class _Control:
         value = self._of(tables).get(self.key)
         self.widget.disabled = value is None
         if value is not None:
-            _show(self.widget, value.partition(":")[0] if self.key == "graph" else value)
+            _show(self.widget, named_in(graphs.GRAPHS, value)[0] if self.key == "graph" else value)
 
     def write(self, tables: dict[str, Any]) -> None:
         """Take over what the widget shows."""
@@ -511,7 +513,7 @@ def _placed(spec: str, agents: int) -> nx.Graph:
     graph = from_spec(sized(spec, agents))
     if not nx.get_node_attributes(graph, "pos"):
         links = graph.to_undirected()
-        place = nx.circular_layout if spec.partition(":")[0] in ROUND else nx.kamada_kawai_layout
+        place = nx.circular_layout if named_in(graphs.GRAPHS, spec)[0] in ROUND else nx.kamada_kawai_layout
         nx.set_node_attributes(graph, place(links), "pos")
     return graph
 
@@ -525,10 +527,10 @@ def _spec(name: str, agents: int) -> str:
 
 def _resized(spec: str, agents: int) -> str:
     """The graph of a table for so many agents, with what else it was asked for by."""
-    name, colon, sizes = spec.partition(":")
+    name, sizes = named_in(graphs.GRAPHS, spec)
     if "{rows}" in GRAPHS.get(name, "") or "{dimension}" in GRAPHS.get(name, ""):
         return _spec(name, agents)
-    return ",".join([f"{name}:{agents}", *sizes.split(",")[1:]]) if colon else spec
+    return spec if sizes is None else ",".join([f"{name}:{agents}", *sizes.split(",")[1:]])
 
 
 def _show(widget: Any, value: Any) -> None:

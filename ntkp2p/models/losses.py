@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntkp2p.base.errors import InputError
+from ntkp2p.base.registry import Registry
+
 Loss = Callable[[Float[Array, "*rows C"], Float[Array, "*rows C"]], Float[Array, "*rows"]]
 
 
@@ -30,8 +33,22 @@ def cross_entropy(outputs: Float[Array, "*rows C"], targets: Float[Array, "*rows
     return -jnp.sum(jnp.where(right, jax.nn.log_softmax(outputs), 0), axis=-1)
 
 
-#: The losses that an experiment can name.
-LOSSES: dict[str, Loss] = {"squared": squared, "cross_entropy": cross_entropy}
+#: The losses that a name can ask for; the one place that knows the names.
+LOSSES: Registry[Loss] = Registry("loss", {"squared": squared, "cross_entropy": cross_entropy})
+
+
+def must_be_loss(name: str, /, *, outputs: int) -> None:
+    """Refuse an unknown name, and a function of the user's own that does not return one value for each row."""
+    loss = LOSSES[name]
+    if name in LOSSES:
+        return
+    rows = jax.ShapeDtypeStruct((2, 3, outputs), jnp.float32)
+    found = getattr(jax.eval_shape(loss, rows, rows), "shape", None)
+    if found != (2, 3):
+        raise InputError(
+            f"the loss {name!r} returns shape {found} for outputs of shape {rows.shape}: it must return one value for "
+            "each row, shape (2, 3), since the mean over an agent's samples is taken afterwards"
+        )
 
 
 def name_classes(targets: Float[np.ndarray, "rows C"], /) -> bool:

@@ -15,17 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.precision import in_float64
+from ntkp2p.base.registry import Registry
 from ntkp2p.models import threefry
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "erf": jax.scipy.special.erf,
-    "tanh": jnp.tanh,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
+ACTIVATIONS: Registry[Callable[[Array], Array]] = Registry(
+    "activation",
+    {
+        "relu": jax.nn.relu,
+        "erf": jax.scipy.special.erf,
+        "tanh": jnp.tanh,
+        "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    },
+)
 
 #: The activations whose kernels at infinite width are known in closed form.
 ANALYTIC = ("relu", "erf", "gelu")
@@ -487,7 +490,7 @@ def _describe(
     """Check a network's description; its name, and what its kernels depend on."""
     infinite = isinstance(size, float) and size == math.inf
     scales = check_in_words(weight_std, bias_std, outputs, **({} if infinite else {size_name: size}), depth=depth)
-    lookup(ACTIVATIONS, activation, "activation")
+    ACTIVATIONS[activation]  # refuses an unknown one
     if infinite and activation not in ANALYTIC:
         raise InputError(
             f"{activation} has no analytic kernel at infinite width: use {' or '.join(ANALYTIC)}, "

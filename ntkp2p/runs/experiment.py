@@ -27,7 +27,7 @@ from ntkp2p.data import AgentData
 from ntkp2p.dynamics.timetable import flow_time_of_a_round, has_flow
 from ntkp2p.kernels import Features, infinite_features
 from ntkp2p.models import NETWORKS, Model, Network, prepare
-from ntkp2p.models.losses import LOSSES, name_classes
+from ntkp2p.models.losses import must_be_loss, name_classes
 from ntkp2p.runs.toml import algorithm_from, call, checked, mixing_from, named, tables_of, take, with_paths
 from ntkp2p.topology import Schedule, validate_mixing
 
@@ -56,8 +56,9 @@ class Experiment:
     record
         How many rounds are recorded, evenly spaced from 0 to K, or the rounds themselves.
     loss
-        What the agents minimise and the measures report: "squared" error, or the "cross_entropy" of classes, the
-        outputs being logits. Only the former has a closed form; the latter is predicted step by step.
+        What the agents minimise and the measures report: "squared" error, the "cross_entropy" of classes, the outputs
+        being logits, or ``"package.module:Name"``, a function of your own such as `ntkp2p.models.losses.squared`. Only
+        squared error has a closed form; the others are predicted step by step.
     batch_size
         So many samples, drawn without replacement by every agent in every round anew, are what a gradient is of; by
         default all of the agent's. A prediction is then of the mean over these draws.
@@ -106,7 +107,7 @@ class Experiment:
     algorithm: Algorithm
     rounds: int
     record: int | Sequence[int] = 50
-    loss: Literal["squared", "cross_entropy"] = "squared"
+    loss: str = "squared"
     batch_size: int | None = None
     kernel: Literal["exact", "shared"] = "exact"
     kernel_rtol: float | None = None
@@ -129,7 +130,7 @@ class Experiment:
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             if not whole or not least <= value < 2**31:
                 raise InputError(f"{name} must be a whole number ≥ {least} and below 2³¹, found {value!r}")
-        lookup(LOSSES, self.loss, "loss")
+        must_be_loss(self.loss, outputs=self.data.outputs)
         if self.loss == "cross_entropy":
             _must_have_classes(self.data)
         if self.batch_size is not None:
@@ -285,7 +286,9 @@ class Experiment:
         ----------
         path
             A file with the fields of this class, `model`, `data`, `split`, `mixing` and `algorithm` being tables;
-            the README shows one. Paths in it are relative to its folder.
+            the README shows one. Paths in it are relative to its folder. Wherever it names a choice, such as an
+            algorithm or a graph, ``"package.module:Name"`` is one from a module of your own, which is imported as
+            Python finds it, in its path and not in the file's folder.
 
         Raises
         ------
@@ -332,7 +335,7 @@ class Experiment:
         name = take(source, "data", "name")
         data = call(datasets.load, "data", source, name).split(**checked(datasets.split, tables["split"], "split"))
         return cls(
-            model=named(NETWORKS, tables["model"], "model"),
+            model=named(NETWORKS, tables["model"]),
             data=data,
             mixing=mixing_from(with_paths(tables["mixing"], folder), data.agents, tables["rounds"]),
             algorithm=algorithm_from(tables["algorithm"]),

@@ -3,8 +3,10 @@
 One description, three uses: it is run, it is a file for the command line, and it is a program to go on from.
 """
 
+import ast
 import inspect
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,21 +14,14 @@ import tomli_w
 
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS
 from ntkp2p.asynchrony import CLOCKS
-from ntkp2p.base.checks import lookup
-from ntkp2p.base.errors import InputTypeError
-from ntkp2p.topology.graphs import from_spec, sized
-from ntkp2p.topology.matrix import usual_weights
+from ntkp2p.base.errors import InputError, InputTypeError
+from ntkp2p.base.registry import Registry, in_order, parameters_of
+from ntkp2p.base.specs import arguments_of, required
+from ntkp2p.models import NETWORKS
+from ntkp2p.runs.toml import LATE
+from ntkp2p.topology.graphs import GRAPHS, from_spec, sized
 from ntkp2p.topology.schedules import SCHEDULES
-
-#: How Python calls a graph's weights; {} is the graph.
-WEIGHTS = {
-    "metropolis": "p2p.metropolis({})",
-    "max_degree": "p2p.max_degree({})",
-    "best_constant": "p2p.best_constant({})",
-    "lazy_metropolis": "p2p.lazy(p2p.metropolis({}))",
-    "fastest_mixing": "p2p.fastest_mixing({})",
-    "push": "p2p.push_weights({})",
-}
+from ntkp2p.topology.weights import WEIGHTS, usual_name
 
 
 def as_toml(tables: Mapping[str, Any], /) -> str:
@@ -59,7 +54,8 @@ def as_python(tables: Mapping[str, Any], /) -> str:
     Returns
     -------
     source
-        Which begins with its only import, and calls nothing but this package's public functions.
+        It imports this package, calls its public functions only, and imports the modules of the choices that the
+        tables name as ``"package.module:Name"``.
 
     Raises
     ------
@@ -67,17 +63,24 @@ def as_python(tables: Mapping[str, Any], /) -> str:
         For tables of which `Experiment.from_dict` makes none.
     """
     tables, agents = dict(tables), tables["split"]["agents"]
-    data, model = dict(tables.pop("data")), dict(tables.pop("model"))
+    data = dict(tables.pop("data"))
     split = _call("split", **tables.pop("split"))
     fields = {
-        "model": _call(f"p2p.models.{model.pop('name')}", **model),
+        "model": _made(NETWORKS, "p2p.models", dict(tables.pop("model"))),
         "data": f"{_call('p2p.data.load', repr(data.pop('name')), **data)}.{split}",
         "mixing": _mixing(dict(tables.pop("mixing")), agents, tables["rounds"]),
         "algorithm": _algorithm(dict(tables.pop("algorithm"))),
         **{name: _literal(value) for name, value in tables.items()},
     }
     lines = "".join(f"    {name}={source},\n" for name, source in fields.items())
-    return f"import ntkp2p as p2p\n\nexperiment = p2p.Experiment(\n{lines})\n"
+    experiment = f"experiment = p2p.Experiment(\n{lines})\n"
+    return "\n".join(["import ntkp2p as p2p", *(f"import {m}" for m in _modules(experiment)), "", experiment])
+
+
+def _modules(source: str) -> list[str]:
+    """The modules of the user's own that source calls functions of."""
+    called = (ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return sorted({name.rpartition(".")[0] for name in called if re.fullmatch(r"(?!p2p\.)(\w+\.)+\w+", name)})
 
 
 class _Source(str):
@@ -86,6 +89,20 @@ class _Source(str):
 
 def _call(function: str, /, *first: str, **named: Any) -> _Source:
     return _Source(f"{function}({', '.join([*first, *(f'{name}={_literal(v)}' for name, v in named.items())])})")
+
+
+def _made(registry: Registry, package: str, entries: dict[str, Any], *, key: str = "name") -> _Source:
+    """A call of a choice, which is known by its own name in one of our packages, with the other entries."""
+    name = entries.pop(key)
+    function = _function(registry, package, name)
+    first, others = in_order(registry[name], entries)
+    return _call(function, *map(_literal, first), **others)
+
+
+def _function(registry: Registry, package: str, name: str) -> str:
+    if name.startswith(("p2p.", "p2p:")):
+        raise InputError(f"{name} cannot be written as Python, where p2p is ntkp2p: give its module another name")
+    return f"{package}.{registry[name].__name__}" if name in registry else name.replace(":", ".")
 
 
 def _literal(value: Any) -> str:
@@ -100,17 +117,10 @@ def _literal(value: Any) -> str:
 
 def _algorithm(entries: dict[str, Any]) -> _Source:
     delays = {late: entries.pop(key) for key, late in LATE.items() if key in entries}
-    name = entries.pop("name")
     if isinstance(entries.get("compression"), Mapping):
-        by = dict(entries["compression"])
-        kind = lookup(COMPRESSORS, by.pop("name"), "compression")
-        entries["compression"] = _call(f"p2p.{kind.__name__}", **by)
-    algorithm = _call(f"p2p.{lookup(ALGORITHMS, name, 'algorithm').__name__}", **entries)
+        entries["compression"] = _made(COMPRESSORS, "p2p", dict(entries["compression"]))
+    algorithm = _made(ALGORITHMS, "p2p", entries)
     return _call("p2p.Delayed", algorithm, **delays) if delays else algorithm
-
-
-#: What a table and Python call it when an algorithm's gradients or messages are late.
-LATE = {"gradient_delay": "gradients", "message_delay": "messages"}
 
 
 def _mixing(entries: dict[str, Any], agents: int, rounds: int) -> _Source:
@@ -118,15 +128,14 @@ def _mixing(entries: dict[str, Any], agents: int, rounds: int) -> _Source:
         return _asynchronous(entries, agents, rounds)
     if "schedule" not in entries:
         return _unscheduled(entries, agents)
-    name = entries.pop("schedule")
-    parameters = inspect.signature(lookup(SCHEDULES, name, "schedule")).parameters
+    parameters = parameters_of(SCHEDULES[entries["schedule"]])
     if "mixing" in parameters:
         sources = {key: entries.pop(key) for key in ("file", "files", "graph", "weights") if key in entries}
         entries = {"mixing": _unscheduled(sources, agents), **entries}
     if "graph" in entries:
         entries["graph"] = _graph(entries["graph"], agents)
     entries |= {key: value for key, value in {"agents": agents, "rounds": rounds}.items() if key in parameters}
-    return _call(f"p2p.schedules.{name}", **entries)
+    return _made(SCHEDULES, "p2p.schedules", entries, key="schedule")
 
 
 def _unscheduled(entries: dict[str, Any], agents: int) -> _Source:
@@ -139,13 +148,18 @@ def _unscheduled(entries: dict[str, Any], agents: int) -> _Source:
 
 def _weighted(spec: str, weights: str | None, agents: int) -> _Source:
     if weights is None:
-        weights = usual_weights(from_spec(sized(spec, agents))).removesuffix("_weights")
-    return _Source(lookup(WEIGHTS, weights, "weights").format(_graph(spec, agents)))
+        weights = usual_name(from_spec(sized(spec, agents)))
+    if weights in WEIGHTS and weights.startswith("lazy_"):
+        return _call("p2p.lazy", _weighted(spec, weights.removeprefix("lazy_"), agents))
+    return _call(_function(WEIGHTS, "p2p", weights), _graph(spec, agents))
 
 
 def _graph(spec: str, agents: int) -> _Source:
-    name, _, sizes = sized(spec, agents).partition(":")
-    return _call(f"p2p.graphs.{name.strip()}", *(word.strip() for word in sizes.split(",")))
+    name, arguments = arguments_of(GRAPHS, sized(spec, agents))
+    parameters = parameters_of(GRAPHS[name])
+    sizes = [p for p in required(parameters) if parameters[p].kind is not inspect.Parameter.KEYWORD_ONLY]
+    function = _function(GRAPHS, "p2p.graphs", name)
+    return _call(function, *(_literal(arguments.pop(size)) for size in sizes), **arguments)
 
 
 def _asynchronous(entries: dict[str, Any], agents: int, rounds: int) -> _Source:
@@ -168,7 +182,7 @@ def _clocks(entries: Mapping[str, Any] | list, agents: int) -> _Source:
     entries = dict(entries)
     if "trace" in entries:
         return _call("p2p.clocks.load_trace", repr(entries["trace"]), str(agents))
-    return _call(f"p2p.clocks.{lookup(CLOCKS, entries.pop('clock'), 'clock').__name__}", **entries)
+    return _made(CLOCKS, "p2p.clocks", entries, key="clock")
 
 
 def _list(sources: Iterable[str]) -> _Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS, Algorithm, Delayed
 from ntkp2p.asynchrony import CLOCKS, AsynchronousGossip, Events, load_trace
 from ntkp2p.base.checks import lookup, whole
 from ntkp2p.base.errors import InputError
+from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.topology import Schedule, load_mixing, schedules
 from ntkp2p.topology.graphs import from_spec, sized
 from ntkp2p.topology.weights import from_graph
@@ -40,19 +40,23 @@ def tables_of(path: str | os.PathLike[str], /) -> tuple[dict[str, Any], Path]:
         raise InputError(f"{path} is not TOML: {error}") from error
 
 
-def named(table: Mapping[str, Callable], entries: Mapping[str, Any], kind: str) -> Any:
-    entries = dict(entries)
-    build = lookup(table, take(entries, kind, "name"), kind)
-    return build(**checked(build, entries, kind))
+def named(registry: Registry, entries: Mapping[str, Any], *, table: str | None = None, key: str = "name") -> Any:
+    """What a table describes: the choice under `key`, made with the other entries."""
+    entries, table = dict(entries), table or registry.kind
+    name = take(entries, table, key)
+    return registry.make(name, **checked(registry[name], entries, table))
+
+
+#: The keys of [algorithm] for late gradients and messages, and what `Delayed` calls them.
+LATE = {"gradient_delay": "gradients", "message_delay": "messages"}
 
 
 def algorithm_from(entries: Mapping[str, Any]) -> Algorithm:
-    keys = {"gradient_delay": "gradients", "message_delay": "messages"}
-    delays = {keys[key]: whole(value, key, least=0) for key, value in entries.items() if key in keys}
-    entries = {key: value for key, value in entries.items() if key not in keys}
+    delays = {LATE[key]: whole(value, key, least=0) for key, value in entries.items() if key in LATE}
+    entries = {key: value for key, value in entries.items() if key not in LATE}
     if isinstance(entries.get("compression"), Mapping):
-        entries["compression"] = named(COMPRESSORS, entries["compression"], "compression")
-    algorithm = named(ALGORITHMS, entries, "algorithm")
+        entries["compression"] = named(COMPRESSORS, entries["compression"])
+    algorithm = named(ALGORITHMS, entries)
     return Delayed(algorithm, **delays) if delays else algorithm
 
 
@@ -64,9 +68,7 @@ def take(entries: dict[str, Any], table: str, key: str) -> Any:
 
 def checked(function: Callable, entries: Mapping[str, Any], table: str) -> dict[str, Any]:
     """The entries, if they are all parameters of the function and none of its required ones is missing."""
-    parameters = {
-        name: p for name, p in inspect.signature(function).parameters.items() if name not in ("dataset", "self")
-    }
+    parameters = {name: p for name, p in parameters_of(function).items() if name not in ("dataset", "self")}
     for key in entries:
         lookup(parameters, key, f"key in [{table}]")
     for name, parameter in parameters.items():
@@ -102,13 +104,13 @@ def with_paths(entries: Mapping[str, Any], folder: Path, /) -> dict[str, Any]:
 # What mixing is made of, and what a schedule may ask for beside it; the run knows the agents and the rounds.
 _SOURCES = ("file", "files", "graph", "weights")
 _ASKED = {
-    key: tuple(name for name, build in schedules.SCHEDULES.items() if key in inspect.signature(build).parameters)
+    key: tuple(name for name, build in schedules.SCHEDULES.items() if key in parameters_of(build))
     for key in ("seed", "probability", "agent", "leaves", "returns", "stochastic")
 }
 
 
 #: What agents with clocks of their own are described by, beside the graph and its weights.
-_CLOCKED = [name for name in inspect.signature(AsynchronousGossip).parameters if name not in ("users", "weight")]
+_CLOCKED = [name for name in parameters_of(AsynchronousGossip) if name not in ("users", "weight")]
 
 
 def mixing_from(
@@ -116,10 +118,10 @@ def mixing_from(
 ) -> np.ndarray | Schedule | Events | AsynchronousGossip:
     if "scheme" in entries:
         return _asynchronous(entries, agents, rounds)
-    for key in entries:
-        lookup(dict.fromkeys((*_SOURCES, "schedule", *_ASKED)), key, "key in [mixing]")
     if "schedule" in entries:
         return _schedule(entries, agents, rounds)
+    for key in entries:
+        lookup(dict.fromkeys((*_SOURCES, "schedule", *_ASKED)), key, "key in [mixing]")
     for key in entries:
         if key in _ASKED:
             names = " or ".join(f'"{name}"' for name in _ASKED[key])
@@ -177,15 +179,15 @@ def _clocks(entries: Any, name: str, agents: int) -> Any:
         raise InputError(f'{name} in [mixing] must be {{clock = "exponential", rate = 1.0}}, found {entries!r}')
     if set(entries) == {"trace"}:
         return load_trace(entries["trace"], agents)
-    entries = dict(entries)
-    build = lookup(CLOCKS, take(entries, f"mixing.{name}", "clock"), "clock")
-    return build(**checked(build, entries, f"mixing.{name}"))
+    return named(CLOCKS, entries, table=f"mixing.{name}", key="clock")
 
 
 def _schedule(entries: dict[str, Any], agents: int, rounds: Any) -> Schedule:
     name, given = entries["schedule"], {k: v for k, v in entries.items() if k != "schedule"}
-    build = lookup(schedules.SCHEDULES, name, "schedule")
-    parameters = inspect.signature(build).parameters
+    build = schedules.SCHEDULES[name]
+    parameters = parameters_of(build)
+    for key in given:
+        lookup(dict.fromkeys((*_SOURCES, *_ASKED, *parameters)), key, "key in [mixing]")
     if "mixing" in parameters:
         given["mixing"] = _unscheduled({key: given.pop(key) for key in _SOURCES if key in given}, agents)
     for key, value in given.items():
@@ -196,7 +198,7 @@ def _schedule(entries: dict[str, Any], agents: int, rounds: Any) -> Schedule:
         given["graph"] = from_spec(sized(given["graph"], agents))
     run = {"agents": agents, "rounds": whole(rounds, "rounds", least=1)}
     given |= {key: value for key, value in run.items() if key in parameters}
-    return build(**checked(build, given, "mixing"))
+    return schedules.SCHEDULES.make(name, **checked(build, given, "mixing"))
 
 
 def _number(value: Any, name: str, kind: Any) -> Any:

@@ -14,104 +14,19 @@ Graph(star:4, 4 agents, 3 links)
 20
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import networkx as nx
 import numpy as np
 
-from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
-from ntkp2p.base.reports import html_table, picture
+from ntkp2p.base.registry import Registry, parameters_of
+from ntkp2p.base.specs import arguments_of, named_in, required
+from ntkp2p.topology.graph import DiGraph, Graph
 from ntkp2p.topology.weights import links_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 AnyGraph = TypeVar("AnyGraph", bound=nx.Graph)
-
-
-class _Shown:
-    """How a graph of agents reads and looks."""
-
-    #: What `from_spec` builds it from; empty for what was made of other graphs, or copied.
-    spec: str = ""
-
-    @classmethod
-    def of(cls: Any, graph: nx.Graph, spec: str, /) -> Any:
-        """Another networkx graph, copied, with its specification.
-
-        Parameters
-        ----------
-        graph
-            Of the same kind, directed or not.
-        spec
-            What `from_spec` builds it from.
-        """
-        made = cls(graph)
-        made.spec = spec
-        return made
-
-    def to_directed_class(self) -> type[nx.DiGraph]:
-        """What networkx makes of it where links are to have directions."""
-        return DiGraph
-
-    def to_undirected_class(self) -> type[nx.Graph]:
-        """What networkx makes of it where links are to go both ways."""
-        return Graph
-
-    def plot(self: Any, mixing: Any = None, /, *, ax: "Axes | None" = None) -> "Axes":
-        """Draw the agents and their links.
-
-        Parameters
-        ----------
-        mixing
-            W, shape (Q, Q), rows in the graph's node order: links are then as broad as their weights, and agents as
-            large as their self-weights. By default all are alike.
-        ax
-            Where to draw; by default new axes.
-
-        Returns
-        -------
-        Axes
-            Of more than 100 agents or 1,500 links there is but a note on it.
-
-        Raises
-        ------
-        ValueError
-            If the matrix has another shape.
-        """
-        from ntkp2p.topology import plots
-
-        W = None if mixing is None else np.asarray(mixing, float)
-        if W is not None and W.shape != (len(self), len(self)):
-            raise InputError(f"mixing has shape {W.shape} and the graph {len(self)} agents: give it a row for each")
-        return plots.graph(self, W, ax=ax)
-
-    def __repr__(self: Any) -> str:
-        spec = f"{self.spec}, " if self.spec else ""
-        links = "directed links" if self.is_directed() else "links"
-        return f"{type(self).__name__}({spec}{len(self)} agents, {self.number_of_edges()} {links})"
-
-    def __str__(self) -> str:
-        return repr(self)
-
-    def _repr_html_(self: Any) -> str:
-        degrees = [degree for _, degree in (self.out_degree if self.is_directed() else self.degree)]
-        rows = [("agents", len(self)), ("links", self.number_of_edges()), ("directed", self.is_directed())]
-        if degrees:
-            rows.append(("neighbours of an agent", f"{min(degrees)} to {max(degrees)}"))
-        drawn = picture(self.plot, size=(2.6, 2.6)) if len(self) else ""
-        return html_table([self.spec or type(self).__name__, ""], rows) + drawn
-
-
-class Graph(_Shown, nx.Graph):
-    """A networkx graph that shows itself, built as any ``networkx.Graph``: links go both ways."""
-
-
-class DiGraph(_Shown, nx.DiGraph):
-    """A networkx graph that shows itself, built as any ``networkx.DiGraph``: over u → v, u sends to v."""
 
 
 def cycle(n: int) -> Graph:
@@ -597,39 +512,28 @@ def one_way(graph: nx.Graph, share: float, *, seed: int = 0) -> DiGraph:
     return directed
 
 
+UNDIRECTED = (cycle, star, complete, path, grid, torus, hypercube, exponential, erdos_renyi, random_geometric)
+DIRECTED = (directed_ring, directed_exponential, directed_random)
+
 #: The graphs that a name can ask for; the one place that knows the names.
-GRAPHS: Mapping[str, Callable[..., Graph | DiGraph]] = {
-    build.__name__: build
-    for build in (
-        cycle,
-        star,
-        complete,
-        path,
-        grid,
-        torus,
-        hypercube,
-        exponential,
-        erdos_renyi,
-        random_geometric,
-        directed_ring,
-        directed_exponential,
-        directed_random,
-    )
-}
+GRAPHS: Registry[Callable[..., nx.Graph]] = Registry(
+    "graph", {build.__name__: build for build in (*UNDIRECTED, *DIRECTED)}, makes=nx.Graph
+)
 
 
-def from_spec(spec: str, /) -> "Graph | DiGraph":
+def from_spec(spec: str, /) -> nx.Graph:
     """Build a graph from text such as ``cycle:10`` or ``erdos_renyi:20,0.3,seed=1``.
 
     Parameters
     ----------
     spec
-        A name in `GRAPHS`, a colon, and that function's arguments separated by commas.
+        A name in `GRAPHS`, a colon, and that function's arguments separated by commas. In place of the name
+        ``package.module:Name``, a function of your own that returns a networkx graph: ``my.graphs:wheel:8``.
 
     Returns
     -------
     networkx.Graph or networkx.DiGraph
-        The graph, on the nodes 0, …, n − 1.
+        The graph; those of `GRAPHS` are on the nodes 0, …, n − 1.
 
     Raises
     ------
@@ -643,19 +547,8 @@ def from_spec(spec: str, /) -> "Graph | DiGraph":
     >>> p2p.graphs.from_spec("hypercube:3").number_of_edges()
     12
     """
-    name, _, rest = spec.partition(":")
-    name = name.strip()
-    build = lookup(GRAPHS, name, "graph")
-    words = [word.strip() for word in rest.split(",")] if rest.strip() else []
-    parameters = inspect.signature(build).parameters
-    values = {}
-    for word, (parameter, text) in zip(words, _assigned(words, parameters), strict=True):
-        if parameter not in parameters or parameter in values:
-            raise InputError(f"{spec!r}: cannot place {word!r}; write {_usage(name)}")
-        values[parameter] = _number(spec, parameter, text, parameters[parameter].annotation)
-    if missing := [p for p in _required(parameters) if p not in values]:
-        raise InputError(f"{spec!r} lacks {', '.join(missing)}; write {_usage(name)}")
-    return build(**values)
+    name, arguments = arguments_of(GRAPHS, spec)
+    return GRAPHS.make(name, **arguments)
 
 
 def sized(spec: object, agents: int, /) -> str:
@@ -668,34 +561,10 @@ def sized(spec: object, agents: int, /) -> str:
     agents
         Q, the number of agents.
     """
-    return str(spec) if ":" in str(spec) else f"{spec}:{agents}"
-
-
-def _assigned(words: list[str], parameters: Mapping[str, inspect.Parameter]) -> Iterator[tuple[str, str]]:
-    """Pair each word of a spec with its parameter: by position, or by name where it has an =."""
-    positions = iter(_required(parameters))
-    for word in words:
-        before, equals, after = (part.strip() for part in word.partition("="))
-        yield (before, after) if equals else (next(positions, ""), word)
-
-
-def _required(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
-    return [name for name, p in parameters.items() if p.default is p.empty]
-
-
-def _usage(name: str) -> str:
-    parameters = inspect.signature(GRAPHS[name]).parameters
-    required = _required(parameters)
-    optional = [f"[,{p}=…]" for p in parameters if p not in required]
-    return f"{name}:{','.join(required)}{''.join(optional)}"
-
-
-def _number(spec: str, parameter: str, text: str, kind: type) -> int | float:
-    try:
-        return kind(text)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise InputError(f"{spec!r}: {parameter} is {wanted}, got {text!r}") from None
+    name, sizes = named_in(GRAPHS, str(spec))
+    if sizes is not None or not required(parameters_of(GRAPHS[name])):
+        return str(spec)
+    return f"{name}:{agents}"
 
 
 def _at_least_one(function: str, **sizes: int) -> None:

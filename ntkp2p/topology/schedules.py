@@ -12,7 +12,7 @@ Schedule(8 agents, periodic over 3 rounds, 3 matrices)
 array([0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125])
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import networkx as nx
@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 
 from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
+from ntkp2p.base.registry import Registry
 from ntkp2p.topology.matrix import square_matrix, symmetric
 from ntkp2p.topology.spectrum import TOLERANCE
 from ntkp2p.topology.weights import adjacency
@@ -410,9 +411,14 @@ def absence(
 
 
 #: The schedules that a name can ask for; the one place that knows the names.
-SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
-    build.__name__: build for build in (one_peer_exponential, rotating_ring, random_matchings, failing_links, absence)
-}
+SCHEDULES: Registry[Callable[..., Schedule]] = Registry(
+    "schedule",
+    {
+        build.__name__: build
+        for build in (one_peer_exponential, rotating_ring, random_matchings, failing_links, absence)
+    },
+    makes=Schedule,
+)
 
 
 def _averaging_pairs(links: Int[np.ndarray, "E 2"], agents: int) -> Float[np.ndarray, "Q Q"]:

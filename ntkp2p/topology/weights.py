@@ -13,7 +13,7 @@ array([[0.667, 0.333, 0.   ],
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from numbers import Real
 
 import networkx as nx
@@ -22,9 +22,9 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array, diags_array
 
-from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError, InputTypeError, NotConvergedError
 from ntkp2p.base.imports import needed
+from ntkp2p.base.registry import Registry
 from ntkp2p.topology.matrix import square_matrix, usual_weights
 
 # Weights of links that a solver finds smaller than this are none.
@@ -335,20 +335,36 @@ def _lazy_metropolis(graph: nx.Graph) -> Float[np.ndarray, "Q Q"]:
     return lazy(metropolis(graph))
 
 
-#: The weights that a name can ask for; the one place that knows the names.
-WEIGHTS: Mapping[str, Callable[[nx.Graph], np.ndarray]] = {
-    "metropolis": metropolis,
-    "max_degree": max_degree,
-    "best_constant": best_constant,
-    "lazy_metropolis": _lazy_metropolis,
-    "fastest_mixing": fastest_mixing,
-    "push": push_weights,
-}
+#: The weights that a name can ask for; the one place that knows the names. ``lazy_NAME`` is `lazy` of those of NAME.
+WEIGHTS: Registry[Callable[[nx.Graph], np.ndarray]] = Registry(
+    "weights",
+    {
+        "metropolis": metropolis,
+        "max_degree": max_degree,
+        "best_constant": best_constant,
+        "lazy_metropolis": _lazy_metropolis,
+        "fastest_mixing": fastest_mixing,
+        "push": push_weights,
+    },
+)
 
 
 def from_graph(graph: nx.Graph, weights: str | None = None) -> Float[np.ndarray, "Q Q"]:
-    """Weigh a graph's links by a name in `WEIGHTS`, or as `mixing_of` does; an unknown name raises ValueError."""
-    return _usual(graph).toarray() if weights is None else lookup(WEIGHTS, weights, "weights")(graph)
+    """Weigh a graph's links by a name in `WEIGHTS`, or as `mixing_of` does.
+
+    Raises
+    ------
+    InputError
+        If the name is unknown, or a function of the user's own returns no square matrix of finite numbers.
+    """
+    if weights is None:
+        return _usual(graph).toarray()
+    return square_matrix(WEIGHTS[weights](graph), name=f"what {weights} returns")
+
+
+def usual_name(graph: nx.Graph) -> str:
+    """The name in `WEIGHTS` of the weights that a graph has where none are named."""
+    return next(name for name, weigh in WEIGHTS.items() if weigh.__name__ == usual_weights(graph))
 
 
 def adjacency(graph: object) -> Float[np.ndarray, "Q Q"]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ntkp2p import Experiment
-from ntkp2p.runs.tables import WEIGHTS, as_python, as_toml
-from ntkp2p.topology import weights
+from ntkp2p.runs.tables import as_python, as_toml
+from ntkp2p.topology.weights import WEIGHTS
 
 TABLES = {
     "rounds": 12,
@@ -17,6 +17,8 @@ TABLES = {
     "mixing": {"graph": "cycle"},
     "algorithm": {"name": "DGD", "step_size": 0.1},
 }
+DGD = {"name": "DGD", "step_size": 0.1}
+ALGORITHM_OF = {"push": {"name": "PushSum", "step_size": 0.1}}
 CLOCK = {"clock": "exponential", "rate": 1.0}
 
 
@@ -28,7 +30,10 @@ CASES = {
     "the usual weights": {},
     "of a directed graph": {"mixing": {"graph": "directed_ring"}, "algorithm": {"name": "PushSum", "step_size": 0.1}},
     "a graph with options": {"mixing": {"graph": "erdos_renyi: 4, 0.7, seed=3", "weights": "best_constant"}},
-    "weights of an extra": {"mixing": {"graph": "path", "weights": "fastest_mixing"}},
+    **{
+        name: {"mixing": {"graph": "erdos_renyi:4,0.8", "weights": name}, "algorithm": ALGORITHM_OF.get(name, DGD)}
+        for name in WEIGHTS
+    },
     "plain fields": {"record": [3, 5], "seed": 4, "batch_size": 2, "kernel_rtol": 1e-9, "precision": "float32"},
     "images": {
         "model": {"name": "mlp", "width": 8, "depth": 1, "activation": "erf"},
@@ -66,7 +71,7 @@ CASES = {
 }
 
 
-NEEDED = {"weights of an extra": [pytest.mark.needs("cvxpy")]}
+NEEDED = {"fastest_mixing": [pytest.mark.needs("cvxpy")]}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDED.get(name, [])) for name in CASES])
@@ -83,10 +88,6 @@ def test_both_texts_make_the_same_experiment(name, tmp_path, monkeypatch):
     assert made["experiment"].precision == expected.precision
     np.testing.assert_array_equal(made["experiment"].recorded, expected.recorded)
     assert tomllib.loads(as_toml(described)) == described
-
-
-def test_python_knows_all_weights():
-    assert set(WEIGHTS) == set(weights.WEIGHTS)
 
 
 def test_toml_has_no_word_for_nothing():

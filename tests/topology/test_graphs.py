@@ -256,7 +256,7 @@ def test_from_spec_builds_what_the_function_builds(spec, oracle):
             "cycel:10",
             r"unknown graph 'cycel' \(did you mean 'cycle'\?\); known: cycle, star,",
         ),
-        ("zzz", r"unknown graph 'zzz'; known: .*directed_random$"),
+        ("zzz", r"unknown graph 'zzz'; known: .*directed_random, package.module:Name$"),
         ("", r"unknown graph ''"),
         ("cycle", r"'cycle' lacks n; write cycle:n$"),
         ("grid:", r"lacks rows, columns; write grid:rows,columns"),

@@ -178,7 +178,7 @@ def test_names_for_undirected_graphs_send_a_directed_one_to_push(name):
 
 
 def test_from_graph_names_the_closest_weights():
-    known = "known: metropolis, max_degree, best_constant, lazy_metropolis, fastest_mixing, push$"
+    known = "known: metropolis, max_degree, best_constant, lazy_metropolis, fastest_mixing, push, package.module:Name$"
     with pytest.raises(ValueError, match=rf"'metropolys' \(did you mean 'metropolis'\?\); {known}"):
         weights.from_graph(BOYD, "metropolys")
 

@@ -9,8 +9,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,10 +19,10 @@ from cyclopts import App, CycloptsError, Parameter
 from ntkp2p import __version__
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.imports import missing
+from ntkp2p.cli import output
 
 if TYPE_CHECKING:
     from ntkp2p.kernels import Features
-    from ntkp2p.runs.comparison import Comparison
     from ntkp2p.runs.experiment import Experiment
     from ntkp2p.runs.training import DivergedError, TrainingInterrupted
     from ntkp2p.runs.trajectory import Trajectory
@@ -132,13 +131,13 @@ def figures(
 
     keep_compiled()
     folder = _results(_figures_folder(out, committed=committed, others=quick or format != "png"))
-    with _progress(shown=not quiet) as progress:
+    with output.progress(shown=not quiet) as progress:
         options: dict[str, Any] = {"images": images, "format": format, "workers": min(processors(), MOST_WORKERS)}
         table = draw.draw(folder, quick=quick, only=only, progress=progress, **options)
     text = table.to_string(float_format="{:.2e}".format, na_rep="")
     about = f"Errors are the worst of any agent and round, relative to the initial loss. Written to {folder}/"
     plain = {"errors": table.reset_index().to_dict("records"), "folder": str(folder)}
-    _print(f"{text}\n\n{about}", plain if json else None)
+    output.show(f"{text}\n\n{about}", plain if json else None)
 
 
 @app.command(
@@ -179,9 +178,9 @@ def check(
             raise InputError(f"--plot takes a file that ends in {', '.join(PICTURES)}, found {plot}")
         _writable(plot.parent, "--plot")
     report = check_mixing(_mixing(files, graph, weights))
-    _print(report, report.to_dict() if json else None)
+    output.show(report, report.to_dict() if json else None)
     if plot is not None:
-        _save_figure(report.plot()[0].figure, plot)
+        output.save_figure(report.plot()[0].figure, plot)
 
 
 @app.command(
@@ -212,9 +211,9 @@ def predict(
     files = [trajectory.save(folder / f"predicted_{time}.nc") for time, trajectory in predicted.items()]
     both = compare(*predicted.values()) if len(predicted) > 1 else None
     ax = both.plot()[0] if both else predicted["rounds"].plot()
-    files.append(_save_figure(ax.figure, folder / f"predicted.{format}"))
-    _flag(run, predicted)
-    _print(both or predicted["rounds"], _in_plain(run, predicted, files, both) if json else None)
+    files.append(output.save_figure(ax.figure, folder / f"predicted.{format}"))
+    output.flag(run, predicted)
+    output.show(both or predicted["rounds"], output.in_plain(run, predicted, files, both) if json else None)
 
 
 @app.command(
@@ -236,8 +235,11 @@ def train(
     run, folder = _begin(experiment, out, processes)
     trained, ended = _trained(run, folder, quiet=quiet)
     if folder is not None:
-        files = [trained.save(folder / "trained.nc"), _save_figure(trained.plot().figure, folder / f"trained.{format}")]
-        _print(trained, _in_plain(run, {"trained": trained}, files) if json else None)
+        files = [
+            trained.save(folder / "trained.nc"),
+            output.save_figure(trained.plot().figure, folder / f"trained.{format}"),
+        ]
+        output.show(trained, output.in_plain(run, {"trained": trained}, files) if json else None)
     if ended is not None:
         raise ended
 
@@ -277,9 +279,9 @@ def stability(
     report = analysed(run, features=_features(run, cache, shown=not quiet), target=target)
     if folder is not None:
         with replacing(folder / "stability.json") as temporary:
-            temporary.write_text(_in_json(report.to_dict()) + "\n", encoding="utf-8")
-        _save_figure(report.plot()[0].figure, folder / f"stability.{format}")
-    _print(report, report.to_dict() if json else None)
+            temporary.write_text(output.in_json(report.to_dict()) + "\n", encoding="utf-8")
+        output.save_figure(report.plot()[0].figure, folder / f"stability.{format}")
+    output.show(report, report.to_dict() if json else None)
 
 
 @app.command(
@@ -306,16 +308,16 @@ def compare(
     run, folder = _begin(experiment, out, processes, cache)
     predicted = _predicted(run, folder, cache, quiet=quiet)
     if folder is not None:
-        _flag(run, predicted)
+        output.flag(run, predicted)
     trained, ended = _trained(run, folder, quiet=quiet)
     if folder is not None:
         result = side_by_side(trained, *predicted.values())
-        files = [result.save(folder), _save_figure(result.plot()[0].figure, folder / f"comparison.{format}")]
-        _print(result, _in_plain(run, result.trajectories, files, result) if json else None)
+        files = [result.save(folder), output.save_figure(result.plot()[0].figure, folder / f"comparison.{format}")]
+        output.show(result, output.in_plain(run, result.trajectories, files, result) if json else None)
     if isinstance(ended, KeyboardInterrupt):
         raise ended
     if ended is not None and folder is not None:  # predicted and flagged, so that it is a result and not a mistake
-        _say(str(ended))
+        output.say(str(ended))
 
 
 @app.command(help_epilogue=_examples("ntkp2p info", "ntkp2p info --json > machine.json"))
@@ -324,8 +326,8 @@ def info(*, json: Json = False, quiet: Quiet = False) -> None:
     from ntkp2p.base.info import info
 
     facts = info()
-    _print(
-        "\n".join(f"{name:<{max(map(len, facts))}}  {_in_words(value)}" for name, value in facts.items()),
+    output.show(
+        "\n".join(f"{name:<{max(map(len, facts))}}  {output.in_words(value)}" for name, value in facts.items()),
         facts if json else None,
     )
 
@@ -376,7 +378,7 @@ def sweep(
     keep_compiled()
     fields, folder = parse_settings(settings), _results(out)
     where = {"workers": workers, "scheduler": scheduler}
-    with _progress(shown=not quiet) as progress:
+    with output.progress(shown=not quiet) as progress:
         result = computed(
             experiment,
             fields,
@@ -389,8 +391,8 @@ def sweep(
     with replacing(folder / "sweep.csv") as temporary:
         table.to_csv(temporary, index=False)
     if "global_loss" in table:
-        _save_figure(result.plot().figure, folder / f"sweep.{format}")
-    _print(result, {"cells": table.to_dict("records"), "folder": str(folder)} if json else None)
+        output.save_figure(result.plot().figure, folder / f"sweep.{format}")
+    output.show(result, {"cells": table.to_dict("records"), "folder": str(folder)} if json else None)
     if failures := result.failures:
         reason, names = next(iter(failures.values())), list(failures)
         named = "; ".join(names[:5]) + ("; …" if len(names) > 5 else "")
@@ -403,25 +405,27 @@ def sweep(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program: exit code 0, 1 for a defect, 2 for a user's mistake, 130 if interrupted."""
     typed = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None and "" not in sys.path:
+        sys.path.append("")  # what a file names as package.module:Name may be in the current folder
     try:
         app(typed, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except KeyboardInterrupt as interruption:
-        _say(f"{str(interruption) or 'interrupted'}: {_kept(typed, interruption)}")
+        output.say(f"{str(interruption) or 'interrupted'}: {_kept(typed, interruption)}")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the rest tried again at exit
         sys.exit(141)
     except Exception as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and JAX'
-            _say("out of memory: take fewer agents, samples or outputs")
+            output.say("out of memory: take fewer agents, samples or outputs")
         elif isinstance(error, CycloptsError | InputError | OSError):
-            _say(str(error))
+            output.say(str(error))
         elif package := missing(error):
-            _say(f"ntkp2p needs {package}, which is not installed: pip install ntkp2p installs what is missing")
+            output.say(f"ntkp2p needs {package}, which is not installed: pip install ntkp2p installs what is missing")
         else:
             traceback.print_exc()
-            _say("this is a defect of the program: please report the lines above, with what `ntkp2p info` prints")
+            output.say("this is a defect of the program: please report the lines above, with what `ntkp2p info` prints")
             sys.exit(1)
         sys.exit(2)
 
@@ -442,68 +446,6 @@ def _kept(typed: Sequence[str], interruption: KeyboardInterrupt) -> str:
     if "cache" in bound.arguments:
         return "nothing is kept; with --cache DIR the finished blocks of the kernel are"
     return f"to begin again, {again}"
-
-
-def _say(message: str) -> None:
-    print(f"ntkp2p: {' '.join(message.split())}", file=sys.stderr)
-
-
-def _print(result: Any, plain: Mapping[str, Any] | None) -> None:
-    """The result for people, or its numbers and words in JSON where there are such."""
-    from ntkp2p.base.reports import Report
-
-    if plain is not None:
-        print(_in_json(plain))
-    elif isinstance(result, Report):
-        from rich.console import Console
-
-        console = Console()
-        with console.capture() as text:  # rich has an exit code of its own where nobody reads
-            console.print(result)
-        print(text.get(), end="")
-    else:
-        print(result)
-
-
-def _in_json(plain: Mapping[str, Any]) -> str:
-    from json import dumps
-
-    from ntkp2p.base.reports import as_plain
-
-    return dumps(as_plain(plain), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _in_plain(
-    run: Experiment,
-    trajectories: Mapping[Any, Trajectory],
-    files: Sequence[Path],
-    side_by_side: Comparison | None = None,
-) -> dict[str, Any]:
-    """A run's description, what is known of it by source, the errors between the sources, and the files written."""
-    description = run.describe()
-    errors = {} if side_by_side is None else side_by_side.table().to_dict("index")
-    return {
-        "experiment": description,
-        "runs": {source: _facts(trajectory, without=description) for source, trajectory in trajectories.items()},
-        "errors": errors,
-        "files": list(map(str, files)),
-    }
-
-
-def _facts(trajectory: Trajectory, *, without: Mapping[str, Any]) -> dict[str, Any]:
-    """A trajectory's attributes, and every agent's measures at its last round."""
-    last = trajectory.dataset.isel(round=-1)
-    facts = {name: value for name, value in last.attrs.items() if name not in {"source", *without}}
-    flags = {name: bool(facts[name]) for name in ("closed_form", "converged") if name in facts}
-    measures = {name: values.values for name, values in last.data_vars.items()}
-    ended = {"round": last["round"].item(), "time": last["time"].item(), "final": measures}
-    return facts | flags | {"stable": trajectory.stable} | ended
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_in_words(item)}" for name, item in value.items())
-    return "; ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
 
 
 def _read(path: Path) -> Experiment:
@@ -546,7 +488,7 @@ def _predicted(run: Experiment, folder: Path | None, cache: Path | None, *, quie
 
 def _features(run: Experiment, cache: Path | None, *, shown: bool) -> Features:
     """Those of the run; what the kernel will take is said before it is computed."""
-    with _remarks(shown=shown), _progress(shown=shown) as progress:
+    with output.remarks(shown=shown), output.progress(shown=shown) as progress:
         return run.features(cache=cache, progress=lambda done, total: progress("kernel", done, total))
 
 
@@ -556,7 +498,7 @@ def _trained(
     """What training recorded, and what ended it early if anything did."""
     from ntkp2p import DivergedError, TrainingInterrupted, train
 
-    with _progress(shown=folder is not None and not quiet) as progress:
+    with output.progress(shown=folder is not None and not quiet) as progress:
         try:
             return train(run, progress=lambda done, total: progress("training", done, total)), None
         except (DivergedError, TrainingInterrupted) as ended:
@@ -602,84 +544,3 @@ def _results(folder: Path) -> Path:
 
     netcdf_engine()
     return _writable(folder)
-
-
-def _save_figure(figure, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    from ntkp2p.base.files import replacing
-    from ntkp2p.base.style import STYLE
-
-    with replacing(path) as temporary, plt.style.context(STYLE):
-        figure.savefig(temporary, format=path.suffix[1:])
-    plt.close(figure)
-    return path
-
-
-def _flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
-    import numpy as np
-
-    for verdict in (t.dataset.attrs for t in predicted.values()):
-        if "failure" in verdict:
-            _say(verdict["failure"])
-    facts = predicted["rounds"].dataset.attrs
-    error = max(t.dataset.attrs["error_estimate"] for t in predicted.values())
-    if not all(t.dataset.attrs["converged"] for t in predicted.values()):
-        _say(f"the solver's error estimate is {error:.1e}, not the accuracy asked for")
-    if (cost := facts.get("sharing_error")) is not None:
-        _say(f"the shared kernel differs from the exact one by {cost:.1%} on a sample of the data")
-    if predicted["rounds"].stable:
-        return
-    bound = facts.get("stable_step_size", np.nan)
-    # Of the matrices of a schedule none is at fault alone: one that grows may be undone by the next.
-    mixing = max(abs(np.linalg.eigvals(run.mixing))) if isinstance(run.mixing, np.ndarray) else 0.0
-    if mixing > 1 + 1e-9:
-        remedy = f"the mixing matrix alone has {mixing:.4g}, which no step size mends: try lazy(W) or metropolis(graph)"
-    else:
-        remedy = f"stable below step_size = {bound:.4g}" if bound == bound else "use a smaller step size"
-    # What is integrated has no spectrum.
-    cause = f"spectral radius {facts['spectral_radius']:.4g} > 1" if facts["closed_form"] else "they outgrow all bounds"
-    _say(f"the rounds are unstable: {cause}; {remedy}")
-
-
-@contextmanager
-def _remarks(*, shown: bool) -> Iterator[None]:
-    """What the package logs on the way goes to stderr."""
-    import logging
-
-    log, handler = logging.getLogger("ntkp2p"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("ntkp2p: %(message)s"))
-    level = log.level
-    if shown:
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-
-
-@contextmanager
-def _progress(*, shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each run, on a terminal's stderr only."""
-    if not (shown and sys.stderr.isatty()):
-        yield lambda label, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    tasks = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        first = bars.add_task("compiling …", total=None)
-
-        def update(label: str, done: int, total: int) -> None:
-            # What comes before the first step is mostly compiling.
-            description = label if done else f"{label}, compiling …"
-            bars.update(first, visible=False)
-            if label not in tasks:
-                tasks[label] = bars.add_task(description, total=total)
-            bars.update(tasks[label], completed=done, description=description)
-
-        yield update
