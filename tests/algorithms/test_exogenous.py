@@ -72,6 +72,12 @@ def test_repetition_is_found(algorithm, matrices, order, begin, length):
     assert all(len(leaf) == begin + length for leaf in found.states)
 
 
+@pytest.mark.parametrize(("gain", "length"), [(1e-15, 1), (-1e-15, 1), (1e-9, 0)])
+def test_what_all_weights_gain_by_rounding_is_not_growth(gain, length):
+    found = repetition(PushSum(0.1), (1 + gain) * P[None], np.zeros(1, int), True, most=4096)
+    assert found.length == length
+
+
 @pytest.mark.parametrize("n", [12, 20])
 def test_small_weights_settle_as_exactly_as_large_ones(n):
     """On i → i + 1, i → 0 the Perron vector falls like 3^−i: models are quotients, so shares of each entry count."""
