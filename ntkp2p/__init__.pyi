@@ -56,6 +56,7 @@ from ntkp2p.runs.training import DivergedError as DivergedError
 from ntkp2p.runs.training import TrainingInterrupted as TrainingInterrupted
 from ntkp2p.runs.training import train as train
 from ntkp2p.runs.trajectory import Trajectory as Trajectory
+from ntkp2p.topology import Mixing as Mixing
 from ntkp2p.topology import best_constant as best_constant
 from ntkp2p.topology import check_mixing as check_mixing
 from ntkp2p.topology import fastest_mixing as fastest_mixing

@@ -109,29 +109,27 @@ def pytest_configure(config):
 def perturb(seed):
     """Change what experiments are given by the rounding of another machine: no verdict and no test may depend on it."""
     from ntkp2p.runs import experiment
+    from ntkp2p.topology import Schedule
 
     def rounded(values):
         signs = np.random.default_rng([seed, values.size]).choice([-1, 1], size=values.shape)
         return values * (1 + 1e-15 * signs)
 
-    check, validate_mixing = experiment.Experiment.__post_init__, experiment.validate_mixing
+    check, square_matrix = experiment.Experiment.__post_init__, experiment.square_matrix
 
-    def perturbed_data(self):
+    def perturbed(self):
         if isinstance(self.data, experiment.AgentData) and not hasattr(self.data, "perturbed"):
             dataset = self.data.dataset
             inputs, test_inputs = rounded(dataset.inputs), rounded(dataset.test_inputs)
             own = dataclasses.replace(dataset, inputs=inputs, test_inputs=test_inputs)
             object.__setattr__(self, "data", dataclasses.replace(self.data, dataset=own))
             object.__setattr__(self.data, "perturbed", True)
+        if isinstance(self.mixing, Schedule):
+            object.__setattr__(self, "mixing", dataclasses.replace(self.mixing, matrices=rounded(self.mixing.matrices)))
         check(self)
 
-    def perturbed_mixing(*arguments, **options):
-        mixing = validate_mixing(*arguments, **options)
-        if isinstance(mixing, np.ndarray):
-            return rounded(mixing)
-        return dataclasses.replace(mixing, matrices=rounded(mixing.matrices))
-
-    experiment.Experiment.__post_init__, experiment.validate_mixing = perturbed_data, perturbed_mixing
+    experiment.Experiment.__post_init__ = perturbed
+    experiment.square_matrix = lambda mixing: rounded(square_matrix(mixing))
 
 
 @pytest.hookimpl(tryfirst=True)

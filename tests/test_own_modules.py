@@ -75,6 +75,17 @@ def halved_squares(outputs, targets):
     return ((outputs - targets) ** 2).sum(-1) / 2
 
 
+class TwoHalves(p2p.Mixing):
+    """The first half of the rounds everybody mixes with all others, and then nobody with any."""
+
+    def __init__(self, agents, *, first: int):
+        self.agents, self.first = agents, first
+
+    def drawn(self, rounds, seed, /):
+        W = np.full((self.agents, self.agents), 1 / self.agents)
+        return p2p.schedules.sequence([W] * self.first + [np.eye(self.agents)] * (rounds - self.first))
+
+
 NUMBER = 3
 
 
@@ -145,6 +156,15 @@ def test_python_source_imports_the_modules(own):
     assert made["experiment"].describe() == p2p.Experiment.from_dict(tables).describe()
     with pytest.raises(InputError, match="give its module another name"):
         as_python(tables | {"model": {"name": "p2p.parts:quadratic"}})
+
+
+def test_mixing_is_named_as_a_schedule(own):
+    named = {"rounds": 10, **NAMED, "mixing": {"schedule": "own.parts:TwoHalves", "first": 4}}
+    consensus = p2p.predict(p2p.Experiment.from_dict(named)).dataset["consensus_distance"].max("agent")
+    assert consensus.sel(round=[4, 10]).diff("round").item() > 0.01  # they part again
+    made = {}
+    exec(as_python(named), made)
+    assert made["experiment"].describe() == p2p.Experiment.from_dict(named).describe()
 
 
 def test_a_compressor_is_asked_for_its_bytes(own):

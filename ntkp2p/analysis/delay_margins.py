@@ -79,7 +79,7 @@ def margins(experiment: Experiment, features: Features, system: LinearSystem, st
 
 
 def _margin(experiment: Experiment, features: Features, system: LinearSystem, late: str, stable: bool) -> Margin:
-    algorithm, mixing, eta = experiment.algorithm, experiment.mixing, system.step_size
+    algorithm, mixing, eta = experiment.algorithm, experiment.topology.matrix, system.step_size
     matrices, unknown = None, float("nan")
     if system.size <= PBH_SIZE:
         matrices = delay_matrices(algorithm, mixing, features, experiment.data, late=late)

@@ -97,14 +97,14 @@ class Objective:
             raise InputError("test_loss needs test samples: load data with test_samples=...")
         if experiment.loss != "squared":
             raise InputError(f"an objective is of squared error, which has a closed form, and not of {experiment.loss}")
-        if not isinstance(experiment.mixing, np.ndarray):
+        if experiment.topology.matrix is None:
             raise InputError("where the mixing changes over time there is no derivative yet: use one mixing matrix")
         features = features_of(experiment, self.features)
         if features.spread is not None:
             raise InputError("an objective is of one initialisation: give the network a finite width")
         object.__setattr__(self, "time", checked_time(self.time, has_flow=experiment.algorithm.has_flow))
         object.__setattr__(self, "features", features)
-        system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+        system = linear_system(experiment.algorithm, experiment.topology, features, experiment.data)
         object.__setattr__(self, "system", system)
 
     def __call__(
@@ -209,7 +209,10 @@ class Objective:
     def _must_fit(self, *, mixing: Any, step_size: Any, targets: Any, at: Any) -> None:
         """Refuse shapes and numbers that this experiment cannot have; traced ones are known by their shape only."""
         experiment = self.experiment
-        for name, value, like in (("mixing", mixing, experiment.mixing), ("targets", targets, experiment.data.targets)):
+        for name, value, like in (
+            ("mixing", mixing, experiment.topology.matrix),
+            ("targets", targets, experiment.data.targets),
+        ):
             if value is not None and np.shape(value) != like.shape:
                 raise InputError(f"{name} has shape {np.shape(value)}, and {like.shape} is needed")
         if self.system.symmetric and mixing is not None and not isinstance(mixing, Tracer):
@@ -311,7 +314,7 @@ def best_weights(
     True
     """
     objective = Objective(experiment, variable, features=features)
-    start = experiment.mixing
+    start = experiment.topology.matrix
     if not symmetric(start) or start.min() < 0:
         raise InputError(
             "best_weights starts from a symmetric mixing matrix of weights ≥ 0: for instance metropolis(graph)"

@@ -94,7 +94,8 @@ def stability_report(report: "StabilityReport", /) -> list[Axes]:
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, 2 if report.modes else 1, figsize=(8.4, 3.6), squeeze=False)
         figure.set_layout_engine("constrained", wspace=0.06)
-        per = "a period's map" if len(getattr(report.experiment.mixing, "order", ())) > 1 else "a round"
+        mixing = report.experiment.topology
+        per = "a period's map" if mixing.matrix is None and mixing.period > 1 else "a round"
         extreme = " extreme" if 0 < len(report.eigenvalues) < report.states else ""
         title = f"{len(report.eigenvalues)}{extreme} eigenvalues of {per}"
         unit_disc(report.eigenvalues, ax=axes[0, 0], title=title, mixing=False)

@@ -12,7 +12,6 @@ from ntkp2p.algorithms import DGD, Delayed
 from ntkp2p.analysis.delay_margins import margins
 from ntkp2p.analysis.stability_report import Hypothesis, StabilityReport, hidden_in_words
 from ntkp2p.analysis.timeliness import timeliness
-from ntkp2p.asynchrony import AsynchronousGossip
 from ntkp2p.base.checks import whole
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
@@ -30,7 +29,7 @@ from ntkp2p.kernels.ntk import jacobian
 from ntkp2p.runs.mean_field import with_measured_shares
 from ntkp2p.runs.prediction import features_of
 from ntkp2p.runs.rounds_to_loss import rounds_to_loss
-from ntkp2p.topology import MixingReport, Schedule, check_mixing
+from ntkp2p.topology import MixingReport, check_mixing
 
 if TYPE_CHECKING:
     from ntkp2p.runs.experiment import Experiment
@@ -95,24 +94,23 @@ def stability(
     (0.9, 1.0)
     """
     must_be_linear(experiment)
-    if isinstance(experiment.mixing, AsynchronousGossip) and experiment.mixing.why_drawn:
+    if experiment.topology.why_drawn:
         experiment = experiment.drawn()
     whole(modes, "modes", least=1)
     features = features_of(experiment, features)
     met = None if target is None else rounds_to_loss(experiment, target, features=features)
-    mixing = experiment.mixing
+    mixing = experiment.topology
     experiment = with_measured_shares(experiment)
     system = linear_system(experiment.algorithm, mixing, features, experiment.data).lasting
     dense = DENSE[system.symmetric]
-    schedule = mixing if isinstance(mixing, Schedule) else None
-    report = check_mixing(np.asarray(mixing)) if isinstance(mixing, np.ndarray) else None
+    report = None if mixing.matrix is None else check_mixing(mixing.matrix)
     removed, removal = _removed(experiment, features)
     flows = experiment.has_flow
     small = system.size <= PBH_SIZE and not system.varying and flows
     values = eigenvalues(system, dense=dense)
     slowest = [] if system.varying else slowest_modes(system, count=modes, dense=dense)
     extremal = _with_all_found(spectrum(system, dense=dense), system, values, slowest)
-    moments = isinstance(mixing, AsynchronousGossip) and system.size <= MOMENTS
+    moments = system.over_clocks and system.size <= MOMENTS
     hidden = hidden_modes(*realisation(system, experiment.data)) if small else None
     drawn = system.varying and not system.timetable.periodic
     return StabilityReport(
@@ -134,8 +132,8 @@ def stability(
         certificates={} if report is None or system.varying else _certificates(system, report, dense),
         transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
         modes=slowest,
-        gossip=gossip(*draws(schedule))
-        if schedule is not None and drawn and experiment.algorithm.stochastic == "row"
+        gossip=gossip(*draws(mixing))
+        if drawn and not mixing.asynchronous and experiment.algorithm.stochastic == "row"
         else None,
         hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, hidden),
         margins={}
@@ -171,7 +169,7 @@ def _roots(experiment: Experiment, features: Features, system: LinearSystem) -> 
     if late.gradients and late.messages:
         return None
     kind, delay = ("gradients", late.gradients) if late.gradients else ("messages", late.messages)
-    matrices = delay_matrices(late.algorithm, experiment.mixing, features, experiment.data, late=kind)
+    matrices = delay_matrices(late.algorithm, experiment.topology, features, experiment.data, late=kind)
     return characteristic_roots(*matrices, delay * system.step_size)
 
 
@@ -183,13 +181,13 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
         return None, "the kernel is an approximation"
     size = sum(experiment.layers)
     removed = size - features.rank * features.columns
-    if experiment.agents * size > PBH_SIZE or not isinstance(experiment.mixing, np.ndarray):
+    if experiment.agents * size > PBH_SIZE or experiment.topology.matrix is None:
         return removed, "by construction"
     theta, apply = experiment.initialise().flat()
     # The system in the parameters themselves: its features are the Jacobian, one column of every output's rows.
     J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
     every = replace(features, matrix=J, columns=1)
-    system = linear_system(experiment.algorithm, experiment.mixing, every, experiment.data).lasting
+    system = linear_system(experiment.algorithm, experiment.topology, every, experiment.data).lasting
     if system.varying:
         return removed, "by construction"
     marginal = hidden_modes(*realisation(system, experiment.data), at=0.0)

@@ -20,7 +20,6 @@ from ntkp2p.dynamics.system import linear_system
 from ntkp2p.kernels import Features
 from ntkp2p.runs.mean_field import with_measured_shares
 from ntkp2p.runs.prediction import features_of
-from ntkp2p.topology import Schedule
 from ntkp2p.topology.matrix import symmetric
 
 if TYPE_CHECKING:
@@ -164,10 +163,11 @@ def stability_map(
 
 
 def _varied(experiment: Experiment, name: str, value: Any) -> tuple[Algorithm, Any]:
-    algorithm, mixing = experiment.algorithm, experiment.mixing
+    algorithm, mixing = experiment.algorithm, experiment.topology.matrix
     if name.endswith("delay"):
-        return Delayed(algorithm, **{"gradients" if name == "gradient_delay" else "messages": value}), mixing
-    if isinstance(mixing, Schedule) or not symmetric(mixing):
+        late = "gradients" if name == "gradient_delay" else "messages"
+        return Delayed(algorithm, **{late: value}), experiment.topology
+    if mixing is None or not symmetric(mixing):
         raise InputError("smallest_eigenvalues are of one symmetric matrix: give the experiment one")
     least = float(np.linalg.eigvalsh(mixing)[0])
     if least > 1 - EDGE:

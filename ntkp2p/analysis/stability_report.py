@@ -11,16 +11,13 @@ import numpy as np
 from ntkp2p.algorithms import DGD, Delayed
 from ntkp2p.analysis.delay_margins import Margin
 from ntkp2p.analysis.timeliness import Timeliness
-from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.base.reports import Report, Rows, Verdict, as_plain
 from ntkp2p.dynamics.delay import CharacteristicRoots
 from ntkp2p.dynamics.lyapunov import Certificate
 from ntkp2p.dynamics.mean_square import Gossip
 from ntkp2p.dynamics.minimality import Hidden
 from ntkp2p.dynamics.spectrum import EDGE, Mode, Spectrum
-from ntkp2p.dynamics.timetable import flow_time_of_a_round
 from ntkp2p.runs.mean_field import drawn_by
-from ntkp2p.topology import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,7 +145,7 @@ class StabilityReport(Report):
     @property
     def round_length(self) -> float:
         """η, or of clocks the mean wall-clock time between two events."""
-        return flow_time_of_a_round(self.experiment.algorithm, self.experiment.mixing)
+        return self.experiment.topology.length(float(self.experiment.algorithm.step_size))
 
     @property
     def title(self) -> str:
@@ -239,7 +236,7 @@ def _verdict_of_rounds(report: StabilityReport) -> Verdict:
         settles = "settles" if rates.mean_square < 1 - EDGE else "does not settle"
         factor = f"{rates.mean_square:.6g} a round"
         return Verdict("rounds", "not known", f"the mixing alone {settles} in the mean square, by {factor}")
-    if isinstance(report.experiment.mixing, Events):
+    if report.experiment.asynchronous and report.experiment.topology.horizon is not None:
         return Verdict("rounds", "not known", "events do not repeat themselves", "AsynchronousGossip(...) itself")
     if report.mean_square > 1 + report.edge:
         reason = f"an event multiplies the mean square of deviations by {report.mean_square:.8g}"
@@ -328,7 +325,8 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, Rows]]:
     if not np.isnan(report.spectrum.abscissa):
         yield f"Flow, per unit of {clock} time", [("spectral abscissa", _abscissa(report)), *_flow(report)]
     textbook = report.textbook_limit
-    clocks = isinstance(report.experiment.mixing, AsynchronousGossip)
+    mixing = report.experiment.topology
+    clocks = mixing.asynchronous and mixing.horizon is None
     of_the_mean = ", of the mean" if clocks and np.isnan(report.mean_square) else ""
     yield (
         "Rounds",
@@ -352,9 +350,9 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, Rows]]:
         listed = ", ".join(_number(value) for value in report.roots.values)
         yield "Delayed flow", [(f"characteristic roots ({report.roots.method})", listed)]
     yield "Slowest modes", [(f"λ = {_number(m.eigenvalue)}", _mode_in_words(m, clock)) for m in report.modes]
-    if isinstance(report.experiment.mixing, Schedule) and len(report.eigenvalues):
+    if mixing.matrix is None and mixing.period > 1 and len(report.eigenvalues):
         listed = ", ".join(_number(value) for value in report.eigenvalues[:5])
-        yield "Floquet multipliers", [(f"over {report.experiment.mixing.period} rounds", listed)]
+        yield "Floquet multipliers", [(f"over {mixing.period} rounds", listed)]
     if report.timeliness is not None:
         yield from report.timeliness.sections.items()
     if report.gossip is not None:

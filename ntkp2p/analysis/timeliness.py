@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
@@ -176,7 +176,8 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     if experiment.loss != "squared":
         raise InputError(f"under {experiment.loss} the rounds are not linear: ask for timeliness with squared error")
     run = experiment.drawn()
-    events = run.mixing.until(int(run.rounds))
+    drawn: Any = run.topology
+    events: Events = drawn.until(int(run.rounds))
     updates, delay = events.updates, getattr(run.algorithm, "delay", 0)
     if updates.max() <= delay:
         raise InputError(f"nobody applies an update in {run.rounds} events: take more rounds")

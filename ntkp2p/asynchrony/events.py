@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import networkx as nx
 import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
+from ntkp2p.algorithms import Algorithm, LocalSGD
+from ntkp2p.algorithms.event_round import Gradient, awake_round, mean_round, must_be_asynchronous
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.reports import html_table
+from ntkp2p.topology.mixing import RunMixing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,6 +77,43 @@ class Steps(NamedTuple):
     finished: Any
     begins: Any
 
+    def advance(self, algorithm: Algorithm, state: Any, gradient: Gradient, /) -> Any:
+        """The state after one event, of which these are the numbers.
+
+        Parameters
+        ----------
+        algorithm, state, gradient
+            As for `awake_round`.
+        """
+        return awake_round(algorithm, state, self, gradient)
+
+    @property
+    def different(self) -> list[int]:
+        """Events of each kind of round: the first, and the first update."""
+        return [0, int(np.argmax(self.finished))]
+
+
+class MeanStep(NamedTuple):
+    """What the next event of memoryless clocks may be: `steps`, with the probabilities `shares`, shape (E,)."""
+
+    steps: Steps
+    shares: Any
+
+    def advance(self, algorithm: Algorithm, state: Any, gradient: Gradient, /) -> Any:
+        """The mean of the state after one event.
+
+        Parameters
+        ----------
+        algorithm, state, gradient
+            As for `mean_round`.
+        """
+        return mean_round(algorithm, state, self.steps, self.shares, gradient)
+
+    @property
+    def different(self) -> list[int]:
+        """The first round: all are alike."""
+        return [0]
+
 
 class Ages(NamedTuple):
     """How old the gradients were that updates applied, in the order of the updates; shape (U,) each.
@@ -93,7 +134,7 @@ class Ages(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Events:
+class Events(RunMixing):
     """Events in the order of time; `AsynchronousGossip.draw` makes them.
 
     Attributes
@@ -154,6 +195,77 @@ class Events:
                 f"event {k} has kind {kind[k]}, user {user[k]}, peer {peer[k]} and relay {relay[k]}: users are 0 to "
                 f"{self.users - 1}, relays 0 to {self.relays - 1}, and −1 is nobody where a kind needs none"
             )
+
+    @property
+    def agents(self) -> int:
+        """Q = n."""
+        return self.users
+
+    @property
+    def horizon(self) -> int:
+        """How many events there are."""
+        return len(self)
+
+    asynchronous = True
+    topics = ("clocks",)
+
+    def drawn(self, rounds: int, seed: int, /) -> "Events":
+        """Themselves: nothing is left to be drawn."""
+        return self
+
+    def must_suit(self, algorithm: Algorithm, /, *, agents: int, rounds: int) -> None:
+        """Refuse too few events, those of other agents, and an algorithm that needs all agents at once.
+
+        Raises
+        ------
+        InputError
+            That also names a user who never updates, or is never reached.
+        """
+        must_suit_clocks(algorithm, self.users, agents)
+        if rounds > len(self):
+            raise InputError(
+                f"mixing has {len(self)} events for a run of {rounds}: one event is one round, draw more of them or "
+                f"set rounds = {len(self)}"
+            )
+        self.must_be_lively()
+        if isinstance(algorithm, LocalSGD) and (made := self.updates).min() <= algorithm.delay:
+            raise InputError(
+                f"user {made.argmin()} makes {made.min()} updates in {len(self)} events, and each is applied "
+                f"{algorithm.delay} of its updates later: draw more events, or take a delay below {made.min()}"
+            )
+
+    def has_flow(self, algorithm: Algorithm, /) -> bool:
+        """No: they are taken one by one."""
+        return False
+
+    def length(self, step_size: float, /) -> float:
+        """η; `times` has when the events are."""
+        return float(step_size)
+
+    def times(self, rounds: np.ndarray, step_size: float, /) -> Float[np.ndarray, " times"]:
+        """Wall-clock time after some `rounds`."""
+        return np.append(0.0, self.time)[rounds]
+
+    def of_rounds(self, most: int | None = None, /) -> tuple[Steps, int | None]:
+        """What each of the first `most` events does, and how many these are."""
+        steps = self.steps(0, most)
+        return steps, len(steps.rows)
+
+    def senders(self) -> nx.Graph:
+        """An edge u → v where user u sends to user v, undirected where all of them go both ways."""
+        heard, exchanged = np.isin(self.kind, AVERAGES), self.kind == Kind.EXCHANGE
+        links = set(zip(self.peer[heard].tolist(), self.user[heard].tolist(), strict=True))
+        links |= set(zip(self.user[exchanged].tolist(), self.peer[exchanged].tolist(), strict=True))
+        graph = nx.DiGraph() if links - {(v, u) for u, v in links} else nx.Graph()
+        graph.add_nodes_from(range(self.users))
+        graph.add_edges_from(links)
+        return graph
+
+    def draw_links(self, ax: "Axes", /) -> None:
+        """Draw who sends to whom into `ax`."""
+        from ntkp2p.asynchrony import plots
+
+        plots.senders(self.senders(), ax=ax)
 
     @property
     def rows(self) -> int:
@@ -328,6 +440,13 @@ class Events:
 
 
 _COUNTED = ("user", "updates", "messages sent", "opportunities passed")
+
+
+def must_suit_clocks(algorithm: Algorithm, users: int, agents: int) -> None:
+    """Refuse an algorithm that needs all agents at once, and other numbers of users than of agents."""
+    if users != agents:
+        raise InputError(f"mixing has {users} users but the data are split over {agents} agents: make them agree")
+    must_be_asynchronous(algorithm)
 
 
 def _shares(taken: np.ndarray) -> Float[np.ndarray, "K 2"]:

@@ -12,7 +12,7 @@ Events(1000 of 5 users until 70.46)
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -24,13 +24,15 @@ from jaxtyping import Float
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ntkp2p.algorithms import Algorithm
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Trace
-from ntkp2p.asynchrony.events import Events, Kind
+from ntkp2p.asynchrony.events import Events, Kind, MeanStep, must_suit_clocks
 from ntkp2p.asynchrony.simulation import Drawing, streams
 from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.reports import html_table
 from ntkp2p.topology.matrix import square_matrix
+from ntkp2p.topology.mixing import RunMixing
 from ntkp2p.topology.spectrum import TOLERANCE
 from ntkp2p.topology.weights import links_of
 
@@ -42,7 +44,7 @@ BEYOND = {name: name for name in ("wait", "drop")}
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class AsynchronousGossip:
+class AsynchronousGossip(RunMixing):
     """Users that compute and talk on clocks of their own.
 
     Each user has two processes that do not wait for one another [1]_. A computation begins with the model as it is
@@ -262,6 +264,60 @@ class AsynchronousGossip:
                 raise InputError(f"a user's trace ends in round {k}: ask for synchronous_times(rounds={k})")
             times[k + 1] = now
         return times
+
+    # --- what a run asks ---
+
+    asynchronous = True
+
+    @property
+    def agents(self) -> int:
+        """Q = n."""
+        return self.users
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """What of it is cited."""
+        return ("clocks", self.scheme, *(() if self.cap is None else ("cap",)))
+
+    def drawn(self, rounds: int, seed: int, /) -> Events:
+        """So many events."""
+        return self.draw(events=rounds, seed=seed)
+
+    def must_suit(self, algorithm: Algorithm, /, *, agents: int, rounds: int) -> None:
+        """Refuse other agents, and an algorithm that needs all of them at once."""
+        must_suit_clocks(algorithm, self.users, agents)
+
+    def has_flow(self, algorithm: Algorithm, /) -> bool:
+        """Yes: of the mean over the clocks."""
+        return True
+
+    def length(self, step_size: float, /) -> float:
+        """The mean wall-clock time between two events."""
+        return float(1 / self.kinds_of_events()[1].sum())
+
+    def of_rounds(self, most: int | None = None, /) -> tuple[MeanStep, None]:
+        """What the next event may be: the same in every round."""
+        events, rates = self.kinds_of_events()
+        return MeanStep(events.steps(), rates / rates.sum()), None
+
+    def sent_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
+        """The mean of the messages that every user has sent before some `rounds`, shape (times, n)."""
+        return self._mean_until(Events.sent_until, rounds)
+
+    def computed_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
+        """The mean of the updates that every user has computed before some `rounds`, shape (times, n)."""
+        return self._mean_until(Events.computed_until, rounds)
+
+    def _mean_until(self, count: Callable, rounds: np.ndarray) -> np.ndarray:
+        events, rates = self.kinds_of_events()
+        each = np.diff(count(events, np.arange(len(events) + 1)), axis=0)
+        return rounds[:, None] * (rates / rates.sum() @ each)
+
+    def draw_links(self, ax: "Axes", /) -> None:
+        """Draw who sends to whom into `ax`."""
+        from ntkp2p.asynchrony import plots
+
+        plots.senders(nx.complete_graph(self.users) if self.graph is None else self.graph, ax=ax)
 
     # --- what can be said without a draw ---
 

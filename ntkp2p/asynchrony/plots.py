@@ -13,23 +13,24 @@ from matplotlib.ticker import MaxNLocator
 from ntkp2p.asynchrony import AsynchronousGossip, Events, Kind
 from ntkp2p.asynchrony.events import AVERAGES
 from ntkp2p.base.style import BLUE, DOTTED, FAINT, STYLE, VERMILLION
+from ntkp2p.topology.plots import graph
 
 #: Up to so many events each is drawn; of more the updates are counted.
 MOST_EVENTS = 400
 
 
-def senders(mixing: Events | AsynchronousGossip) -> nx.Graph:
-    """An edge u → v where user u sends to user v, undirected where all of them go both ways."""
-    if isinstance(mixing, AsynchronousGossip):
-        return nx.complete_graph(mixing.users) if mixing.graph is None else mixing.graph
-    heard = np.isin(mixing.kind, AVERAGES)
-    links = set(zip(mixing.peer[heard].tolist(), mixing.user[heard].tolist(), strict=True))
-    exchanged = mixing.kind == Kind.EXCHANGE
-    links |= set(zip(mixing.user[exchanged].tolist(), mixing.peer[exchanged].tolist(), strict=True))
-    graph = nx.DiGraph() if links - {(v, u) for u, v in links} else nx.Graph()
-    graph.add_nodes_from(range(mixing.users))
-    graph.add_edges_from(links)
-    return graph
+def senders(links: nx.Graph, /, *, ax: Axes) -> None:
+    """Who sends to whom.
+
+    Parameters
+    ----------
+    links
+        An edge u → v where user u sends to user v.
+    ax
+        Where to draw.
+    """
+    graph(links, ax=ax)
+    ax.set_title("who sends to whom")
 
 
 def events(events: Events, /, *, ax: Axes | None = None) -> Axes:

@@ -104,7 +104,8 @@ def flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
         return
     bound = facts.get("stable_step_size", np.nan)
     # Of the matrices of a schedule none is at fault alone: one that grows may be undone by the next.
-    mixing = max(abs(np.linalg.eigvals(run.mixing))) if isinstance(run.mixing, np.ndarray) else 0.0
+    W = run.topology.matrix
+    mixing = 0.0 if W is None else max(abs(np.linalg.eigvals(W)))
     if mixing > 1 + 1e-9:
         remedy = f"the mixing matrix alone has {mixing:.4g}, which no step size mends: try lazy(W) or metropolis(graph)"
     else:

@@ -33,8 +33,9 @@ from ntkp2p.data import AgentData
 from ntkp2p.dynamics.spectrum import EDGE
 from ntkp2p.dynamics.system import linear_system
 from ntkp2p.kernels import Features
-from ntkp2p.topology import Schedule
 from ntkp2p.topology.matrix import symmetric
+from ntkp2p.topology.mixing import RunMixing
+from ntkp2p.topology.schedules import as_run_mixing
 
 #: What may be late: the names of `Delayed`'s delays.
 LATE = ("gradients", "messages")
@@ -75,7 +76,7 @@ class CharacteristicRoots(NamedTuple):
 
 def delay_matrices(
     algorithm: Algorithm,
-    mixing: np.ndarray | Schedule,
+    mixing: np.ndarray | RunMixing,
     features: Features,
     data: AgentData,
     /,
@@ -110,7 +111,7 @@ def delay_matrices(
         and `linear_system`.
     """
     lookup(dict.fromkeys(LATE), late, "late part of a round")
-    if isinstance(mixing, Schedule):
+    if as_run_mixing(mixing).matrix is None:
         raise InputError("A₀ and A₁ are of one mixing matrix, and this is a schedule: take one of its matrices")
     if not algorithm.has_flow:
         raise InputError(f"{algorithm.name} has a delay already: give the algorithm without")

@@ -29,9 +29,8 @@ from ntkp2p.base.precision import in_float64
 from ntkp2p.dynamics.spectrum import extremes
 from ntkp2p.dynamics.step_size import bracket, with_step_size
 from ntkp2p.dynamics.system import LinearSystem, linear
-from ntkp2p.dynamics.timetable import MeanStep
 from ntkp2p.dynamics.windows import DENSE_SIZE
-from ntkp2p.topology import Schedule
+from ntkp2p.topology.mixing import RunMixing
 
 
 class Gossip(NamedTuple):
@@ -111,7 +110,7 @@ def mean_square_radius(system: LinearSystem, /) -> float:
         If the system is not of such clocks, or too large.
     """
     n = system.size
-    if not isinstance(system.parameters.get("mixing"), MeanStep):
+    if not system.over_clocks:
         raise InputError("second moments are those of runs over memoryless clocks: see AsynchronousGossip")
     if n > MOMENTS:
         raise InputError(f"second moments of {n} states are more than those of {MOMENTS}: take fewer samples or agents")
@@ -154,6 +153,6 @@ def _second_moments(advance, parameters, X):
     return jax.lax.scan(add, jnp.zeros_like(X), parameters["mixing"])[0]
 
 
-def draws(schedule: Schedule, /) -> tuple[Float[np.ndarray, "D Q Q"], Float[np.ndarray, " D"]]:
+def draws(schedule: RunMixing, /) -> tuple[Float[np.ndarray, "D Q Q"], Float[np.ndarray, " D"]]:
     """A schedule's matrices and how often each occurs, to be read as independent draws."""
     return schedule.matrices, np.bincount(schedule.order, minlength=len(schedule.matrices)) / schedule.period

@@ -1,7 +1,7 @@
 """One round of the linear model as an affine map of the stacked state, assembled from the agents' data."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,14 +11,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms import Algorithm, Compressor, World
-from ntkp2p.algorithms.event_round import awake_round, mean_round
 from ntkp2p.algorithms.exogenous import Form
-from ntkp2p.asynchrony import Events, Steps
 from ntkp2p.base.errors import InputError
 from ntkp2p.data import AgentData
-from ntkp2p.dynamics.timetable import MeanStep, Mixing, Timetable, timetable_of
+from ntkp2p.dynamics.timetable import Timetable, timetable_of
 from ntkp2p.kernels import Features
 from ntkp2p.models.losses import LOSSES
+from ntkp2p.topology.mixing import RunMixing
+from ntkp2p.topology.schedules import as_run_mixing
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,15 @@ class Round:
         A name of `ntkp2p.models.losses.LOSSES`.
     relays
         Rows of the state beside those of the agents, which hold messages on their way.
+    asynchronous
+        Whether a round is an event of agents with clocks of their own: its mixing is then a `Steps` or a `MeanStep`.
     """
 
     algorithm: Algorithm
     shape: tuple[int, int, int]
     loss: str = "squared"
     relays: int = 0
+    asynchronous: bool = False
 
     def __call__(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, " n"]:
         """The state after one round; `parameters` as `assemble` makes them, of that round."""
@@ -70,10 +73,8 @@ class Round:
         def own(user, z):
             return gradient(z, *(array[user] for array in held))
 
-        if isinstance(mixing, Steps):
-            return form.split(awake_round(algorithm, state, mixing, own))
-        if isinstance(mixing, MeanStep):
-            return form.split(mean_round(algorithm, state, *mixing, own))
+        if self.asynchronous:
+            return form.split(mixing.advance(algorithm, state, own))
 
         def grad(z, /, *, when=True):
             return jnp.where(when, jax.vmap(gradient)(z, *held), 0)
@@ -124,6 +125,8 @@ class Round:
 class Affine:
     """A round that is given as matrix and offset, of a single agent whose model is the state."""
 
+    asynchronous: ClassVar[bool] = False
+
     def __call__(self, parameters: PyTree, s: Float[Array, " n"], /) -> Float[Array, " n"]:
         """The state after one round."""
         return parameters["matrix"] @ s + parameters["offset"]
@@ -143,7 +146,7 @@ class Affine:
 
 def assemble(
     algorithm: Algorithm,
-    mixing: Mixing,
+    mixing: RunMixing | np.ndarray,
     features: Features,
     data: AgentData,
     /,
@@ -172,6 +175,7 @@ def assemble(
     timetable
         Of what changes over time; of no rounds if nothing does.
     """
+    mixing = as_run_mixing(mixing)
     constants, rest = eqx.partition(algorithm, lambda leaf: eqx.is_inexact_array_like(leaf))
     outputs, targets = (features.initial, data.targets) if columns is None else (columns, 0 * columns)
     if columns is not None:  # a sample's rows, each its own column: a loss of the rows of one column is their sum
@@ -187,8 +191,8 @@ def assemble(
         "weights": jnp.asarray(data.per_agent(1 / data.sizes[data.owner])),
     }
     width = features.columns if columns is None else columns.shape[1]
-    relays = mixing.relays if isinstance(mixing, Events) else 0
-    return Round(rest, (data.agents, features.rank, width), loss, relays), parameters, timetable
+    shape = data.agents, features.rank, width
+    return Round(rest, shape, loss, mixing.rows - data.agents, mixing.asynchronous), parameters, timetable
 
 
 def _agent_blocks(rows: np.ndarray, data: AgentData):

@@ -10,7 +10,7 @@ an affine map of the state, and its derivative is M. Where the mixing matrix cha
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -19,14 +19,15 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms import Algorithm
-from ntkp2p.asynchrony import Steps
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.reports import html_table
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.round import Affine, Round, assemble
-from ntkp2p.dynamics.timetable import CONSTANT, MeanStep, Mixing, Timetable, at_round, flow_time_of_a_round, has_flow
+from ntkp2p.dynamics.timetable import CONSTANT, Timetable, at_round
 from ntkp2p.kernels import Features
+from ntkp2p.topology.mixing import Mixing
+from ntkp2p.topology.schedules import as_run_mixing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,9 +148,8 @@ class LinearSystem:
     @cached_property
     def rate(self) -> float:
         """About ‖M − I‖, the fastest rate of the flow, in units of rounds: at least 2."""
-        mixing = self.parameters.get("mixing", np.eye(1))
-        if isinstance(mixing, Steps | MeanStep):  # averages of two
-            mixing = np.eye(1)
+        # Events are averages of two.
+        mixing = np.eye(1) if self.advance.asynchronous else self.parameters.get("mixing", np.eye(1))
         longest = np.linalg.norm(np.asarray(mixing), 2, axis=(-2, -1)).max()
         return float((1 + longest) * (1 + self.step_size * np.nan_to_num(self.curvature)))
 
@@ -157,6 +157,11 @@ class LinearSystem:
     def varying(self) -> bool:
         """Whether rounds differ, so that no single M and b are there."""
         return len(self.timetable.order) > 0
+
+    @property
+    def over_clocks(self) -> bool:
+        """Whether a round is the mean over what memoryless clocks may do next."""
+        return self.advance.asynchronous and not self.varying
 
     @property
     def models_vary(self) -> bool:
@@ -285,7 +290,7 @@ class LinearSystem:
 @in_float64
 def linear_system(
     algorithm: Algorithm,
-    mixing: Mixing,
+    mixing: Mixing | np.ndarray,
     features: Features,
     data: AgentData,
     /,
@@ -344,6 +349,7 @@ def linear_system(
     >>> bool(np.allclose(system.matrix(), run.mixing - 0.5 * np.eye(3)))
     True
     """
+    mixing = as_run_mixing(mixing)
     advance, parameters, timetable = assemble(algorithm, mixing, features, data, columns=columns, rounds=rounds)
     initial = np.asarray(advance.start(algorithm))
     blocks = np.asarray(parameters["matrix"])
@@ -351,22 +357,21 @@ def linear_system(
     curvature = float(np.linalg.eigvalsh(gram).max())
     varying = len(timetable.order) > 0
     _must_be_affine(algorithm, advance, parameters, timetable, len(initial))
-    synchronous = isinstance(parameters["mixing"], jax.Array)
-    matrices = np.asarray(parameters["mixing"]).reshape(-1, data.agents, data.agents) if synchronous else []
+    matrices = [] if mixing.asynchronous else np.asarray(parameters["mixing"]).reshape(-1, data.agents, data.agents)
     growths = [algorithm.growth(W, curvature) for W in matrices]
-    if varying or not synchronous:
+    if varying or mixing.asynchronous:
         # Rounds that are no longer powers of one M need one norm that each of them contracts.
         growths = [max(growths) if growths and all(growth == 1 for growth in growths) else float("nan")]
     return LinearSystem(
         advance=advance,
         parameters=parameters,
         initial=initial,
-        step_size=flow_time_of_a_round(algorithm, mixing),
-        symmetric=synchronous and not varying and algorithm.is_symmetric(matrices[0]),
+        step_size=mixing.length(float(algorithm.step_size)),
+        symmetric=not (mixing.asynchronous or varying) and algorithm.is_symmetric(matrices[0]),
         growth=growths[0],
         curvature=curvature,
         stable_step_size=float(np.min([algorithm.stable_step_size(W, curvature) for W in matrices] or [np.nan])),
-        has_flow=has_flow(algorithm, mixing),
+        has_flow=mixing.has_flow(algorithm),
         timetable=timetable,
     )
 
@@ -424,7 +429,7 @@ def not_affine(algorithm: Algorithm, /) -> InputError:
 def _must_be_affine(algorithm: Algorithm, advance: Round, parameters: PyTree, timetable: Timetable, size: int) -> None:
     must_have_closed_form(algorithm)
     probe = np.random.default_rng(0).normal(size=size)
-    for k in _different_rounds(parameters["mixing"]):
+    for k in parameters["mixing"].different if advance.asynchronous else [0]:
         here = at_round(parameters, timetable, k)
         start, found = (np.asarray(advanced(advance, here, s)) for s in (np.zeros(size), probe))
         expected = start + np.asarray(product(advance, here, probe))
@@ -435,8 +440,3 @@ def _must_be_affine(algorithm: Algorithm, advance: Round, parameters: PyTree, ti
             affine = all(map(np.array_equal, *(_exogenous(advance, here, s) for s in (np.zeros(size), probe))))
         if not affine:
             raise not_affine(algorithm)
-
-
-def _different_rounds(mixing: Any) -> list[int]:
-    """Rounds at which to look whether they are affine: the first, and of events also the first update."""
-    return [0, int(np.argmax(mixing.finished))] if isinstance(mixing, Steps) else [0]

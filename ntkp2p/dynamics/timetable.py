@@ -9,18 +9,8 @@ from jaxtyping import PyTree
 
 from ntkp2p.algorithms import Algorithm
 from ntkp2p.algorithms.exogenous import repetition
-from ntkp2p.asynchrony import AsynchronousGossip, Events, Steps
-from ntkp2p.topology import Schedule
-
-#: Who mixes with whom: one matrix, one for each round, what agents on their own clocks do, or these clocks themselves.
-Mixing = np.ndarray | Schedule | Events | AsynchronousGossip
-
-
-class MeanStep(NamedTuple):
-    """What the next event of memoryless clocks may be, and with which probabilities, shape (E,)."""
-
-    steps: Steps
-    shares: Any
+from ntkp2p.topology.mixing import RunMixing
+from ntkp2p.topology.schedules import periodic
 
 
 class Timetable(NamedTuple):
@@ -52,42 +42,23 @@ class Timetable(NamedTuple):
 CONSTANT = Timetable(np.zeros(0, int))
 
 
-def timetable_of(algorithm: Algorithm, mixing: Mixing, most: int | None) -> tuple[Any, Timetable, list[np.ndarray]]:
+def timetable_of(algorithm: Algorithm, mixing: RunMixing, most: int | None) -> tuple[Any, Timetable, list[np.ndarray]]:
     """The distinct matrices, or the only one; which of them each round has; and the exogenous leaves before each.
 
     Of events, what each of them does; of clocks, what the next event may be.
     """
-    if isinstance(mixing, AsynchronousGossip):
-        events, rates = mixing.kinds_of_events()
-        return MeanStep(events.steps(), rates / rates.sum()), CONSTANT, []
-    if isinstance(mixing, Events):
-        steps = mixing.steps(0, most)
-        return steps, Timetable(np.arange(len(steps.rows)), len(steps.rows), False), []
-    if isinstance(mixing, np.ndarray) or len(mixing.matrices) == 1:
-        mixing = Schedule(
-            mixing.reshape(1, *mixing.shape[-2:]) if isinstance(mixing, np.ndarray) else mixing.matrices,
-            np.zeros(1, int),
-            True,
-        )
+    if mixing.asynchronous:
+        steps, end = mixing.of_rounds(most)
+        return steps, CONSTANT if end is None else Timetable(np.arange(end), end, False), []
+    if mixing.matrix is not None:
+        mixing = periodic([mixing.matrix])
     begin, length, exogenous = repetition(algorithm, mixing.matrices, mixing.order, mixing.periodic, most=most)
     if (begin, length) == (0, 1):
-        return mixing.at(0), CONSTANT, [np.asarray(leaf[0]) for leaf in exogenous]
+        return mixing.matrices[mixing.order[0]], CONSTANT, [np.asarray(leaf[0]) for leaf in exogenous]
     rounds = np.arange(len(exogenous[0]) if exogenous else mixing.period)
     # Of mixing that ends, the last row is of the state after all rounds.
     order = mixing.order[rounds % mixing.period if mixing.periodic else np.minimum(rounds, mixing.period - 1)]
     return mixing.matrices, Timetable(order, begin, length > 0), exogenous
-
-
-def has_flow(algorithm: Algorithm, mixing: Mixing, /) -> bool:
-    """Whether there is a flow: of an algorithm's gradients, or of the mean over memoryless clocks; events have none."""
-    return isinstance(mixing, AsynchronousGossip) or (algorithm.has_flow and not isinstance(mixing, Events))
-
-
-def flow_time_of_a_round(algorithm: Algorithm, mixing: Mixing, /) -> float:
-    """η, or of clocks the mean wall-clock time between two events."""
-    if isinstance(mixing, AsynchronousGossip):
-        return float(1 / mixing.kinds_of_events()[1].sum())
-    return float(algorithm.step_size)
 
 
 def at_round(parameters: PyTree, timetable: Timetable, k: Any) -> PyTree:

@@ -382,7 +382,7 @@ class Explorer(widgets.VBox):
         ax.set(xticks=(-reach, 0, reach), yticks=(-reach, 0, reach))  # every label takes a millisecond
 
     def _draw_graph(self) -> None:
-        mixing = self.experiment and self.experiment.mixing
+        mixing = self.experiment and self.experiment.topology.matrix
         if self._drawn is None or not (isinstance(mixing, np.ndarray) and np.array_equal(self._drawn, mixing)):
             self._draw(self.net, self._net, mixing)
             self._drawn = mixing

@@ -124,7 +124,7 @@ def _width_errors(study: Study, units: int, seed: int) -> tuple[float, float]:
         **settings,
     )
     experiment, features = study.experiment(rounds=rounds, **settings), study.features(**settings)
-    system = linear_system(experiment.algorithm, experiment.mixing, features, experiment.data)
+    system = linear_system(experiment.algorithm, experiment.topology, features, experiment.data)
     z = solve(system, experiment.recorded[-1:]).states("rounds").reshape(experiment.agents, -1, 1)
     assert features.parameters is not None
     moved = np.stack([features.parameters(z_q) for z_q in z])

@@ -516,7 +516,7 @@ def boundary(study: Study, /) -> Drawn:
     for delay in map(int, delays):
         # Growth per event falls with the delay.
         start = two_features(delay, (1 + delay) * setting.boundary_events)
-        system = linear_system(start.algorithm, start.mixing, start.features(), start.data)
+        system = linear_system(start.algorithm, start.topology, start.features(), start.data)
         edge = largest_mean_square_step_size(system)
         edges.append((edge * system.curvature, largest_step_size(system) * system.curvature))
         runs = [

@@ -11,12 +11,11 @@ from functools import cache
 from pathlib import Path
 
 from ntkp2p.algorithms import Algorithm, LocalSGD, Modifier
-from ntkp2p.asynchrony import AsynchronousGossip
 from ntkp2p.base.errors import InputTypeError
 from ntkp2p.models import Network
 from ntkp2p.runs.experiment import Experiment
 
-#: The keys that go with what has a name: a class of algorithms, a network, a data set, a partition.
+#: The keys that go with what has a name: an algorithm, what mixing has, a network, a data set, a partition.
 KEYS: Mapping[str, tuple[str, ...]] = {
     "DGD": ("nedic2009", "yuan2016"),
     "CTA": ("chen2012", "sayed2014"),
@@ -26,6 +25,9 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "CHOCO": ("koloskova2019",),
     "LocalSGD": ("stich2019",),
     "Delayed": ("agarwal2011", "tsitsiklis1986"),
+    "clocks": ("mitra2024", "lian2018", "boyd2006"),
+    "opportunistic": ("mitra2022",),
+    "cap": ("draco2024",),
     "resnet20": ("he2016", "wu2018"),
     "vgg11": ("simonyan2015", "wu2018"),
     "mnist": ("lecun1998", "raschka2018"),
@@ -93,7 +95,8 @@ def references() -> Mapping[str, str]:
 def _keys(experiment: Experiment) -> Iterator[str]:
     yield from ("ntkp2p", "chaudhari2025")
     yield from _of_algorithm(experiment.algorithm)
-    yield from _of_clocks(experiment)
+    for topic in experiment.topology.topics:
+        yield from KEYS.get(topic, ())
     yield from _of_model(experiment.model)
     yield from KEYS.get(experiment.data.dataset.name, ())
     yield from KEYS.get(experiment.data.by.split(",")[0], ())
@@ -112,17 +115,6 @@ def _of_algorithm(algorithm: Algorithm) -> Iterator[str]:
         yield "aketi2024"
     if isinstance(algorithm, LocalSGD) and algorithm.momentum is not None:
         yield "polyak1964"  # the heavy ball
-
-
-def _of_clocks(experiment: Experiment) -> Iterator[str]:
-    if not experiment.asynchronous:
-        return
-    yield from ("mitra2024", "lian2018", "boyd2006")
-    gossip = experiment.mixing
-    if isinstance(gossip, AsynchronousGossip) and gossip.scheme == "opportunistic":
-        yield "mitra2022"
-    if isinstance(gossip, AsynchronousGossip) and gossip.cap is not None:
-        yield "draco2024"
 
 
 def _of_model(model: object) -> Iterator[str]:

@@ -20,7 +20,6 @@ import xarray as xr
 from jaxtyping import Float
 
 from ntkp2p.algorithms.exogenous import DENSE_ENTRY, Traffic, course, traffic_of_any_round
-from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.base.checks import is_number
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
@@ -28,7 +27,7 @@ from ntkp2p.base.reports import Report, Rows, Verdict
 from ntkp2p.models.losses import LOSSES
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.measures import COUNTERS
-from ntkp2p.topology import Schedule, schedules
+from ntkp2p.topology.mixing import RunMixing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -209,7 +208,7 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
     Of agents' clocks that no events are drawn of, the mean.
     """
     if experiment.asynchronous:
-        messages, updates = _events_until(experiment.mixing, rounds)
+        messages, updates = experiment.topology.sent_until(rounds), experiment.topology.computed_until(rounds)
         # All rounds are alike: a message is one of any of them, and an update takes the gradients of one.
         alike = np.eye(experiment.agents)[None], np.zeros(1, int)
         one = course(experiment.algorithm, *alike, layers=experiment.layers).traffic
@@ -218,7 +217,7 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
             "bytes_sent": float(one.bytes[0]) * messages,
             "gradients": float(one.gradients[0]) * updates,
         }
-    schedule = _schedule(experiment)
+    schedule = experiment.topology
     layers = experiment.layers
     if (one := traffic_of_any_round(experiment.algorithm, experiment.agents, layers=layers)) is not None:
         heard, every = _heard_until(schedule, rounds), rounds[:, None]
@@ -242,35 +241,20 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
     return found | {"gradients": np.tile(gradients[:, None], experiment.agents)}
 
 
-def _events_until(mixing: Events | AsynchronousGossip, rounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The messages that every agent has sent, and the updates it has computed, before some ascending rounds."""
-    if isinstance(mixing, Events):
-        return mixing.sent_until(rounds), mixing.computed_until(rounds)
-    events, rates = mixing.kinds_of_events()
-    every = np.arange(len(events) + 1)
-    one = (np.diff(until, axis=0) for until in (events.sent_until(every), events.computed_until(every)))
-    messages, updates = (rounds[:, None] * (rates / rates.sum() @ each) for each in one)
-    return messages, updates
-
-
 def _followed(experiment: Experiment, rounds: int) -> tuple[Traffic, np.ndarray, np.ndarray]:
     """The traffic of the rounds; by distinct matrix how many hear each agent; which of these each round has."""
-    schedule = _schedule(experiment)
-    order = schedule.indices(rounds)
+    schedule = experiment.topology
+    order = schedule.order[np.arange(rounds) % len(schedule.order)]
     layers = experiment.layers
     return course(experiment.algorithm, schedule.matrices, order, layers=layers).traffic, _hearers(schedule), order
 
 
-def _schedule(experiment: Experiment) -> Schedule:
-    return experiment.mixing if isinstance(experiment.mixing, Schedule) else schedules.periodic([experiment.mixing])
-
-
-def _hearers(schedule: Schedule) -> np.ndarray:
+def _hearers(schedule: RunMixing) -> np.ndarray:
     """How many hear each agent, by distinct matrix, shape (D, Q)."""
     return ((schedule.matrices != 0) & ~np.eye(schedule.agents, dtype=bool)).sum(axis=1)
 
 
-def _heard_until(schedule: Schedule, rounds: np.ndarray) -> np.ndarray:
+def _heard_until(schedule: RunMixing, rounds: np.ndarray) -> np.ndarray:
     """How many have heard each agent before some rounds if it sends once a round, shape (times, Q)."""
     once = np.zeros((schedule.period + 1, schedule.agents))
     np.cumsum(_hearers(schedule)[schedule.order], axis=0, out=once[1:])

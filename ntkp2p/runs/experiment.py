@@ -16,20 +16,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ntkp2p import data as datasets
-from ntkp2p.algorithms import Algorithm, LocalSGD
+from ntkp2p.algorithms import Algorithm
 from ntkp2p.algorithms.contract import check_algorithm
-from ntkp2p.algorithms.event_round import must_be_asynchronous
-from ntkp2p.asynchrony import AsynchronousGossip, Events
 from ntkp2p.base.checks import lookup, whole
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.reports import html_table
 from ntkp2p.data import AgentData
-from ntkp2p.dynamics.timetable import flow_time_of_a_round, has_flow
 from ntkp2p.kernels import Features, infinite_features
 from ntkp2p.models import NETWORKS, Model, Network, prepare
 from ntkp2p.models.losses import must_be_loss, name_classes
 from ntkp2p.runs.toml import algorithm_from, call, checked, mixing_from, named, tables_of, take, with_paths
-from ntkp2p.topology import Schedule, validate_mixing
+from ntkp2p.topology.matrix import square_matrix
+from ntkp2p.topology.mixing import Mixing, RunMixing
+from ntkp2p.topology.schedules import as_run_mixing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,16 +138,9 @@ class Experiment:
         if not (self.kernel_rtol is None or (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1)):
             raise InputError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
         lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
-        mixing = self.mixing
-        if isinstance(mixing, Events | AsynchronousGossip):
-            _must_be_for(mixing, self.agents, int(self.rounds), self.algorithm)
-        else:
-            mixing = validate_mixing(
-                mixing, agents=self.agents, rounds=int(self.rounds), stochastic=self.algorithm.stochastic
-            )
-        if isinstance(mixing, Schedule) and self.algorithm.static:
-            raise InputError(f"{self.algorithm.name} takes no mixing that changes over time: {self.algorithm.static}")
-        object.__setattr__(self, "mixing", mixing)
+        if not isinstance(self.mixing, Mixing):
+            object.__setattr__(self, "mixing", square_matrix(self.mixing))
+        self.topology.must_suit(self.algorithm, agents=self.agents, rounds=int(self.rounds))
         check_algorithm(self.algorithm, self.agents, precision=self.precision, asynchronous=self.asynchronous)
         object.__setattr__(self, "recorded", _recorded(self.record, int(self.rounds)))
 
@@ -160,28 +152,37 @@ class Experiment:
     @property
     def has_flow(self) -> bool:
         """Whether it can be predicted in flow time, too: a gradient flow, or wall-clock time of memoryless clocks."""
-        return has_flow(self.algorithm, self.mixing)
+        return self.topology.has_flow(self.algorithm)
 
     @property
     def asynchronous(self) -> bool:
         """Whether agents have clocks of their own."""
-        return isinstance(self.mixing, Events | AsynchronousGossip)
+        return self.topology.asynchronous
+
+    @cached_property
+    def topology(self) -> RunMixing:
+        """The mixing, as everything asks it: a matrix is a schedule of one, and what is drawn for a run has been."""
+        if not isinstance(self.mixing, Mixing):
+            return as_run_mixing(self.mixing)
+        return self.mixing.resolved(int(self.rounds), self._seed_of(0))
 
     def drawn(self, draw: int = 0, /) -> Experiment:
-        """The run with the events that training number `draw` draws of the agents' clocks; others as they are."""
-        if not isinstance(self.mixing, AsynchronousGossip):
+        """The run with the mixing that training number `draw` draws, such as events of clocks; others as they are."""
+        source = self.mixing if isinstance(self.mixing, Mixing) else self.topology
+        mixing = source.drawn(int(self.rounds), self._seed_of(draw))
+        if mixing is source:
             return self
-        seed = int(np.random.SeedSequence([int(self.seed), draw]).generate_state(1)[0])
         # It is the same run, and was checked: whether everybody takes part in so few events is left to chance.
         drawn = copy.copy(self)
-        object.__setattr__(drawn, "mixing", self.mixing.draw(events=int(self.rounds), seed=seed))
+        drawn.__dict__.update(mixing=mixing, topology=mixing)  # the dataclass is frozen for everybody else
         return drawn
+
+    def _seed_of(self, draw: int) -> int:
+        return int(np.random.SeedSequence([int(self.seed), draw]).generate_state(1)[0])
 
     def time(self, rounds: np.ndarray, /) -> np.ndarray:
         """When some `rounds` are over: flow time η k, or with events wall-clock time; its mean where none are drawn."""
-        if isinstance(self.mixing, Events):
-            return np.append(0.0, self.mixing.time)[rounds]
-        return flow_time_of_a_round(self.algorithm, self.mixing) * np.asarray(rounds)
+        return self.topology.times(rounds, float(self.algorithm.step_size))
 
     def initialise(self) -> Model:
         """The network at the agents' common θ₀.
@@ -245,7 +246,7 @@ class Experiment:
             **({} if architecture is None else {"limit": architecture.limit}),
             "data": f"{self.data.name}, {_checksum(self.data.inputs, self.data.targets)}",
             "split": f"{self.data.by}, {_checksum(self.data.owner)}",
-            "mixing": _mixing_in_words(self.mixing),
+            "mixing": self._mixing_in_words(),
             "algorithm": self.algorithm.name,
             "constants": repr(self.algorithm),
             "step_size": float(self.algorithm.step_size),
@@ -256,6 +257,10 @@ class Experiment:
             "kernel": self.kernel,
             **({} if self.kernel_rtol is None else {"kernel_rtol": self.kernel_rtol}),
         }
+
+    def _mixing_in_words(self) -> str:
+        words = f"{self.agents} agents" if self.topology.matrix is not None else repr(self.topology)
+        return f"{words}, {_checksum(*self.topology.facts())}"
 
     def plot(self) -> list[Axes]:
         """Who mixes with whom, with the weights, and the agents' samples by class; returns both axes.
@@ -268,7 +273,7 @@ class Experiment:
 
     def __repr__(self) -> str:
         model = "(init, apply)" if isinstance(self.model, tuple) else repr(self.model)
-        mixing = f"W of {self.agents} agents" if isinstance(self.mixing, np.ndarray) else repr(self.mixing)
+        mixing = f"W of {self.agents} agents" if self.topology.matrix is not None else repr(self.mixing)
         run = f"{self.algorithm!r}, {self.rounds} rounds, loss {self.loss!r}, seed {self.seed}, {model}"
         short = [textwrap.shorten(words, 105, placeholder=" …") for words in (run, mixing, repr(self.data))]
         return "Experiment(" + ",\n  ".join(short) + ")"
@@ -343,27 +348,6 @@ class Experiment:
         )
 
 
-def _must_be_for(mixing: Events | AsynchronousGossip, agents: int, rounds: int, algorithm: Algorithm) -> None:
-    """Refuse events, or clocks, that do not fit the run."""
-    if mixing.users != agents:
-        raise InputError(
-            f"mixing has {mixing.users} users but the data are split over {agents} agents: make them agree"
-        )
-    must_be_asynchronous(algorithm)
-    if isinstance(mixing, Events):
-        if rounds > len(mixing):
-            raise InputError(
-                f"mixing has {len(mixing)} events for a run of {rounds}: one event is one round, draw more of them or "
-                f"set rounds = {len(mixing)}"
-            )
-        mixing.must_be_lively()
-        if isinstance(algorithm, LocalSGD) and (made := mixing.updates).min() <= algorithm.delay:
-            raise InputError(
-                f"user {made.argmin()} makes {made.min()} updates in {len(mixing)} events, and each is applied "
-                f"{algorithm.delay} of its updates later: draw more events, or take a delay below {made.min()}"
-            )
-
-
 def _must_be_batch(size: Any, data: AgentData) -> None:
     least = int(data.sizes.argmin())
     whole(size, "batch_size", least=1)
@@ -387,14 +371,6 @@ def _must_have_classes(data: AgentData) -> None:
 
 def _checksum(*arrays: np.ndarray) -> str:
     return f"crc32 {zlib.crc32(b''.join(np.ascontiguousarray(a).tobytes() for a in arrays)):08x}"
-
-
-def _mixing_in_words(mixing: np.ndarray | Schedule | Events | AsynchronousGossip) -> str:
-    if isinstance(mixing, AsynchronousGossip | Events):
-        return f"{mixing!r}, {_checksum(*mixing.facts())}"
-    if isinstance(mixing, Schedule):
-        return f"{mixing!r}, {_checksum(mixing.matrices, mixing.order)}"
-    return f"{len(mixing)} agents, {_checksum(mixing)}"
 
 
 def _recorded(record: int | Sequence[int], rounds: int) -> np.ndarray:

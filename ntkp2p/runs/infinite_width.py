@@ -85,7 +85,7 @@ def over_initialisations(
     systems = [
         linear_system(
             experiment.algorithm,
-            experiment.mixing,
+            experiment.topology,
             features,
             data,
             columns=spread.factor[:, group],

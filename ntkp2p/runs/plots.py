@@ -11,15 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from ntkp2p.asynchrony import AsynchronousGossip, Events
-from ntkp2p.asynchrony.plots import senders
 from ntkp2p.base.checks import lookup
 from ntkp2p.base.style import BLUE, DASHED, HIGHEST, LABELS, LINES, LOWEST, ORDERED, RANGES, STYLE, VERMILLION
 from ntkp2p.data import AgentData
 from ntkp2p.runs.measures import COUNTERS, STEADY_VARIABLES
 from ntkp2p.runs.trajectory import Trajectory
-from ntkp2p.topology import Schedule
-from ntkp2p.topology.plots import draw_mixing, graph
 
 if TYPE_CHECKING:
     from ntkp2p.runs.communication import Communication
@@ -294,20 +290,9 @@ def experiment(experiment: "Experiment", /) -> list[Axes]:
     """
     with plt.style.context(STYLE):
         axes = list(plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")[1])
-        _draw_links(experiment.mixing, axes[0])
+        experiment.topology.draw_links(axes[0])
         samples(experiment.data, ax=axes[1])
     return axes
-
-
-def _draw_links(mixing: Any, ax: Axes) -> None:
-    if isinstance(mixing, Schedule):
-        draw_mixing(np.mean(mixing.matrices[mixing.order], axis=0), ax)
-        ax.set_title(f"mean of {mixing.period} rounds: {ax.get_title()}")
-    elif isinstance(mixing, Events | AsynchronousGossip):
-        graph(senders(mixing), ax=ax)
-        ax.set_title("who sends to whom")
-    else:
-        draw_mixing(mixing, ax)
 
 
 def samples(data: AgentData, /, *, ax: Axes) -> Axes:

@@ -12,7 +12,6 @@ from jax.flatten_util import ravel_pytree
 
 from ntkp2p.algorithms import Algorithm
 from ntkp2p.algorithms.compression import compressors_of
-from ntkp2p.asynchrony import AsynchronousGossip
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.threads import one_thread
@@ -25,7 +24,6 @@ from ntkp2p.dynamics.solve import Solution, solve
 from ntkp2p.dynamics.spectrum import Spectrum, edge, eigenvalues, spectrum, spectrum_of
 from ntkp2p.dynamics.steady_state import steady_state as solve_steady
 from ntkp2p.dynamics.system import linear_system
-from ntkp2p.dynamics.timetable import MeanStep
 from ntkp2p.dynamics.varying import lasting
 from ntkp2p.dynamics.windows import DENSE_SIZE, Method
 from ntkp2p.kernels import Features
@@ -192,7 +190,7 @@ def predictions_in(
         return _integrated(experiment, run.algorithm, features, asked, method, rtol, averages)
     system = _small_system(run, features, method)
     if system is None:
-        system = linear_system(run.algorithm, run.mixing, features, run.data, rounds=int(run.rounds))
+        system = linear_system(run.algorithm, run.topology, features, run.data, rounds=int(run.rounds))
     solution = solve(system, experiment.recorded, times=asked, method=method, rtol=rtol)
     extremes = spectrum(system)
     verdicts = {time: _verdict(features, solution, extremes, time) | averages for time in asked}
@@ -210,9 +208,9 @@ def predictions_in(
 def _small_system(run: Experiment, features: Features, method: Method) -> EagerSystem | None:
     """The system where it is small enough to be solved by NumPy alone, for which nothing is compiled."""
     small = run.agents * features.rank * features.columns <= DENSE_SIZE and method in ("auto", "dense")
-    if not (small and features.spread is None and isinstance(run.mixing, np.ndarray)):
+    if not (small and features.spread is None and run.topology.matrix is not None):
         return None
-    system = eager_system(run.algorithm, run.mixing, features, run.data)
+    system = eager_system(run.algorithm, run.topology.matrix, features, run.data)
     return system if system is not None and system.size <= DENSE_SIZE else None
 
 
@@ -252,13 +250,13 @@ def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any
     asked = times_of(experiment.has_flow)
     run, averages = _averaged(experiment)
     system = None
-    if experiment.loss == "squared" and features.spread is None and isinstance(run.mixing, np.ndarray):
-        system = eager_system(run.algorithm, run.mixing, features, run.data)
+    if experiment.loss == "squared" and features.spread is None and run.topology.matrix is not None:
+        system = eager_system(run.algorithm, run.topology.matrix, features, run.data)
     if system is None:
         predicted = predictions_in(features, experiment, asked, "auto", 1e-8)
         if experiment.loss != "squared":
             return predicted, np.empty(0)
-        lasting_system = linear_system(run.algorithm, run.mixing, features, run.data).lasting
+        lasting_system = linear_system(run.algorithm, run.topology, features, run.data).lasting
         return predicted, eigenvalues(lasting_system, dense=QUICK[lasting_system.symmetric])
     values = eigenvalues(system, dense=QUICK[system.symmetric])
     found = spectrum_of(system, values) if len(values) == system.size else spectrum(system, dense=0)
@@ -325,7 +323,7 @@ def steady_state(
         raise InputError("the steady state is that of one initialisation: give the network a finite width")
     clock = checked_time(time)
     run, averages = _averaged(experiment)
-    system = lasting(linear_system(run.algorithm, run.mixing, features, run.data), clock)
+    system = lasting(linear_system(run.algorithm, run.topology, features, run.data), clock)
     state, residual = solve_steady(system, time=time, rtol=rtol)
     basis = (state - system.initial)[None]
     solution = Solution(
@@ -406,7 +404,7 @@ def _integrated(
             "error"
         )
     advance, parameters, timetable = assemble(
-        algorithm, experiment.mixing, features, experiment.data, loss=experiment.loss, rounds=int(experiment.rounds)
+        algorithm, experiment.topology, features, experiment.data, loss=experiment.loss, rounds=int(experiment.rounds)
     )
     predicted = {}
     start, recorded = advance.start(algorithm), experiment.recorded
@@ -432,7 +430,7 @@ def _counters(experiment: Experiment, features: Features, time: Time, rounds: np
 @in_float64
 def _averaged(experiment: Experiment) -> tuple[Experiment, dict[str, Any]]:
     """The experiment with the measured shares of its compressors, and over what its prediction is a mean."""
-    means = ["clocks"] if isinstance(experiment.mixing, AsynchronousGossip) else []
+    means = ["clocks"] if experiment.asynchronous and experiment.topology.horizon is None else []
     means += [] if experiment.batch_size is None else ["mini-batches"]
     means += [names] if (names := drawn_by(experiment.algorithm)) else []
     # Where rounds are not affine, following the mean gradients and messages is no mean of the runs.
@@ -515,7 +513,7 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: T
     eta, tolerance = solution.system.step_size, edge(solution.system, extremes)
     unstable = extremes.radius > 1 + tolerance if time == "rounds" else extremes.abscissa * eta > tolerance
     of_runs = {}
-    if isinstance(solution.system.parameters["mixing"], MeanStep) and solution.system.size <= MOMENTS:
+    if solution.system.over_clocks and solution.system.size <= MOMENTS:
         of_runs["mean_square_radius"] = mean_square_radius(solution.system)
         unstable = unstable or of_runs["mean_square_radius"] > 1 + tolerance
     of_the_mean = {} if features.spread is None else {"width": "infinite", "spread_error": features.spread.error}

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ntkp2p.asynchrony import Events
 from ntkp2p.base.errors import InputError
 from ntkp2p.kernels import Features
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.prediction import features_of, predict
-from ntkp2p.topology import Schedule
 
 #: Up to so many rounds every one is looked at; a longer run is looked at so many times.
 LOOKS = 10_000
@@ -74,10 +72,8 @@ def rounds_to_loss(
         raise InputError(f"target must be a finite positive loss, found {target!r}")
     if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
         raise InputError(f"most must be a whole number of rounds ≥ 1, found {most!r}")
-    if isinstance(experiment.mixing, Schedule) and not experiment.mixing.periodic:
-        most = min(most, experiment.mixing.period)
-    if isinstance(experiment.mixing, Events):
-        most = min(most, len(experiment.mixing))
+    if experiment.topology.horizon is not None:
+        most = min(most, experiment.topology.horizon)
     features = features_of(experiment, features)
     last = 0
     for horizon in _horizons(int(most)):

@@ -17,6 +17,7 @@ from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.topology import Schedule, load_mixing, schedules
 from ntkp2p.topology.graphs import from_spec, sized
+from ntkp2p.topology.mixing import Mixing
 from ntkp2p.topology.weights import from_graph
 
 
@@ -113,9 +114,7 @@ _ASKED = {
 _CLOCKED = [name for name in parameters_of(AsynchronousGossip) if name not in ("users", "weight")]
 
 
-def mixing_from(
-    entries: dict[str, Any], agents: int, rounds: Any
-) -> np.ndarray | Schedule | Events | AsynchronousGossip:
+def mixing_from(entries: dict[str, Any], agents: int, rounds: Any) -> np.ndarray | Mixing:
     if "scheme" in entries:
         return _asynchronous(entries, agents, rounds)
     if "schedule" in entries:
@@ -182,7 +181,7 @@ def _clocks(entries: Any, name: str, agents: int) -> Any:
     return named(CLOCKS, entries, table=f"mixing.{name}", key="clock")
 
 
-def _schedule(entries: dict[str, Any], agents: int, rounds: Any) -> Schedule:
+def _schedule(entries: dict[str, Any], agents: int, rounds: Any) -> Mixing:
     name, given = entries["schedule"], {k: v for k, v in entries.items() if k != "schedule"}
     build = schedules.SCHEDULES[name]
     parameters = parameters_of(build)

@@ -24,8 +24,6 @@ from jaxtyping import Array, PyTree
 
 from ntkp2p.algorithms import Algorithm, World
 from ntkp2p.algorithms.algorithm import without_constants
-from ntkp2p.algorithms.event_round import awake_round
-from ntkp2p.asynchrony import Events
 from ntkp2p.base.checks import whole
 from ntkp2p.base.devices import AXIS, agree, all_devices, one_device, place
 from ntkp2p.base.errors import InputError
@@ -37,7 +35,6 @@ from ntkp2p.runs import measures
 from ntkp2p.runs.communication import sent_until
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.trajectory import Trajectory
-from ntkp2p.topology import Schedule, schedules
 
 #: Agents whose networks each keep more bytes than this for a gradient's way back take theirs one after another: for
 #: ResNet-20 and VGG-11 on a CPU that was nearly twice as fast as together, in a seventh and in half of the memory.
@@ -134,10 +131,10 @@ def train(
     """
     whole(draw, "draw", least=0)
     drawn = experiment.drawn(draw)
-    mesh = (one_device() if isinstance(drawn.mixing, Events) else all_devices()) if mesh is None else mesh
+    mesh = (one_device() if drawn.asynchronous else all_devices()) if mesh is None else mesh
     if mesh.axis_names != (AXIS,):
         raise InputError(f"the mesh must have the one axis {AXIS!r}, found {mesh.axis_names}: see ntkp2p.devices")
-    if isinstance(drawn.mixing, Events) and mesh.size > 1:
+    if drawn.asynchronous and mesh.size > 1:
         raise InputError("of agents on their own clocks two act at a time: train them on one device, leave mesh out")
     if jax.process_count() > 1:
         _must_agree(experiment, draw, mesh)
@@ -275,7 +272,7 @@ class _Run:
         algorithm = eqx.combine(given.constants, self.algorithm)
         if self.asynchronous:
             step = jax.tree.map(lambda part: part[k], given.mixing)
-            return awake_round(algorithm, state, step, self._gradient_of_event(given, k))
+            return step.advance(algorithm, state, self._gradient_of_event(given, k))
         return algorithm.round(state, self._world(given, k))
 
     def _gradient_of_event(self, given: _Given, k: Any) -> Callable:
@@ -371,14 +368,13 @@ def _placed(experiment: Experiment, key: Array, mesh: Mesh) -> tuple[_Run, _Give
     def seen(array):
         return place(np.asarray(array, precision if np.asarray(array).dtype.kind == "f" else None), mesh)
 
-    mixing = experiment.mixing
-    if isinstance(mixing, Events):
-        steps = jax.tree.map(partial(place, mesh=mesh), mixing.steps(0, int(experiment.rounds)))
+    mixing = experiment.topology
+    if mixing.asynchronous:
+        steps = jax.tree.map(partial(place, mesh=mesh), mixing.of_rounds(int(experiment.rounds))[0])
     else:
-        schedule = mixing if isinstance(mixing, Schedule) else schedules.periodic([mixing])
-        matrices = np.tile(np.eye(agents + idle), (len(schedule.matrices), 1, 1))
-        matrices[:, :agents, :agents] = schedule.matrices
-        steps = held(matrices, None), place(schedule.order, mesh)
+        matrices = np.tile(np.eye(agents + idle), (len(mixing.matrices), 1, 1))
+        matrices[:, :agents, :agents] = mixing.matrices
+        steps = held(matrices, None), place(mixing.order, mesh)
     constants, algorithm = without_constants(experiment.algorithm)
     run = _Run(
         algorithm,
@@ -387,10 +383,10 @@ def _placed(experiment: Experiment, key: Array, mesh: Mesh) -> tuple[_Run, _Give
         experiment.loss,
         experiment.batch_size,
         agents,
-        mixing.rows if isinstance(mixing, Events) else agents + idle,
+        mixing.rows + idle,
         tuple(array.shape[1:] for array in own),
         precision,
-        isinstance(mixing, Events),
+        mixing.asynchronous,
         mesh,
     )
     given = _Given(

@@ -7,11 +7,13 @@ from ntkp2p.base.reports import Verdict
 from ntkp2p.topology import graphs, schedules
 from ntkp2p.topology.check import MixingReport, check_mixing, validate_mixing
 from ntkp2p.topology.joint import ScheduleReport
+from ntkp2p.topology.mixing import Mixing
 from ntkp2p.topology.reading import load_mixing
 from ntkp2p.topology.schedules import Schedule
 from ntkp2p.topology.weights import best_constant, fastest_mixing, lazy, max_degree, metropolis, push_weights
 
 __all__ = [
+    "Mixing",
     "MixingReport",
     "Schedule",
     "ScheduleReport",

@@ -31,9 +31,9 @@ from ntkp2p.base.reports import Report, Verdict, as_plain
 from ntkp2p.topology import spectrum as topology_spectrum
 from ntkp2p.topology.joint import ScheduleReport
 from ntkp2p.topology.matrix import square, square_matrix
-from ntkp2p.topology.schedules import Schedule
+from ntkp2p.topology.schedules import Schedule, periodic
 from ntkp2p.topology.spectrum import EIGENVALUE_TOLERANCE, TOLERANCE, Matrix
-from ntkp2p.topology.verdicts import ALGORITHMS, agreement, connection_fault, silence_fault, sums_fault, verdict, worst
+from ntkp2p.topology.verdicts import ALGORITHMS, agreement, connection_fault, verdict, worst
 from ntkp2p.topology.weights import mixing_of
 
 if TYPE_CHECKING:
@@ -91,31 +91,10 @@ def validate_mixing(
     ...
     ntkp2p.InputError: mixing row 1 sums to 0.9, not 1: scale it, in float64, W / W.sum(axis=1).reshape(-1, 1)
     """
-    given: dict[str, object] = {"mixing": W}
-    if isinstance(W, Schedule):
-        used = zip(*np.unique(W.order, return_index=True), strict=True)
-        given = {f"mixing in round {first}": W.matrices[index] for index, first in used}
-    matrices = {name: square_matrix(matrix, name=name) for name, matrix in given.items()}
-    size = len(next(iter(matrices.values())))
-    if agents is not None and size != agents:
-        raise InputError(
-            f"mixing is {size} × {size} but the data are split over {agents} agents: "
-            f"build it on {agents} nodes, or split the data over {size}"
-        )
-    if isinstance(W, Schedule) and rounds is not None and not W.covers(rounds):
-        raise InputError(
-            f"mixing is a schedule of {W.period} rounds for a run of {rounds}: "
-            f"give it {rounds} matrices, repeat it with schedules.periodic(matrices), or set rounds = {W.period}"
-        )
-    for name, matrix in matrices.items():
-        if fault := sums_fault(matrix, stochastic):
-            raise InputError(f"{name} {': '.join(fault)}")
-    if fault := connection_fault(W.union if isinstance(W, Schedule) else matrices["mixing"]):
-        raise InputError(f"mixing {'over all its rounds ' if isinstance(W, Schedule) else ''}{': '.join(fault)}")
-    for name, matrix in matrices.items() if stochastic == "column" else ():
-        if fault := silence_fault(matrix):
-            raise InputError(f"{name}: {': '.join(fault)}")
-    return W if isinstance(W, Schedule) else matrices["mixing"]
+    mixing = W if isinstance(W, Schedule) else square_matrix(W)
+    schedule = mixing if isinstance(mixing, Schedule) else periodic([mixing])
+    schedule.must_be_valid(agents=agents, rounds=rounds, stochastic=stochastic)
+    return mixing
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -14,6 +14,7 @@ array([0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125, 0.125])
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
@@ -23,12 +24,17 @@ from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry
 from ntkp2p.topology.matrix import square_matrix, symmetric
+from ntkp2p.topology.mixing import Mixing, RunMixing
 from ntkp2p.topology.spectrum import TOLERANCE
+from ntkp2p.topology.verdicts import Sums, connection_fault, silence_fault, sums_fault
 from ntkp2p.topology.weights import adjacency
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Schedule:
+class Schedule(RunMixing):
     """Mixing matrices over the rounds; `periodic`, `sequence` and the named schedules here build one.
 
     Attributes
@@ -75,6 +81,16 @@ class Schedule:
         return len(self.order)
 
     @property
+    def matrix(self) -> Float[np.ndarray, "Q Q"] | None:
+        """W, if all rounds mix with it; otherwise None."""
+        return self.matrices[0] if len(self.matrices) == 1 else None
+
+    @property
+    def horizon(self) -> int | None:
+        """How many rounds there are; None if they have no end."""
+        return None if self.periodic else self.period
+
+    @property
     def symmetric(self) -> bool:
         """Whether every matrix equals its transpose to rounding."""
         return symmetric(self.matrices)
@@ -99,6 +115,67 @@ class Schedule:
             self._must_reach(rounds - 1)
         return self.order[np.arange(rounds) % self.period]
 
+    def drawn(self, rounds: int, seed: int, /) -> "Schedule":
+        """Itself: nothing is left to be drawn."""
+        return self
+
+    def must_suit(self, algorithm: Any, /, *, agents: int, rounds: int) -> None:
+        """Refuse matrices that are not for these agents, rounds and algorithm, as `validate_mixing` does."""
+        if self.matrix is None and algorithm.static:
+            raise InputError(f"{algorithm.name} takes no mixing that changes over time: {algorithm.static}")
+        self.must_be_valid(agents=agents, rounds=rounds, stochastic=algorithm.stochastic)
+
+    def must_be_valid(self, *, agents: int | None, rounds: int | None, stochastic: Sums) -> None:
+        """The checks of `validate_mixing`.
+
+        Parameters
+        ----------
+        agents, rounds, stochastic
+            As there.
+        """
+        first_of = zip(*np.unique(self.order, return_index=True), strict=True)
+        alone = self.matrix is not None
+        matrices = {"mixing" if alone else f"mixing in round {k}": self.matrices[index] for index, k in first_of}
+        if agents is not None and self.agents != agents:
+            raise InputError(
+                f"mixing is {self.agents} × {self.agents} but the data are split over {agents} agents: "
+                f"build it on {agents} nodes, or split the data over {self.agents}"
+            )
+        if rounds is not None and not self.covers(rounds):
+            raise InputError(
+                f"mixing is a schedule of {self.period} rounds for a run of {rounds}: give it {rounds} matrices, "
+                f"repeat it with schedules.periodic(matrices), or set rounds = {self.period}"
+            )
+        for name, matrix in matrices.items():
+            square_matrix(matrix, name=name)  # finite
+            if fault := sums_fault(matrix, stochastic):
+                raise InputError(f"{name} {': '.join(fault)}")
+        if fault := connection_fault(self.union):
+            raise InputError(f"mixing {'' if alone else 'over all its rounds '}{': '.join(fault)}")
+        for name, matrix in matrices.items() if stochastic == "column" else ():
+            if fault := silence_fault(matrix):
+                raise InputError(f"{name}: {': '.join(fault)}")
+
+    def has_flow(self, algorithm: Any, /) -> bool:
+        """Whether the algorithm has one."""
+        return algorithm.has_flow
+
+    def length(self, step_size: float, /) -> float:
+        """η."""
+        return float(step_size)
+
+    def facts(self) -> tuple[np.ndarray, ...]:
+        """The matrices, and their order where there are several."""
+        return (self.matrices[0],) if self.matrix is not None else (self.matrices, self.order)
+
+    def draw_links(self, ax: "Axes", /) -> None:
+        """Draw the matrix, or the mean over all rounds, into `ax`."""
+        from ntkp2p.topology.plots import draw_mixing
+
+        draw_mixing(np.mean(self.matrices[self.order], axis=0), ax)
+        if self.matrix is None:
+            ax.set_title(f"mean of {self.period} rounds: {ax.get_title()}")
+
     def _must_reach(self, k: int) -> None:
         if k < 0:
             raise IndexError(f"there is no round {k}: rounds count from 0")
@@ -111,6 +188,22 @@ class Schedule:
     def __repr__(self) -> str:
         rounds = f"{'periodic over ' if self.periodic else ''}{self.period} rounds"
         return f"Schedule({self.agents} agents, {rounds}, {len(self.matrices)} matrices)"
+
+
+def as_run_mixing(mixing: object, /) -> RunMixing:
+    """A matrix as a schedule of it, and what is mixing as it is.
+
+    Raises
+    ------
+    InputError
+        As `periodic`; or for mixing of a user's own that was not drawn yet.
+    """
+    if isinstance(mixing, RunMixing):
+        return mixing
+    if isinstance(mixing, Mixing):
+        name = type(mixing).__name__
+        raise InputError(f"{name} is drawn for a run: give {name}.drawn(rounds, seed), or experiment.topology")
+    return Schedule(square_matrix(mixing)[None], np.zeros(1, int), True)
 
 
 def periodic(matrices: Iterable[object], /) -> Schedule:
@@ -411,13 +504,13 @@ def absence(
 
 
 #: The schedules that a name can ask for; the one place that knows the names.
-SCHEDULES: Registry[Callable[..., Schedule]] = Registry(
+SCHEDULES: Registry[Callable[..., Mixing]] = Registry(
     "schedule",
     {
         build.__name__: build
         for build in (one_peer_exponential, rotating_ring, random_matchings, failing_links, absence)
     },
-    makes=Schedule,
+    makes=Mixing,
 )
 
 
@@ -434,8 +527,9 @@ def _lasting(mixing: object, rounds: int) -> Schedule:
     """A matrix as a schedule, or a schedule that has so many rounds."""
     if rounds < 1:
         raise InputError(f"a schedule needs rounds >= 1, got {rounds}")
+    mixing = as_run_mixing(mixing)
     if not isinstance(mixing, Schedule):
-        return Schedule(square_matrix(mixing)[None], np.array([0]), True)
+        raise InputError(f"links fail, and agents leave, in a matrix or a schedule, not in {mixing!r}")
     if not mixing.covers(rounds):
         raise InputError(
             f"mixing is a schedule of {mixing.period} rounds, and {rounds} are asked for: "

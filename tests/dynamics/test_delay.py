@@ -8,7 +8,7 @@ import scipy.linalg
 import scipy.optimize
 import scipy.special
 
-from ntkp2p import ATC, CTA, DGD, Delayed, graphs, linear_system, metropolis, schedules
+from ntkp2p import ATC, CTA, DGD, Delayed, graphs, lazy, linear_system, metropolis, schedules
 from ntkp2p.data import AgentData, Dataset
 from ntkp2p.dynamics import (
     characteristic_roots,
@@ -307,4 +307,4 @@ def test_what_has_no_roots_is_refused(models):
     with pytest.raises(ValueError, match="Delayed DGD has a delay already"):
         delay_matrices(Delayed(DGD(step_size=0.1), messages=1), W, features, data)
     with pytest.raises(ValueError, match="this is a schedule"):
-        delay_matrices(DGD(step_size=0.1), schedules.periodic([W, W]), features, data)
+        delay_matrices(DGD(step_size=0.1), schedules.periodic([W, lazy(W)]), features, data)

@@ -333,11 +333,11 @@ def test_the_door_lets_in_what_is_connected_over_all_rounds():
 @pytest.mark.parametrize(
     ("schedule", "options", "message"),
     [
-        (periodic([PAIRS, PAIRS]), {}, r"mixing over all its rounds falls into 2 components, \{0, 1\} \{2, 3\}"),
+        (periodic([PAIRS, PAIRS]), {}, r"mixing falls into 2 components, \{0, 1\} \{2, 3\}"),
         (periodic([RING, STAR]), {"agents": 5}, "4 × 4 but the data are split over 5 agents"),
         (sequence([RING, RING, 2 * STAR]), {}, "mixing in round 2 row 0 sums to 2, not 1"),
         (periodic([np.eye(2), ROW]), {"stochastic": "doubly"}, "mixing in round 1 column 0 sums to 0.7, not 1"),
-        (Schedule(np.full((1, 4, 4), np.nan), np.array([0]), True), {}, r"mixing in round 0\[0, 0\] is nan"),
+        (Schedule(np.full((1, 4, 4), np.nan), np.array([0]), True), {}, r"mixing\[0, 0\] is nan"),
         (
             periodic([[[1, 0.5, 0], [0, 0.5, 0], [0, 0, 1]], np.eye(3), [[0.5, 0, 0], [0, 1, 0], [0.5, 0, 1]]]),
             {"stochastic": "column"},

@@ -1,0 +1,133 @@
+"""What everything else asks of mixing: who mixes with whom, for how many rounds, and what a round takes of time.
+
+A `Schedule` of matrices, the `Events` of agents with clocks of their own, and these clocks (`AsynchronousGossip`) give
+the same answers. A matrix becomes a schedule of one where it enters.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Mixing(ABC):
+    """Who mixes with whom, and when. A subclass of your own defines `agents` and `drawn`, and can then be trained,
+    predicted and analysed as a schedule or events can.
+
+    Examples
+    --------
+    In every round one link of a complete graph, drawn at random, averages its two agents:
+
+    >>> import numpy as np
+    >>> import ntkp2p as p2p
+    >>> class OneLink(p2p.Mixing):
+    ...     def __init__(self, agents):
+    ...         self.agents = agents
+    ...     def drawn(self, rounds, seed, /):
+    ...         rng, matrices = np.random.default_rng(seed), np.tile(np.eye(self.agents), (rounds, 1, 1))
+    ...         for W in matrices:
+    ...             pair = rng.choice(self.agents, 2, replace=False)
+    ...             W[np.ix_(pair, pair)] = 0.5
+    ...         return p2p.schedules.sequence(matrices)
+    >>> OneLink(4).drawn(100, 0)
+    Schedule(4 agents, 100 rounds, 6 matrices)
+    """
+
+    #: Q, the number of agents.
+    agents: Any
+
+    @abstractmethod
+    def drawn(self, rounds: int, seed: int, /) -> "RunMixing":
+        """The mixing of a run of so many `rounds`: a `Schedule`, or `Events`. `seed` is of what is drawn for it."""
+
+    def resolved(self, rounds: int, seed: int, /) -> "RunMixing":
+        """As `drawn`, but of what has a closed form of its mean over the draws, itself."""
+        return self.drawn(rounds, seed)
+
+
+class RunMixing(Mixing):
+    """Mixing as a run has it.
+
+    Attributes
+    ----------
+    asynchronous
+        Whether agents have clocks of their own: a round is then an event, in which at most two of them act.
+    matrix
+        W, shape (Q, Q), if all rounds mix with it; otherwise None.
+    horizon
+        How many rounds there are; None if they have no end.
+    period
+        T; 1 where rounds are not of a schedule.
+    matrices, order, periodic
+        Of rounds of all agents: the distinct matrices, shape (D, Q, Q); which of them each round has, shape (T,); and
+        whether they begin anew after these T rounds. See `Schedule`.
+    why_drawn
+        Why only single draws have a closed form; empty if there is nothing to draw, or the mean has one.
+    topics
+        What of it is cited: keys of `ntkp2p.runs.citation.KEYS`.
+    """
+
+    asynchronous: ClassVar[bool] = False
+    matrix: Any = None
+    horizon: Any = None
+    period: Any = 1
+    matrices: Any = None
+    order: Any = None
+    periodic: Any = True
+    why_drawn: Any = ""
+    topics: Any = ()
+
+    @property
+    def rows(self) -> int:
+        """Agents, and places for messages on their way."""
+        return self.agents
+
+    def resolved(self, rounds: int, seed: int, /) -> "RunMixing":
+        """Itself."""
+        return self
+
+    @abstractmethod
+    def must_suit(self, algorithm: Any, /, *, agents: int, rounds: int) -> None:
+        """Refuse a run of this algorithm, with so many agents and rounds, that cannot be.
+
+        Raises
+        ------
+        InputError
+            With the remedy.
+        """
+
+    @abstractmethod
+    def has_flow(self, algorithm: Any, /) -> bool:
+        """Whether the algorithm's rounds discretise a flow: of gradients, or of the mean over memoryless clocks."""
+
+    @abstractmethod
+    def length(self, step_size: float, /) -> float:
+        """How long a round is: η in flow time, or with clocks the mean wall-clock time between two events."""
+
+    def times(self, rounds: np.ndarray, step_size: float, /) -> Float[np.ndarray, " times"]:
+        """When some `rounds` are over, in the units of `length`."""
+        return self.length(step_size) * np.asarray(rounds)
+
+    def of_rounds(self, most: int | None = None, /) -> tuple[Any, int | None]:
+        """With clocks: what happens in the first `most` rounds, and how many these are; None if all are alike."""
+        raise NotImplementedError("these are rounds of all agents")
+
+    def sent_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times Q"]:
+        """With clocks: the messages that every agent has sent before some ascending `rounds`."""
+        raise NotImplementedError("these are rounds of all agents")
+
+    def computed_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times Q"]:
+        """With clocks: the updates that every agent has computed before some ascending `rounds`."""
+        raise NotImplementedError("these are rounds of all agents")
+
+    @abstractmethod
+    def facts(self) -> tuple[np.ndarray, ...]:
+        """All that makes it what it is, as arrays."""
+
+    @abstractmethod
+    def draw_links(self, ax: "Axes", /) -> None:
+        """Draw who mixes with whom, and how strongly where that is fixed, into `ax`."""
