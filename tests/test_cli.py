@@ -540,7 +540,7 @@ def test_an_unstable_run_blames_a_single_matrix_only(mixing, capsys):
         "spectral_radius": 3.0,
     }
     predicted = SimpleNamespace(dataset=SimpleNamespace(attrs=facts), stable=False)
-    run = SimpleNamespace(mixing=schedules.periodic([W]) if mixing == "schedule" else W)
+    run = SimpleNamespace(topology=schedules.periodic([W, np.eye(2)] if mixing == "schedule" else [W]))
     output.flag(run, {"rounds": predicted})
     said = capsys.readouterr().err
     assert ("the mixing matrix alone has 3" in said) == (mixing != "schedule")

@@ -94,7 +94,15 @@ class Steps(NamedTuple):
 
 
 class MeanStep(NamedTuple):
-    """What the next event of memoryless clocks may be: `steps`, with the probabilities `shares`, shape (E,)."""
+    """What the next event of memoryless clocks may be.
+
+    Attributes
+    ----------
+    steps
+        Each of E events.
+    shares
+        Their probabilities, shape (E,).
+    """
 
     steps: Steps
     shares: Any

@@ -42,10 +42,29 @@ class Mixing(ABC):
 
     @abstractmethod
     def drawn(self, rounds: int, seed: int, /) -> "RunMixing":
-        """The mixing of a run of so many `rounds`: a `Schedule`, or `Events`. `seed` is of what is drawn for it."""
+        """The mixing of one run.
+
+        Parameters
+        ----------
+        rounds
+            How many rounds the run has.
+        seed
+            Of what is drawn: the same seed gives the same mixing.
+
+        Returns
+        -------
+        RunMixing
+            A `Schedule`, or `Events`.
+        """
 
     def resolved(self, rounds: int, seed: int, /) -> "RunMixing":
-        """As `drawn`, but of what has a closed form of its mean over the draws, itself."""
+        """As `drawn`, but itself where the mean over its draws has a closed form.
+
+        Parameters
+        ----------
+        rounds, seed
+            As for `drawn`.
+        """
         return self.drawn(rounds, seed)
 
 
@@ -87,12 +106,25 @@ class RunMixing(Mixing):
         return self.agents
 
     def resolved(self, rounds: int, seed: int, /) -> "RunMixing":
-        """Itself."""
+        """Itself.
+
+        Parameters
+        ----------
+        rounds, seed
+            As for `Mixing.resolved`.
+        """
         return self
 
     @abstractmethod
     def must_suit(self, algorithm: Any, /, *, agents: int, rounds: int) -> None:
-        """Refuse a run of this algorithm, with so many agents and rounds, that cannot be.
+        """Refuse a run that cannot be.
+
+        Parameters
+        ----------
+        algorithm
+            What the agents do.
+        agents, rounds
+            Of the run.
 
         Raises
         ------
@@ -102,14 +134,34 @@ class RunMixing(Mixing):
 
     @abstractmethod
     def has_flow(self, algorithm: Any, /) -> bool:
-        """Whether the algorithm's rounds discretise a flow: of gradients, or of the mean over memoryless clocks."""
+        """Whether the algorithm's rounds discretise a flow: of gradients, or of the mean over memoryless clocks.
+
+        Parameters
+        ----------
+        algorithm
+            What the agents do.
+        """
 
     @abstractmethod
     def length(self, step_size: float, /) -> float:
-        """How long a round is: η in flow time, or with clocks the mean wall-clock time between two events."""
+        """How long a round is: η in flow time, or with clocks the mean wall-clock time between two events.
+
+        Parameters
+        ----------
+        step_size
+            η.
+        """
 
     def times(self, rounds: np.ndarray, step_size: float, /) -> Float[np.ndarray, " times"]:
-        """When some `rounds` are over, in the units of `length`."""
+        """When some rounds are over, in the units of `length`.
+
+        Parameters
+        ----------
+        rounds
+            Their numbers, shape (times,).
+        step_size
+            η.
+        """
         return self.length(step_size) * np.asarray(rounds)
 
     def of_rounds(self, most: int | None = None, /) -> tuple[Any, int | None]:

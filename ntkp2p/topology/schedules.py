@@ -193,6 +193,11 @@ class Schedule(RunMixing):
 def as_run_mixing(mixing: object, /) -> RunMixing:
     """A matrix as a schedule of it, and what is mixing as it is.
 
+    Parameters
+    ----------
+    mixing
+        W, shape (Q, Q), or a `RunMixing`.
+
     Raises
     ------
     InputError
