@@ -16,7 +16,7 @@ from ntkp2p.base.errors import InputError
 from ntkp2p.base.files import netcdf_engine, replacing, writable
 from ntkp2p.base.style import STYLE
 from ntkp2p.base.workers import Failure, locally
-from ntkp2p.figures import sparse_push, staleness
+from ntkp2p.figures import capacity, sparse_push, staleness
 from ntkp2p.figures.networks import (
     EARLY,
     TOGETHER,
@@ -149,7 +149,7 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "sparse-push-accuracy": sparse_push.accuracy,
     "sparse-push-predicted": sparse_push.predicted,
     "sparse-push-directed": sparse_push.directed,
-    "staleness": staleness.scaling,
+    "staleness": capacity.scaling,
     "staleness-regression": staleness.regression,
     "staleness-events": staleness.events,
     "staleness-stragglers": staleness.stragglers,

@@ -181,22 +181,7 @@ class Features:
         limit -= limit // 2 if rtol is not None else 8 * rows**2
         options = {"outputs": outputs, "memory": limit, "mesh": mesh, "cache": cache}
         tangent = TangentKernel(apply, params, x, progress=progress, **options)
-        if rtol is None:
-            full = tangent.matrix()
-            diagonal, columns_of = by_columns(full, per_sample)
-        else:
-            stated = tangent.working / 1e6, tangent.batch, rows
-            log.info("columns of a tangent kernel take at most %.0f MB of memory beside the factor, %d of %d", *stated)
-            diagonal, columns_of = tangent.diagonal(), tangent.columns
-        factor, pivots, error = pivoted_cholesky(
-            diagonal,
-            columns_of,
-            per_sample=per_sample,
-            batch=tangent.batch,
-            rtol=rtol,
-            memory=None if rtol is None else limit,
-        )
-        tangent.release()
+        factor, pivots, error = _factorised(tangent, per_sample, rtol, limit)
         samples = np.unique(pivots // per_sample)
         chosen = np.searchsorted(samples, pivots // per_sample) * per_sample + pivots % per_sample
         if len(samples) < len(x):
@@ -223,6 +208,22 @@ class Features:
         return Features(
             factor, columns, initial, error, outputs_at, matrix_at, parameters if own else None, sharing_error=sharing
         )
+
+
+def _factorised(
+    tangent: TangentKernel, per_sample: int, rtol: float | None, memory: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The pivoted Cholesky factor of a kernel, its pivots and its error; without `rtol` of the whole matrix."""
+    if rtol is None:
+        diagonal, columns_of = by_columns(tangent.matrix(), per_sample)
+    else:
+        diagonal, columns_of = tangent.diagonal(), tangent.columns
+        stated = tangent.working / 1e6, tangent.batch, len(diagonal)
+        log.info("columns of a tangent kernel take at most %.0f MB of memory beside the factor, %d of %d", *stated)
+    options = {"per_sample": per_sample, "batch": tangent.batch, "rtol": rtol}
+    found = pivoted_cholesky(diagonal, columns_of, memory=None if rtol is None else memory, **options)
+    tangent.release()
+    return found
 
 
 @partial(jax.jit, static_argnums=0)

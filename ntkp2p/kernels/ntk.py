@@ -498,29 +498,28 @@ def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, me
             return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
 
         def factors(leaves, x):
-            one = jax.shard_map(
-                lambda leaves, x: jax.tree.map(lambda r: r[None], plan.of(leaves, x[0])),
-                mesh=mesh,
-                in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-                out_specs=PartitionSpec(AXIS),
-                check_vma=False,
-            )
-            return one(leaves, x)
+            def local(leaves, x):
+                return jax.tree.map(lambda r: r[None], plan.of(leaves, x[0]))
+
+            specs = {"in_specs": (PartitionSpec(), PartitionSpec(AXIS)), "out_specs": PartitionSpec(AXIS)}
+            return jax.shard_map(local, mesh=mesh, **specs, check_vma=False)(leaves, x)
 
         def turn(f):
             ring = [((p + 1) % mesh.size, p) for p in range(mesh.size)]
             return on_each(lambda f: jax.tree.map(lambda a: jax.lax.ppermute(a, AXIS, ring), f))(f)
 
+        def factors_of(each):  # samples of each device
+            x = jax.ShapeDtypeStruct((mesh.size, each, *sample), dtype, sharding=divided)
+            return x, jax.jit(factors, out_shardings=divided).lower(leaves, x).compile()
+
         # Parts are evaluated one by one from here, for within a loop of XLA's a convolution has one core.
         leaves, each = placed(leaves, everywhere), size
         while each > plan.together:
             each = -(-each // 2)
-        while True:
-            x = jax.ShapeDtypeStruct((mesh.size, each, *sample), dtype, sharding=divided)
-            made = jax.jit(factors, out_shardings=divided).lower(leaves, x).compile()
-            if each == 1 or _temporary(made) <= KEPT_BY_MALLOC or mesh.devices.flat[0].platform != "cpu":
-                break
+        x, made = factors_of(each)
+        while each > 1 and _temporary(made) > KEPT_BY_MALLOC and mesh.devices.flat[0].platform == "cpu":
             each = -(-each // 2)
+            x, made = factors_of(each)
         parts = -(-size // each)
         size = parts * each
         part = placed(jax.eval_shape(factors, leaves, x), divided)
@@ -530,11 +529,9 @@ def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, me
         multiplied = jax.jit(product, out_shardings=everywhere).lower(f, f).compile()
         square = jax.jit(on_each(partial(layers.square, shared=shared)), out_shardings=everywhere).lower(f).compile()
         diagonal = jax.jit(on_each(partial(layers.diagonal, shared=shared)), out_shardings=everywhere)
-        held = plan.entries * size * dtype.itemsize
+        held, rows = plan.entries * size * dtype.itemsize, size * (1 if shared else plan.outputs)
         # Parameters, two products at a time, the parts of a block beside the block, and a traveller beside the next.
-        kept = dtype.itemsize * (
-            sum(map(math.prod, shapes)) + 2 * mesh.size * (size * (1 if shared else plan.outputs)) ** 2
-        )
+        kept = dtype.itemsize * (sum(map(math.prod, shapes)) + 2 * mesh.size * rows**2)
         kept += held * ((parts > 1) + (mesh.size > 1))
         return _Programs(
             size=size,

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 from matplotlib import image
 
-from ntkp2p.figures import draw, networks, staleness, study
+from ntkp2p.figures import capacity, draw, networks, study
 
 
 @pytest.mark.parametrize("name", ["figure1", pytest.param("ten_classes", marks=pytest.mark.slow)])
@@ -53,7 +53,7 @@ def test_the_study_of_staleness_finds_its_laws(tmp_path, monkeypatch):
     # lengthen for a time of 1/λ, varies by (E D² + 2 Var D / λ) / U, with Var D = π²/6 λ⁻² of the first messages.
     n = np.array(study.QUICK.staleness_users)
     rate = np.array([sum(1 / k for k in range(1, users)) for users in n])
-    deviation = np.sqrt((1 + np.pi**2 / 6 * (rate**-2 + 2 * rate**-3)) / staleness.UPDATES)
+    deviation = np.sqrt((1 + np.pi**2 / 6 * (rate**-2 + 2 * rate**-3)) / capacity.UPDATES)
     inverse = np.linalg.pinv(np.stack([1 / rate, np.log(n) / rate], axis=1))[1]
     tolerance = 4 * np.linalg.norm(inverse * deviation)
     found = table.loc["capacity for staleness 1, randomised"]
