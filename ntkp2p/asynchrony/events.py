@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
 import numpy as np
-import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from ntkp2p.algorithms import Algorithm, LocalSGD
@@ -20,6 +19,7 @@ from ntkp2p.base.reports import html_table
 from ntkp2p.topology.mixing import RunMixing
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
 
 
@@ -330,8 +330,10 @@ class Events(RunMixing):
                     f"user {np.argmin(times)} {verdict} in {len(self)} events: draw more of them, or give {clock}"
                 )
 
-    def to_dataset(self) -> xr.Dataset:
+    def to_dataset(self) -> "xr.Dataset":
         """The events with labels: `time`, `kind`, `user`, `peer` and `relay` along `event`, and `silent` by `agent`."""
+        import xarray as xr
+
         columns = {name: ("event", getattr(self, name)) for name in ("time", "kind", "user", "peer", "relay")}
         kinds = {"flag_values": [int(kind) for kind in Kind], "flag_meanings": " ".join(Kind.__members__).lower()}
         weight = self.weight if np.ndim(self.weight) == 0 else (("agent", "neighbour"), self.weight)

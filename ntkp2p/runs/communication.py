@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jaxtyping import Float
 
 from ntkp2p.algorithms.exogenous import DENSE_ENTRY, Traffic, course, traffic_of_any_round
@@ -30,6 +29,7 @@ from ntkp2p.runs.measures import COUNTERS
 from ntkp2p.topology.mixing import RunMixing
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
 
 
@@ -95,8 +95,10 @@ class Communication(Report):
             "computation": self.gradients.sum(axis=0) * self.gradient_flops * picojoules_per_flop * 1e-12,
         }
 
-    def to_dataset(self) -> xr.Dataset:
+    def to_dataset(self) -> "xr.Dataset":
         """Messages, bytes and gradients by round and agent."""
+        import xarray as xr
+
         return xr.Dataset(
             {name: (("round", "agent"), getattr(self, name)) for name in ("messages", "bytes", "dense", "gradients")}
         )

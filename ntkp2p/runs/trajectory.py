@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import html
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import xarray as xr
 
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.files import netcdf_engine, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
     from matplotlib.axes import Axes
 
     from ntkp2p.runs.experiment import Experiment
@@ -50,9 +51,15 @@ class Models(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class Trajectory:
     """Every agent's measures over the recorded rounds.
+
+    Parameters
+    ----------
+    dataset
+        The measures, as below, or a function that returns them when they are asked for.
+    models
+        As below.
 
     Attributes
     ----------
@@ -69,8 +76,16 @@ class Trajectory:
         The agents' models behind a prediction; None for a trained run, or one that was loaded from a file.
     """
 
-    dataset: xr.Dataset
-    models: Models | None = field(default=None, repr=False, compare=False)
+    def __init__(self, dataset: xr.Dataset | Callable[[], xr.Dataset], models: Models | None = None):
+        self._dataset, self.models = dataset, models
+
+    @cached_property
+    def dataset(self) -> xr.Dataset:
+        """The measures, by round and agent."""
+        return self._dataset() if callable(self._dataset) else self._dataset
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Trajectory) and self.dataset.identical(other.dataset)
 
     @classmethod
     def of(
@@ -104,17 +119,15 @@ class Trajectory:
         **attributes
             What else is to be said of the run, by name.
         """
-        dataset = xr.Dataset(
-            {name: (("round", "agent"), np.asarray(v, float)) for name, v in measured.items()},
-            coords={
-                "round": np.asarray(rounds),
-                "time": ("round", experiment.time(np.asarray(rounds)) if times is None else times),
-                "agent": np.arange(experiment.agents),
-            },
-            attrs={"source": source, **experiment.describe()}
-            | {k: int(v) if isinstance(v, bool) else v for k, v in attributes.items()},
-        )
-        return cls(dataset, models)
+        columns = {name: (("round", "agent"), np.asarray(v, float)) for name, v in measured.items()}
+        coordinates = {
+            "round": np.asarray(rounds),
+            "time": ("round", experiment.time(np.asarray(rounds)) if times is None else times),
+            "agent": np.arange(experiment.agents),
+        }
+        facts = {"source": source, **experiment.describe()}
+        facts |= {k: int(v) if isinstance(v, bool) else v for k, v in attributes.items()}
+        return cls(partial(_labelled, columns, coordinates, facts), models)
 
     @property
     def source(self) -> str:
@@ -133,7 +146,7 @@ class Trajectory:
 
     def __getattr__(self, name: str) -> xr.DataArray:
         # trajectory.local_loss reads as the variable that it is.
-        if name in self.__dict__.get("dataset", ()):
+        if "_dataset" in self.__dict__ and not name.startswith("__") and name in self.dataset:
             return self.dataset[name]
         raise AttributeError(f"a trajectory has no {name!r}: see trajectory.dataset")
 
@@ -301,6 +314,12 @@ class Trajectory:
         return f"<p><code>{html.escape(repr(self))}</code></p>{self.dataset._repr_html_()}"
 
 
+def _labelled(columns: dict[str, Any], coordinates: dict[str, Any], facts: dict[str, Any]) -> xr.Dataset:
+    import xarray as xr  # a third of a second, which a prediction does not wait for
+
+    return xr.Dataset(columns, coords=coordinates, attrs=facts)
+
+
 def save_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], /) -> Path:
     """Write a dataset through a temporary file beside the target."""
     engine = netcdf_engine()
@@ -321,6 +340,8 @@ def load_netcdf(path: str | os.PathLike[str], /) -> xr.Dataset:
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist: give the path of a netCDF file that save() wrote")
+    import xarray as xr
+
     engine = netcdf_engine()
     try:
         return xr.load_dataset(path, engine=engine)
