@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ntkp2p.algorithms.algorithm import Algorithm, World
+from ntkp2p.algorithms.algorithm import Algorithm, World, without_constants
 from ntkp2p.algorithms.compression import Compressor
 
 #: By which share exogenous numbers that are the same may differ, times √rounds; counters may not.
@@ -178,12 +178,13 @@ def course(
     Parameters
     ----------
     layers
-        The sizes of a model's layers, of which the messages' sizes depend.
+        The sizes of a model's layers, of which the messages' sizes depend; none if the traffic is not wanted.
     """
     if (one := traffic_of_any_round(algorithm, matrices.shape[1], layers=layers)) is not None:
         return Course([], Traffic(*(np.full(len(order), value) for value in one)))
     form = Form.of(algorithm, matrices.shape[1])
-    states, traffic = _follow(_plain(algorithm), layers, form, jnp.asarray(matrices), jnp.asarray(order))
+    constants, rest = without_constants(algorithm) if layers else eqx.partition(algorithm, eqx.is_inexact_array_like)
+    states, traffic = _follow(rest, layers, form, constants, jnp.asarray(matrices), jnp.asarray(order))
     return Course([np.asarray(leaf) for leaf in states], Traffic(*map(np.asarray, traffic)))
 
 
@@ -211,8 +212,9 @@ def _plain(algorithm: Algorithm) -> Algorithm:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _follow(algorithm: Algorithm, layers: tuple[int, ...], form: Form, matrices: Array, order: Array):
-    first = _first(algorithm, matrices.shape[1], sum(layers))
+def _follow(rest: Algorithm, layers: tuple[int, ...], form: Form, constants: PyTree, matrices: Array, order: Array):
+    algorithm = eqx.combine(constants, rest)
+    first = _first(algorithm, matrices.shape[1], max(1, sum(layers)))
     # Nothing comes out that depends on the models, so that the compiler leaves them out.
     still = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in form.split(jax.eval_shape(first))[0]]
 
@@ -267,12 +269,12 @@ def repetition(
     if all(Form.of(algorithm, matrices.shape[1]).moves):
         return Repetition(0, period if periodic else 0, [])
     if not periodic:
-        return Repetition(period, 0, course(algorithm, matrices, order).states)
+        return Repetition(period, 0, course(algorithm, matrices, order, layers=()).states)
     most = max(LONGEST, 4 * period) if most is None else most
     rounds, states = 0, []
     while rounds < most:
         rounds = min(most, max(64, 4 * period, 4 * rounds))
-        states = course(algorithm, matrices, order[np.arange(rounds) % period]).states
+        states = course(algorithm, matrices, order[np.arange(rounds) % period], layers=()).states
         rows = np.concatenate([np.reshape(leaf, (len(leaf), -1)).astype(float) for leaf in states], axis=1)
         rounded = np.concatenate([np.full(leaf[0].size, leaf.dtype.kind == "f") for leaf in states])
         # A share of every entry: of a weight, however small it is, its model is a quotient.

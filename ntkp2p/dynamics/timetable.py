@@ -43,9 +43,9 @@ class Timetable(NamedTuple):
 
     def place(self, k: Any, /) -> Any:
         """The one of the rounds 0, …, T − 1 that round `k` is like."""
-        return jnp.where(
-            k < self.begin, k, self.begin + (k - self.begin) % jnp.maximum(1, len(self.order) - self.begin)
-        )
+        xp = jnp if any(isinstance(value, jax.Array) for value in (k, self.begin)) else np
+        period = xp.maximum(1, len(self.order) - self.begin)
+        return xp.where(k < self.begin, k, self.begin + (k - self.begin) % period)
 
 
 #: Of a system whose rounds are all alike.

@@ -153,9 +153,10 @@ def advance_over(
     length
         In flow, the share of each of these rounds that passes.
     """
-    advanced = _advance_over(
+    if time == "rounds":
+        return system.over(states, begin, count, driven=driven)
+    advanced = _flow_over(
         system.advance,
-        time,
         driven,
         system.parameters,
         system.timetable,
@@ -168,15 +169,11 @@ def advance_over(
     return np.asarray(advanced)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _advance_over(advance, time, driven, parameters, timetable, states, begin, count, length, parts):
+@partial(jax.jit, static_argnums=(0, 1))
+def _flow_over(advance, driven, parameters, timetable, states, begin, count, length, parts):
     def one_round(k, states):
         now = at_round(parameters, timetable, k)
-        if time == "rounds":
-            step = partial(advance, now) if driven else partial(linear, advance, now)
-        else:
-            step = partial(_exponential, advance, now, driven, length / parts, parts)
-        return jax.vmap(step)(states)
+        return jax.vmap(partial(_exponential, advance, now, driven, length / parts, parts))(states)
 
     return jax.lax.fori_loop(begin, begin + count, one_round, states)
 
