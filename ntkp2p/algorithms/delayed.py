@@ -206,10 +206,10 @@ class Delayed(Modifier):
 class _Queue:
     """Values on their way: each round one enters, and the oldest leaves. Without delay it is the same one."""
 
-    def __init__(self, name: str, waiting: Float[Array, "Q delay d"]):
+    def __init__(self, name: str, waiting: Float[Any, "Q delay d"]):
         self.name, self.waiting, self.calls = name, waiting, 0
 
-    def exchange(self, x: Float[Array, "Q d"]) -> Float[Array, "Q d"]:
+    def exchange(self, x: Float[Any, "Q d"]) -> Float[Any, "Q d"]:
         self.calls += 1
         if self.waiting.shape[::2] != x.shape:  # of something else than models
             raise InputError(
@@ -220,7 +220,7 @@ class _Queue:
         self.waiting = line[:, 1:]
         return line[:, 0]
 
-    def rest(self, algorithm: Algorithm) -> Float[Array, "Q delay d"]:
+    def rest(self, algorithm: Algorithm) -> Float[Any, "Q delay d"]:
         # A second value in a round would take the place of the next round's.
         if self.waiting.shape[1] and self.calls != 1:
             verb = {"gradients": "world.grad", "messages": "world.mix"}[self.name]

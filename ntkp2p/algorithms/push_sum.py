@@ -92,8 +92,8 @@ class PushSum(Algorithm):
 
 
 def nesterov(
-    gradient: Float[Array, "Q d"], momentum: Any, velocity: Float[Array, "Q d"] | None, /
-) -> tuple[Float[Array, "Q d"], Float[Array, "Q d"] | None]:
+    gradient: Float[Any, "Q d"], momentum: Any, velocity: Float[Any, "Q d"] | None, /
+) -> tuple[Float[Any, "Q d"], Float[Any, "Q d"] | None]:
     """The direction of a step with Nesterov's momentum, g + μ m⁺ with m⁺ = μ m + g, and m⁺; g itself without any."""
     if velocity is None:
         return gradient, None

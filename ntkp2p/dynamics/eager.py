@@ -190,7 +190,9 @@ def _sums_of(
         found = _of_a_round(algorithm, form, shapes, calls, mixing, exogenous)
     after, points, models = jax.tree.map(lambda leaf: np.asarray(leaf)[:differ] if differ else np.asarray(leaf), found)
     lead = (differ,) if differ else ()
-    after = np.concatenate([leaf.reshape(*lead, int(np.prod(shape)), width + PROBES) for leaf, shape in zip(after, shapes, strict=True)], axis=-2)
+    after = np.concatenate(
+        [leaf.reshape(*lead, int(np.prod(s)), width + PROBES) for leaf, s in zip(after, shapes, strict=True)], axis=-2
+    )
     points = np.stack(points, axis=-3) if calls else np.zeros((*lead, 0, agents, width + PROBES))
     sums = _Sums(points[..., :-PROBES], after[..., :-PROBES], models[..., :rows])
     return sums if _is_all(sums, points[..., -PROBES:], after[..., -PROBES:], models[..., -PROBES:]) else None
@@ -204,10 +206,8 @@ def _calls(algorithm: Algorithm, form: Form, shapes: tuple, mixing: np.ndarray, 
         made.append(when)
         return v
 
-    def run(leaves):
-        return algorithm.round(form.join(leaves, exogenous), world_of(mixing, grad))
-
-    jax.eval_shape(run, [jax.ShapeDtypeStruct((*shape, PROBES), float) for shape in shapes])
+    leaves = [np.zeros((*shape, PROBES)) for shape in shapes]
+    algorithm.round(form.join(leaves, exogenous), world_of(mixing, grad))
     return len(made)
 
 
@@ -253,4 +253,7 @@ def _is_all(sums: _Sums, points: np.ndarray, after: np.ndarray, models: np.ndarr
         pairs.append((v, points[..., i, :, :]))
         z = np.concatenate([z, (v[..., None, :] @ slopes)[..., 0, :] + offsets], axis=-2)
     pairs.append((sums.after @ z, after))
-    return all(np.allclose(found, made, rtol=1e-9, atol=1e-9 * np.abs(made).max(initial=0)) for found, made in pairs)
+    return all(
+        np.isfinite(made).all() and np.allclose(found, made, rtol=1e-9, atol=1e-9 * np.abs(made).max(initial=0))
+        for found, made in pairs
+    )

@@ -197,8 +197,8 @@ def predictions_in(
     return _trajectories(experiment, features, solution, counted, {t: v | averages for t, v in verdicts.items()})
 
 
-def _system_of(run: Experiment, features: Features, *, quick: float) -> LinearSystem:
-    """The linear system of a run: up to so many states one that NumPy takes, for which little or nothing is compiled."""
+def _system_of(run: Experiment, features: Features, *, quick: int | float) -> LinearSystem:
+    """The linear system of a run: up to so many states one that NumPy takes, for which little is compiled."""
     run_of = (run.algorithm, run.mixing, features, run.data)
     if (
         isinstance(run.mixing, np.ndarray)
@@ -249,7 +249,7 @@ def _trajectories(
 @in_float64
 @one_thread()  # many small products
 def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any, Trajectory], np.ndarray]:
-    """`predictions` without counters, to the same accuracy or a better one, and eigenvalues of their rounds: in a blink.
+    """`predictions` without counters, as accurate or more so, and eigenvalues of their rounds: in a blink.
 
     Of large systems the eigenvalues are the largest only; there are none of cross-entropy, nor where rounds differ
     without repeating themselves.
@@ -267,7 +267,8 @@ def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any
     values = eigenvalues(system, dense=QUICK[system.symmetric])
     extremes = spectrum_of(system, values) if len(values) == system.size else spectrum(system, dense=0)
     if isinstance(system, EagerSystem):  # Arnoldi: Lanczos's steps would be compiled
-        solution = solve(replace(system, symmetric=False), experiment.recorded, times=asked, method="krylov", rtol=1e-10)
+        arnoldi = replace(system, symmetric=False)
+        solution = solve(arnoldi, experiment.recorded, times=asked, method="krylov", rtol=1e-10)
     else:
         solution = solve(system, experiment.recorded, times=asked)
     measured, verdicts = _found(experiment, run, features, solution, extremes)
