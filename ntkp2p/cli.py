@@ -115,7 +115,7 @@ def figures(
     Parameters
     ----------
     quick
-        Draw with small runs, in less than a minute.
+        Draw with small runs.
     only
         One figure: figure1, figure2, algorithms, width, parameters, ten_classes, design, stability, or all of
         sparse-push or of staleness.

@@ -46,7 +46,8 @@ class Compressor(eqx.Module):
 
     Examples
     --------
-    Numbers rounded at random to multiples of 1/8, up or down such that the mean is exact, as signed bytes:
+    Numbers between −16 and 16 rounded at random to multiples of 1/8, up or down such that the mean is exact, in a byte
+    each:
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -65,11 +66,6 @@ class Compressor(eqx.Module):
     unbiased = False
     share = None
     averaging_rate = 1.0
-
-    @property
-    def name(self) -> str:
-        """What it is called in reports."""
-        return type(self).__name__
 
     @abstractmethod
     def __call__(self, values: Float[Array, " n"], key: Any, /) -> Float[Array, " n"]:
@@ -123,10 +119,6 @@ class Measured(Compressor):
             raise InputError(
                 f"the first messages of {self.compressor!r} give no share of them, found {self.share!r}: define it"
             )
-
-    @property
-    def name(self):
-        return self.compressor.name
 
     @property
     def averaging_rate(self):

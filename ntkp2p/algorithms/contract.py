@@ -1,7 +1,7 @@
 """What an algorithm must keep to, so that it trains and predicts alike; checked without computing anything.
 
-`init` makes a state, `round` returns one of the same form, and `model` gives the agents' models in it. What of the
-state does not grow with the models must not depend on them. Abstract evaluation shows all of this.
+`init` makes a state, `round` returns one of the same form, and `model` gives the agents' models in it. Parts of the
+state whose shape does not grow with the models must not depend on the models. Abstract evaluation shows all of this.
 """
 
 from collections.abc import Callable
@@ -35,11 +35,11 @@ def check_algorithm(
     Parameters
     ----------
     algorithm
-        Any.
+        The algorithm to check.
     agents
         Q.
     precision
-        In which floats it trains.
+        The floating-point type in which it trains.
     asynchronous
         Whether a round is an event of agents with clocks of their own.
 
@@ -93,7 +93,11 @@ def _check(
     larger = jax.tree.leaves(jax.eval_shape(begin, constants, longer)[0])
     moves = [leaf.shape != more.shape for leaf, more in zip(jax.tree.leaves(state), larger, strict=True)]
     if not (all(moves) or nonlinear):
-        _must_not_depend(rest, state, moves, lambda state: advance(constants, state, jnp.eye(agents, dtype=precision)))
+
+        def once(constants, state):
+            return advance(constants, state, jnp.eye(agents, dtype=precision))
+
+        _must_not_depend(rest, constants, state, moves, once)
 
 
 def _world(mixing: Any, asynchronous: bool) -> World:
@@ -127,31 +131,33 @@ def _must_be_same(algorithm: Algorithm, before: PyTree, after: PyTree) -> None:
         )
 
 
-def _must_not_depend(algorithm: Algorithm, state: PyTree, moves: list[bool], advance: Callable) -> None:
+def _must_not_depend(
+    algorithm: Algorithm, constants: PyTree, state: PyTree, moves: list[bool], advance: Callable
+) -> None:
     """Refuse a round in which leaves that do not move with the models depend on those that do."""
     leaves, tree = jax.tree.flatten(state)
     names = [keystr(path) for path, _ in tree_flatten_with_path(state)[0]]
     depend = []
 
     def watched(name: str) -> Callable:
-        # Of several models at once, that is called for what differs between them.
+        # Under vmap over models, the rule is called only for values that depend on them.
         watch = custom_vmap(lambda leaf: leaf)
         watch.def_vmap(lambda size, batched, leaf: (depend.append(name), (leaf, True))[1])
         return watch
 
-    def still_after(still, moving):
+    def still_after(constants, still, moving):
         parts = {True: iter(moving), False: iter(still)}
-        after = jax.tree.leaves(advance(jax.tree.unflatten(tree, [next(parts[move]) for move in moves])))
+        after = jax.tree.leaves(advance(constants, jax.tree.unflatten(tree, [next(parts[move]) for move in moves])))
         return [watched(name)(leaf) for name, leaf, move in zip(names, after, moves, strict=True) if not move]
 
-    def of_two_models(still, moving):
-        return jax.vmap(partial(still_after, still))(moving)
+    def of_two_models(constants, still, moving):
+        return jax.vmap(partial(still_after, constants, still))(moving)
 
     still = [leaf for leaf, move in zip(leaves, moves, strict=True) if not move]
     moving = [
         jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype) for leaf, move in zip(leaves, moves, strict=True) if move
     ]
-    jax.eval_shape(of_two_models, still, moving)
+    jax.eval_shape(of_two_models, constants, still, moving)
     if depend:
         raise InputError(
             f"{algorithm.name}.round makes state{depend[0]} depend on the models, and its shape does not grow with "

@@ -234,7 +234,10 @@ class Objective:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _measured(advance, variable, parameters, state, initial, matrix, targets, weights, owner) -> Array:
-    """One variable of all agents in a state, compiled once for all mixings, step sizes and targets."""
+    """One variable of all agents in a state, compiled once for all mixings, step sizes and targets.
+
+    No other one is computed: a distance of 0 has no derivative.
+    """
     x = advance.model(parameters, state)
     if variable.endswith("distance"):
         return measures.distances(x, jnp.zeros(x.shape[-1]))[variable]

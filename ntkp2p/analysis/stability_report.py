@@ -19,6 +19,7 @@ from ntkp2p.dynamics.mean_square import Gossip
 from ntkp2p.dynamics.minimality import Hidden
 from ntkp2p.dynamics.spectrum import EDGE, Mode, Spectrum
 from ntkp2p.dynamics.timetable import flow_time_of_a_round
+from ntkp2p.runs.mean_field import drawn_by
 from ntkp2p.topology import Schedule
 
 if TYPE_CHECKING:
@@ -334,6 +335,7 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, Rows]]:
         [
             *([] if report.gossip else [("spectral radius", _radius(report))]),
             *([] if np.isnan(report.mean_square) else [("of the mean square", f"{report.mean_square:.8g}")]),
+            *([("mean over draws", names)] if (names := drawn_by(report.experiment.algorithm)) else []),
             ("step size", f"{report.step_size:g}"),
             *([] if report.gossip else [(f"largest stable step size{of_the_mean}", f"{report.step_size_limit:.6g}")]),
             ("textbook's sufficient bound", "none for this mixing" if np.isnan(textbook) else f"{textbook:.6g}"),

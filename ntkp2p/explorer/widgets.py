@@ -20,6 +20,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
@@ -85,8 +86,9 @@ ROUND = ("cycle", "complete", "exponential", "directed_ring", "directed_exponent
 WEIGHTS = ("metropolis", "max_degree", "lazy_metropolis", "best_constant", "fastest_mixing", "push")
 ALGORITHMS = ("DGD", "CTA", "ATC")
 VARIABLES = ("local_loss", "global_loss", "consensus_distance", "parameter_distance")
-#: What goes wrong by a choice of the user, and is said in place of the pictures.
-MISTAKES = (InputError, MemoryError, OSError)
+#: What goes wrong by a choice of the user, such as a kernel that JAX finds no memory for, and is said in place of the
+#: pictures.
+MISTAKES = (InputError, MemoryError, jax.errors.JaxRuntimeError, OSError)
 #: Pixels of an inch of a picture.
 DPI = 100
 

@@ -1,6 +1,7 @@
 """What the agents minimise: a loss of one sample's outputs and targets; agent q's local loss is its mean over N_q."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ from jaxtyping import Array, Float
 Loss = Callable[[Float[Array, "*rows C"], Float[Array, "*rows C"]], Float[Array, "*rows"]]
 
 
-def squared(outputs: Float[Array, "*rows C"], targets: Float[Array, "*rows C"], /) -> Float[Array, "*rows"]:
-    """‖f − y‖² / 2: its gradient is affine in the outputs, so that linear models have a closed form."""
+def squared(outputs: Float[Any, "*rows C"], targets: Float[Any, "*rows C"], /) -> Float[Any, "*rows"]:
+    """‖f − y‖² / 2 of arrays of NumPy or of JAX: its gradient is affine in the outputs, so that linear models have a
+    closed form.
+    """
     return ((outputs - targets) ** 2).sum(axis=-1) / 2
 
 

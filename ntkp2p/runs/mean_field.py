@@ -23,12 +23,7 @@ from ntkp2p.runs.experiment import Experiment
 
 def drawn_by(algorithm: Algorithm, /) -> str:
     """The compressors over whose draws a prediction is the mean, by name; empty if there are none."""
-    return ", ".join(sorted({by.name for by in compressors_of(algorithm) if by.unbiased}))
-
-
-def approximated(algorithm: Algorithm, /) -> str:
-    """The compressors whose prediction is a mean-field approximation, by name; empty if there are none."""
-    return ", ".join(sorted({by.name for by in compressors_of(algorithm) if not by.unbiased}))
+    return ", ".join(sorted({type(by).__name__ for by in compressors_of(algorithm) if by.unbiased}))
 
 
 def with_measured_shares(experiment: Experiment, /) -> Experiment:

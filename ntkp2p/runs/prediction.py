@@ -33,7 +33,7 @@ from ntkp2p.runs import measures
 from ntkp2p.runs.communication import sent_until
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.infinite_width import over_initialisations
-from ntkp2p.runs.mean_field import approximated, drawn_by, with_measured_shares
+from ntkp2p.runs.mean_field import drawn_by, with_measured_shares
 from ntkp2p.runs.trajectory import Trajectory
 
 #: Up to so many states all eigenvalues are computed within a blink: of a symmetric system, and of others.
@@ -446,11 +446,9 @@ def _averaged(experiment: Experiment) -> tuple[Experiment, dict[str, Any]]:
     # Where rounds are not affine, following the mean gradients and messages is no mean of the runs.
     label = "mean_over" if experiment.loss == "squared" else "mean_field_over"
     averages: dict[str, Any] = {label: ", ".join(means)} if means else {}
-    if approximated(experiment.algorithm):
-        experiment = with_measured_shares(experiment)
-        shares: list[Any] = [by.share for by in compressors_of(experiment.algorithm) if not by.unbiased]
-        averages["mean_field_share"] = float(shares[0])
-    return experiment, averages
+    experiment = with_measured_shares(experiment)
+    shares: list[Any] = [by.share for by in compressors_of(experiment.algorithm) if not by.unbiased]
+    return experiment, averages | ({"mean_field_share": float(shares[0])} if shares else {})
 
 
 def _are_of(features: Features, inputs: np.ndarray) -> bool:

@@ -242,16 +242,16 @@ class _Run:
         batch = [jax.ShapeDtypeStruct((samples, *shape[1:]), self.precision) for shape in self.held]
 
         def way_back(theta, *batch):
-            return jax.vjp(lambda theta: self.local_loss(theta, *batch), theta)[1]
+            return jax.vjp(lambda parts: self.local_loss(parts, *batch), self.network.parts(theta))[1]
 
         back = jax.eval_shape(way_back, theta, *batch)
         kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))
         kept -= theta.size * theta.dtype.itemsize
         return kept <= TOGETHER
 
-    def local_loss(self, theta: Array, inputs: Array, targets: Array, weights: Array) -> Array:
-        """Of one agent, at θ of shape (P,)."""
-        return weights @ LOSSES[self.loss](self.network(theta, inputs), targets)
+    def local_loss(self, parts: list[Array], inputs: Array, targets: Array, weights: Array) -> Array:
+        """Of one agent, whose parameters are these arrays."""
+        return weights @ LOSSES[self.loss](self.network.at(parts, inputs), targets)
 
     def gradient(self, inputs: Array, targets: Array, weights: Array, theta: Array, key: Any) -> Array:
         """Of one agent's local loss, or of a mini-batch of it."""
@@ -261,12 +261,9 @@ class _Run:
             batch = jax.lax.top_k(order, self.batch_size)[1]
             inputs, targets = inputs[batch], targets[batch]
             weights = jnp.where(weights[batch] > 0, 1 / self.batch_size, 0).astype(inputs.dtype)
-
         # By arrays of the network: to a vector, every array would add as many zeros as there are parameters.
-        def loss(parts):
-            return weights @ LOSSES[self.loss](self.network.at(parts, inputs), targets)
-
-        return jnp.concatenate([slope.reshape(-1) for slope in jax.grad(loss)(self.network.parts(theta))])
+        slopes = jax.grad(self.local_loss)(self.network.parts(theta), inputs, targets, weights)
+        return jnp.concatenate([slope.reshape(-1) for slope in slopes])
 
     def keys(self, given: _Given, agents: Array, k: Any, draw: int) -> Array:
         """A key for every agent, for one of a round's draws: the same whatever devices there are."""
