@@ -87,14 +87,17 @@ class EagerSystem(LinearSystem):
     def over(self, states, begin, count, /, *, driven=True):
         """States taken over `count` rounds from round `begin` on."""
         with np.errstate(over="ignore", invalid="ignore"):  # an unstable system overflows
-            for k in range(begin, begin + count):
-                states = self._round(states, self._sums(k), driven=driven)
+            for place in self.timetable.place(np.arange(begin, begin + count)):
+                states = self._round(states, self._sums_at(place), driven=driven)
         return states
 
     def _sums(self, k: Any) -> _Sums:
         """Those of round k."""
-        stacks = _Sums(*map(np.asarray, self.parameters["exogenous"]))
-        return _Sums(*(stack[self.timetable.place(k)] for stack in stacks)) if self.varying else stacks
+        return self._sums_at(self.timetable.place(k))
+
+    def _sums_at(self, place: Any) -> _Sums:
+        stacks = self.parameters["exogenous"]
+        return _Sums(*(stack[place] for stack in stacks)) if self.varying else _Sums(*stacks)
 
     def _round(self, states: Float[np.ndarray, "p n"], sums: _Sums, *, driven: bool) -> Float[np.ndarray, "p n"]:
         p, (agents, rank, columns) = len(states), self.slopes.shape
@@ -169,7 +172,7 @@ def _least_squares(features: Features, data: AgentData) -> tuple[np.ndarray, np.
     rows = agent_blocks(features.matrix, data) / np.sqrt(data.sizes)[:, None, None]
     held = data.per_agent(errors).reshape(*rows.shape[:2], -1) / np.sqrt(data.sizes)[:, None, None]
     slopes = rows.swapaxes(1, 2) @ held
-    return (np.linalg.qr(rows, mode="r") if rows.shape[1] > rows.shape[2] else rows), slopes
+    return (np.linalg.qr(rows)[1] if rows.shape[1] > rows.shape[2] else rows), slopes
 
 
 def _sums_of(

@@ -256,8 +256,8 @@ class LinearSystem:
         driven
             Whether b takes part.
         """
-        states = jnp.asarray(states, float)
-        return np.asarray(_over(self.advance, driven, self.parameters, self.timetable, states, begin, count))
+        start = jnp.asarray(states, float)
+        return np.asarray(_over(self.advance, driven, self.parameters, self.timetable, start, begin, count))
 
     @in_float64
     def matrix(self) -> Float[np.ndarray, "n n"]:

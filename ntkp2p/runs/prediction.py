@@ -22,7 +22,7 @@ from ntkp2p.dynamics.mean_square import MOMENTS, mean_square_radius
 from ntkp2p.dynamics.nonlinear import Integration, integrate
 from ntkp2p.dynamics.round import assemble
 from ntkp2p.dynamics.solve import Solution, solve
-from ntkp2p.dynamics.spectrum import Spectrum, edge, eigenvalues, spectrum, spectrum_of
+from ntkp2p.dynamics.spectrum import Spectrum, edge, spectrum, spectrum_and_eigenvalues
 from ntkp2p.dynamics.steady_state import steady_state as solve_steady
 from ntkp2p.dynamics.system import LinearSystem, linear_system
 from ntkp2p.dynamics.timetable import MeanStep
@@ -216,7 +216,7 @@ def _found(
 ) -> tuple[dict[Time, dict[str, np.ndarray]], dict[Time, dict[str, Any]]]:
     """What a solution says by time: the measures at all rounds, and what is said of the whole run."""
     asked = tuple(solution.coefficients)
-    verdicts = {time: _verdict(features, solution, extremes, time) for time in asked}
+    verdicts: dict[Time, dict[str, Any]] = {time: _verdict(features, solution, extremes, time) for time in asked}
     if features.spread is None:
         return _measure(experiment, features, solution, asked), verdicts
     measured, error, converged = over_initialisations(run, features, solution, asked, rtol=solution.rtol)
@@ -264,8 +264,7 @@ def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any
         return predictions_in(features, experiment, asked, "auto", 1e-8), np.empty(0)
     run, averages = _averaged(experiment)
     system = _system_of(run, features, quick=np.inf)
-    values = eigenvalues(system, dense=QUICK[system.symmetric])
-    extremes = spectrum_of(system, values) if len(values) == system.size else spectrum(system, dense=0)
+    extremes, values = spectrum_and_eigenvalues(system, dense=QUICK[system.symmetric])
     if isinstance(system, EagerSystem):  # Arnoldi: Lanczos's steps would be compiled
         arnoldi = replace(system, symmetric=False)
         solution = solve(arnoldi, experiment.recorded, times=asked, method="krylov", rtol=1e-10)
