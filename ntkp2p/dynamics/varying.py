@@ -19,7 +19,7 @@ from ntkp2p.dynamics.krylov import Time
 from ntkp2p.dynamics.span import ROUNDING, Span
 from ntkp2p.dynamics.system import BLOCK, LinearSystem, linear
 from ntkp2p.dynamics.timetable import at_round
-from ntkp2p.dynamics.windows import Found, Step, constant, windows
+from ntkp2p.dynamics.windows import Found, Step, constant, is_dense, windows
 
 #: From how many periods on a period is taken as one step.
 PERIODS = 4
@@ -34,9 +34,12 @@ def solve_varying(system, rounds, times, method, rtol, memory, span) -> Found:
         raise InputError(f"the mixing is given for {last} rounds, and round {rounds[-1]} is asked for")
     order, begin, periodic = system.timetable
     length = len(order) - begin
-    if periodic and begin and rounds[-1] - begin >= PERIODS * length:
+    # Over fewer periods than a basis has vectors at first, to take every round is quicker.
+    enough = PERIODS if is_dense(system.size, method) else krylov.LEAST
+    repeats = periodic and rounds[-1] - begin >= enough * length
+    if repeats and begin:
         return _after_a_beginning(system, rounds, times, method, rtol, memory, span)
-    if periodic and rounds[-1] - begin >= PERIODS * length:
+    if repeats:
         wholes, which = np.unique(rounds // length, return_inverse=True)
         for time in times:
             inner = Span(system.size, ("rounds",), len(wholes), memory, ROUNDING)

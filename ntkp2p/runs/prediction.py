@@ -192,9 +192,9 @@ def predictions_in(
         return _integrated(experiment, run.algorithm, features, asked, method, rtol, averages)
     system = _system_of(run, features, quick=DENSE_SIZE if method in ("auto", "dense") else 0)
     solution = solve(system, experiment.recorded, times=asked, method=method, rtol=rtol)
-    measured, verdicts = _found(experiment, run, features, solution, spectrum(system))
+    measured, verdicts = _found(experiment, run, features, solution, spectrum(system), averages)
     counted = {time: measured[time] | _counters(experiment, features, time, solution.rounds) for time in asked}
-    return _trajectories(experiment, features, solution, counted, {t: v | averages for t, v in verdicts.items()})
+    return _trajectories(experiment, features, solution, counted, verdicts)
 
 
 def _system_of(run: Experiment, features: Features, *, quick: int | float) -> LinearSystem:
@@ -212,11 +212,18 @@ def _system_of(run: Experiment, features: Features, *, quick: int | float) -> Li
 
 
 def _found(
-    experiment: Experiment, run: Experiment, features: Features, solution: Solution, extremes: Spectrum
+    experiment: Experiment,
+    run: Experiment,
+    features: Features,
+    solution: Solution,
+    extremes: Spectrum,
+    averages: dict[str, Any],
 ) -> tuple[dict[Time, dict[str, np.ndarray]], dict[Time, dict[str, Any]]]:
     """What a solution says by time: the measures at all rounds, and what is said of the whole run."""
     asked = tuple(solution.coefficients)
-    verdicts: dict[Time, dict[str, Any]] = {time: _verdict(features, solution, extremes, time) for time in asked}
+    verdicts: dict[Time, dict[str, Any]] = {
+        time: _verdict(features, solution, extremes, time) | averages for time in asked
+    }
     if features.spread is None:
         return _measure(experiment, features, solution, asked), verdicts
     measured, error, converged = over_initialisations(run, features, solution, asked, rtol=solution.rtol)
@@ -270,10 +277,8 @@ def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any
         solution = solve(arnoldi, experiment.recorded, times=asked, method="krylov", rtol=1e-10)
     else:
         solution = solve(system, experiment.recorded, times=asked)
-    measured, verdicts = _found(experiment, run, features, solution, extremes)
-    return _trajectories(
-        experiment, features, solution, measured, {t: v | averages for t, v in verdicts.items()}
-    ), values
+    measured, verdicts = _found(experiment, run, features, solution, extremes, averages)
+    return _trajectories(experiment, features, solution, measured, verdicts), values
 
 
 @in_float64

@@ -82,6 +82,7 @@ def test_matrix_offset_and_models_are_those_of_the_compiled_system(algorithm, pr
     ],
     ids=lambda a: a.name,
 )
+@pytest.mark.parametrize("problem", [(0, 1, 2)], indirect=True, ids=["three outputs"])
 def test_rounds_and_models_of_every_algorithm_are_those_of_the_compiled_system(algorithm, problem):
     directed = push_weights(graphs.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2)]))
     mixing = directed if algorithm.stochastic == "column" else W
