@@ -77,7 +77,8 @@ class EagerSystem(LinearSystem):
 
     def models(self, states, rounds, /):
         """The agents' coordinates in these states, which come before these rounds."""
-        matrices = self._sums(np.asarray(rounds)).models
+        matrices = self.parameters["exogenous"][2]
+        matrices = matrices[self.timetable.place(np.asarray(rounds))] if self.varying else matrices
         return matrices @ states.reshape(len(states), matrices.shape[-1], -1)
 
     def directions(self, basis, /):
@@ -88,14 +89,11 @@ class EagerSystem(LinearSystem):
         """States taken over `count` rounds from round `begin` on."""
         with np.errstate(over="ignore", invalid="ignore"):  # an unstable system overflows
             for place in self.timetable.place(np.arange(begin, begin + count)):
-                states = self._round(states, self._sums_at(place), driven=driven)
+                states = self._round(states, self._sums(place), driven=driven)
         return states
 
-    def _sums(self, k: Any) -> _Sums:
-        """Those of round k."""
-        return self._sums_at(self.timetable.place(k))
-
-    def _sums_at(self, place: Any) -> _Sums:
+    def _sums(self, place: Any) -> _Sums:
+        """Those of one of the timetable's rounds."""
         stacks = self.parameters["exogenous"]
         return _Sums(*(stack[place] for stack in stacks)) if self.varying else _Sums(*stacks)
 
@@ -181,8 +179,8 @@ def _sums_of(
     """C, A and P, of every round of the timetable if rounds differ; None if they are not what a round does."""
     agents, rows, differ = len(mixing), sum(int(np.prod(shape)) for shape in shapes), len(timetable.order)
     calls = _calls(algorithm, form, shapes, mixing, [leaf[0] if differ else leaf for leaf in exogenous])
-    width = rows + calls * agents
-    if max(1, differ) * (rows + calls * agents) * width > LARGEST:
+    width, count = rows + calls * agents, max(1, differ)
+    if count * width**2 > LARGEST:
         return None
     if differ:
         constants, rest = eqx.partition(algorithm, eqx.is_inexact_array_like)
@@ -190,15 +188,14 @@ def _sums_of(
         stacks = [np.pad(leaf, [(0, longer), *[(0, 0)] * (leaf.ndim - 1)], "edge") for leaf in exogenous]
         found = _of_all_rounds(rest, form, shapes, calls, constants, mixing, stacks)
     else:
-        found = _of_a_round(algorithm, form, shapes, calls, mixing, exogenous)
-    after, points, models = jax.tree.map(lambda leaf: np.asarray(leaf)[:differ] if differ else np.asarray(leaf), found)
-    lead = (differ,) if differ else ()
-    after = np.concatenate(
-        [leaf.reshape(*lead, int(np.prod(s)), width + PROBES) for leaf, s in zip(after, shapes, strict=True)], axis=-2
-    )
-    points = np.stack(points, axis=-3) if calls else np.zeros((*lead, 0, agents, width + PROBES))
+        found = jax.tree.map(lambda leaf: leaf[None], _of_a_round(algorithm, form, shapes, calls, mixing, exogenous))
+    after, points, models = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], found)
+    after = np.concatenate([leaf.reshape(count, -1, width + PROBES) for leaf in after], axis=1)
+    points = np.stack(points, axis=1) if calls else np.zeros((count, 0, agents, width + PROBES))
     sums = _Sums(points[..., :-PROBES], after[..., :-PROBES], models[..., :rows])
-    return sums if _is_all(sums, points[..., -PROBES:], after[..., -PROBES:], models[..., -PROBES:]) else None
+    if not _is_all(sums, points[..., -PROBES:], after[..., -PROBES:], models[..., -PROBES:]):
+        return None
+    return sums if differ else _Sums(*(stack[0] for stack in sums))
 
 
 def _calls(algorithm: Algorithm, form: Form, shapes: tuple, mixing: np.ndarray, exogenous: list) -> int:
