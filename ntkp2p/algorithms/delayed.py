@@ -23,12 +23,12 @@ algorithms", IEEE TAC 1986 (delayed messages).
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms.algorithm import Algorithm
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
+from ntkp2p.base.arrays import namespace
 from ntkp2p.base.checks import whole_rounds
 from ntkp2p.base.errors import InputError, InputTypeError
 
@@ -156,7 +156,10 @@ class Delayed(Modifier):
         )
 
     def init(self, x, /):
-        past = (jnp.broadcast_to(x[:, None], (len(x), delay, x.shape[1])) for delay in (self.gradients, self.messages))
+        past = (
+            namespace(x).broadcast_to(x[:, None], (len(x), delay, x.shape[1]))
+            for delay in (self.gradients, self.messages)
+        )
         return _State(self._form.init(x), *past)
 
     def model(self, state, /):
@@ -216,7 +219,7 @@ class _Queue:
                 f"{self.name} can be delayed where a round exchanges models only, and this one exchanges values of "
                 f"shape {x.shape} as well: leave {self.name} out"
             )
-        line = jnp.concatenate([self.waiting, x[:, None]], axis=1)
+        line = namespace(self.waiting, x).concatenate([self.waiting, x[:, None]], axis=1)
         self.waiting = line[:, 1:]
         return line[:, 0]
 

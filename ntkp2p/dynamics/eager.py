@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from ntkp2p.algorithms import Algorithm
 from ntkp2p.algorithms.exogenous import Form
+from ntkp2p.base.arrays import namespace
 from ntkp2p.base.precision import in_float64
 from ntkp2p.data import AgentData
-from ntkp2p.dynamics.round import Affine, agent_blocks, where, world_of
+from ntkp2p.dynamics.round import Affine, agent_blocks, world_of
 from ntkp2p.dynamics.system import LinearSystem, must_have_closed_form
 from ntkp2p.dynamics.timetable import Timetable, timetable_of
 from ntkp2p.kernels import Features
@@ -220,9 +220,9 @@ def _of_a_round(algorithm: Algorithm, form: Form, shapes: tuple, calls: int, mix
     def grad(v, /, *, when: Any = True) -> Any:
         begin = rows + len(points) * agents
         points.append(v)
-        xp = jnp if isinstance(v, jax.Array) else np
+        xp = namespace(v, when)
         of_probes = (v[:, None, -PROBES:] @ slopes)[:, 0] + offsets
-        return where(when, xp.concatenate([units[begin : begin + agents], of_probes], axis=1), 0.0)
+        return xp.where(when, xp.concatenate([units[begin : begin + agents], of_probes], axis=1), 0.0)
 
     start = np.concatenate([units[:rows], probes], axis=1)
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]

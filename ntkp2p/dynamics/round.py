@@ -15,6 +15,7 @@ from ntkp2p.algorithms import Algorithm, Compressor, World
 from ntkp2p.algorithms.event_round import awake_round, mean_round
 from ntkp2p.algorithms.exogenous import Form
 from ntkp2p.asynchrony import Events, Steps
+from ntkp2p.base.arrays import namespace
 from ntkp2p.base.errors import InputError
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.timetable import MeanStep, Mixing, Timetable, timetable_of
@@ -201,7 +202,7 @@ def world_of(mixing: Any, grad: Callable, /) -> World:
     """
 
     def compress(z, by, /, *, everything: Any = False):
-        return where(everything, 1.0, share_of(by)) * z
+        return namespace(everything).where(everything, 1.0, share_of(by)) * z
 
     return World(
         mix=lambda z: mixing @ z,
@@ -209,12 +210,6 @@ def world_of(mixing: Any, grad: Callable, /) -> World:
         own=lambda z: mixing.diagonal()[:, None] * z,
         compress=compress,
     )
-
-
-def where(condition: Any, yes: Any, no: Any, /) -> Any:
-    """One of both, by NumPy unless the condition or what is chosen is an array of JAX."""
-    some_of_jax = any(isinstance(value, jax.Array) for value in (condition, yes, no))
-    return (jnp if some_of_jax else np).where(condition, yes, no)
 
 
 def share_of(compressor: Compressor, /) -> Any:

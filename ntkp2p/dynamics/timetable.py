@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from ntkp2p.algorithms import Algorithm
 from ntkp2p.algorithms.exogenous import repetition
 from ntkp2p.asynchrony import AsynchronousGossip, Events, Steps
+from ntkp2p.base.arrays import namespace
 from ntkp2p.topology import Schedule
 
 #: Who mixes with whom: one matrix, one for each round, what agents on their own clocks do, or these clocks themselves.
@@ -43,7 +44,7 @@ class Timetable(NamedTuple):
 
     def place(self, k: Any, /) -> Any:
         """The one of the rounds 0, …, T − 1 that round `k` is like."""
-        xp = jnp if any(isinstance(value, jax.Array) for value in (k, self.begin)) else np
+        xp = namespace(k, self.begin)
         period = xp.maximum(1, len(self.order) - self.begin)
         return xp.where(k < self.begin, k, self.begin + (k - self.begin) % period)
 
