@@ -16,9 +16,12 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms.algorithm import Algorithm, World, without_constants
 from ntkp2p.algorithms.compression import Compressor
+from ntkp2p.base.arrays import namespace
 
 #: By which share exogenous numbers that are the same may differ, times √rounds; counters may not.
 ROUNDING = 4 * np.finfo(float).eps
+#: Up to so many rounds NumPy follows a course more quickly than a compiler makes a program for it.
+FEW = 1024
 #: Beyond so many rounds no repetition is looked for.
 LONGEST = 2**16
 
@@ -122,14 +125,14 @@ class _Counting:
 
     def grad(self, x, /, *, when=True):
         self._add(gradients=self._where(when, 1.0, 0.0))
-        return jnp.zeros_like(x)
+        return namespace(x).zeros_like(x)
 
     def _own(self, x):
         return x
 
     def compress(self, x, by: Compressor, /, *, everything=False):
         few = sum(by.bits(size) for size in self.layers) / 8
-        sent = jnp.zeros_like(x)
+        sent = namespace(x).zeros_like(x)
         self.compressed.append((sent, self._where(everything, DENSE_ENTRY * x.shape[1], few)))
         return sent
 
@@ -137,7 +140,7 @@ class _Counting:
         """One of two numbers, which stays a number where the condition is one."""
         if isinstance(condition, bool) or not self._known:
             return no if condition is False else yes
-        return jnp.where(condition, yes, no)
+        return namespace(condition).where(condition, yes, no)
 
     def average(self, x, /, *, when=True):
         # As rings do it: every agent passes on each of Q parts of the sum, and then each of the means, but its own.
@@ -146,7 +149,8 @@ class _Counting:
         self._add(merged=self._where(when, steps * part, 0.0))
         # As with messages to neighbours, what is averaged in one round travels together.
         now = self._where(when, steps, 0.0)
-        self.total = self.total._replace(merges=now if isinstance(now, float) else jnp.maximum(now, self.total.merges))
+        most = now if isinstance(now, float) else namespace(now, self.total.merges).maximum(now, self.total.merges)
+        self.total = self.total._replace(merges=most)
         return World._field_defaults["average"](x, when=when)
 
 
@@ -183,6 +187,8 @@ def course(
     if (one := traffic_of_any_round(algorithm, matrices.shape[1], layers=layers)) is not None:
         return Course([], Traffic(*(np.full(len(order), value) for value in one)))
     form = Form.of(algorithm, matrices.shape[1])
+    if not layers and len(order) <= FEW and (plain := _by_numpy(algorithm, form, matrices, order)) is not None:
+        return Course(plain, Traffic())
     constants, rest = without_constants(algorithm) if layers else eqx.partition(algorithm, eqx.is_inexact_array_like)
     states, traffic = _follow(rest, layers, form, constants, jnp.asarray(matrices), jnp.asarray(order))
     return Course([np.asarray(leaf) for leaf in states], Traffic(*map(np.asarray, traffic)))
@@ -209,6 +215,20 @@ def _traffic_of_any_round(algorithm: Algorithm, agents: int, layers: tuple[int, 
 def _plain(algorithm: Algorithm) -> Algorithm:
     """With plain numbers for constants, by which it can be told from others."""
     return jax.tree.map(lambda leaf: float(leaf) if eqx.is_inexact_array(leaf) else leaf, algorithm)
+
+
+def _by_numpy(algorithm: Algorithm, form: Form, matrices: np.ndarray, order: np.ndarray) -> list[np.ndarray] | None:
+    """The exogenous leaves before every round, without a compiler; None where a round takes JAX's own functions."""
+    still, exogenous = form.split(algorithm.init(np.zeros((matrices.shape[1], 1))))
+    states = [exogenous]
+    for which in order:
+        world = _Counting((), partial(np.matmul, matrices[which]), known=True).world()
+        after = form.split(algorithm.round(form.join(still, exogenous), world))[1]
+        if any(isinstance(leaf, jax.Array) for leaf in [*exogenous, *after]):
+            return None
+        exogenous = [np.asarray(new, old.dtype) for new, old in zip(after, exogenous, strict=True)]
+        states.append(exogenous)
+    return [np.stack(leaves) for leaves in zip(*states, strict=True)]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -118,7 +118,7 @@ class LocalSGD(Algorithm):
         done, step, v = world.finished, self._step(state), state.begun
         for _ in range(self.steps):
             v = v - step * world.grad(v)
-        xp = namespace(done, v, state.waiting)
+        xp = namespace(done, v, state.x, state.waiting, self.momentum)
         line = xp.concatenate([state.waiting, (v - state.begun)[:, None]], axis=1)
         waiting = xp.where(xp.asarray(done)[..., None], line[:, 1:], state.waiting)
         update, velocity = line[:, 0], None

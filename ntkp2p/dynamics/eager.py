@@ -33,6 +33,8 @@ from ntkp2p.kernels import Features
 
 #: Random columns beside the unit vectors, on which it is seen whether the sums found are all that a round does.
 PROBES = 3
+#: Up to so many rounds NumPy takes one after another more quickly than a program for all is compiled.
+FEW = 512
 #: Numbers that the matrices of all rounds may have together.
 LARGEST = 2**24
 
@@ -178,17 +180,21 @@ def _sums_of(
 ) -> _Sums | None:
     """C, A and P, of every round of the timetable if rounds differ; None if they are not what a round does."""
     agents, rows, differ = len(mixing), sum(int(np.prod(shape)) for shape in shapes), len(timetable.order)
-    calls = _calls(algorithm, form, shapes, mixing, [leaf[0] if differ else leaf for leaf in exogenous])
+    calls, plain = _calls(algorithm, form, shapes, mixing, [leaf[0] if differ else leaf for leaf in exogenous])
     width, count = rows + calls * agents, max(1, differ)
     if count * width**2 > LARGEST:
         return None
-    if differ:
+    of_round = partial(_of_a_round, algorithm, form, shapes, calls, mixing)
+    if not differ:
+        found = jax.tree.map(lambda leaf: leaf[None], of_round(exogenous))
+    elif differ <= FEW and plain:
+        each = (of_round([leaf[k] for leaf in exogenous]) for k in range(differ))
+        found = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    else:
         constants, rest = eqx.partition(algorithm, eqx.is_inexact_array_like)
         longer = 2 ** (differ - 1).bit_length() - differ  # few lengths are compiled
         stacks = [np.pad(leaf, [(0, longer), *[(0, 0)] * (leaf.ndim - 1)], "edge") for leaf in exogenous]
         found = _of_all_rounds(rest, form, shapes, calls, constants, mixing, stacks)
-    else:
-        found = jax.tree.map(lambda leaf: leaf[None], _of_a_round(algorithm, form, shapes, calls, mixing, exogenous))
     after, points, models = jax.tree.map(lambda leaf: np.asarray(leaf)[:count], found)
     after = np.concatenate([leaf.reshape(count, -1, width + PROBES) for leaf in after], axis=1)
     points = np.stack(points, axis=1) if calls else np.zeros((count, 0, agents, width + PROBES))
@@ -198,8 +204,8 @@ def _sums_of(
     return sums if differ else _Sums(*(stack[0] for stack in sums))
 
 
-def _calls(algorithm: Algorithm, form: Form, shapes: tuple, mixing: np.ndarray, exogenous: list) -> int:
-    """How often a round takes gradients."""
+def _calls(algorithm: Algorithm, form: Form, shapes: tuple, mixing: np.ndarray, exogenous: list) -> tuple:
+    """How often a round takes gradients, and whether NumPy takes all of it."""
     made = []
 
     def grad(v, /, *, when: Any = True):
@@ -207,8 +213,8 @@ def _calls(algorithm: Algorithm, form: Form, shapes: tuple, mixing: np.ndarray, 
         return v
 
     leaves = [np.zeros((*shape, PROBES)) for shape in shapes]
-    algorithm.round(form.join(leaves, exogenous), world_of(mixing, grad))
-    return len(made)
+    after = algorithm.round(form.join(leaves, exogenous), world_of(mixing, grad))
+    return len(made), not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(after))
 
 
 def _of_a_round(algorithm: Algorithm, form: Form, shapes: tuple, calls: int, mixing: Any, exogenous: list) -> tuple:

@@ -202,7 +202,8 @@ def world_of(mixing: Any, grad: Callable, /) -> World:
     """
 
     def compress(z, by, /, *, everything: Any = False):
-        return namespace(everything).where(everything, 1.0, share_of(by)) * z
+        share = share_of(by)
+        return namespace(everything, share).where(everything, 1.0, share) * z
 
     return World(
         mix=lambda z: mixing @ z,

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -96,7 +95,8 @@ def at_round(parameters: PyTree, timetable: Timetable, k: Any) -> PyTree:
     if not len(timetable.order):
         return parameters
     at = timetable.place(k)
+    which = namespace(at, timetable.order).asarray(timetable.order)[at]
     return parameters | {
-        "mixing": jax.tree.map(lambda part: part[jnp.asarray(timetable.order)[at]], parameters["mixing"]),
+        "mixing": jax.tree.map(lambda part: part[which], parameters["mixing"]),
         "exogenous": [leaf[at] for leaf in parameters["exogenous"]],
     }
