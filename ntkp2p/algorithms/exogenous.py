@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms.algorithm import Algorithm, World, without_constants
 from ntkp2p.algorithms.compression import Compressor
-from ntkp2p.base.arrays import namespace
+from ntkp2p.base.arrays import LACKING, fixed, namespace
 
 #: By which share exogenous numbers that are the same may differ, times √rounds; counters may not.
 ROUNDING = 4 * np.finfo(float).eps
@@ -219,15 +219,19 @@ def _plain(algorithm: Algorithm) -> Algorithm:
 
 def _by_numpy(algorithm: Algorithm, form: Form, matrices: np.ndarray, order: np.ndarray) -> list[np.ndarray] | None:
     """The exogenous leaves before every round, without a compiler; None where a round takes JAX's own functions."""
-    still, exogenous = form.split(algorithm.init(np.zeros((matrices.shape[1], 1))))
-    states = [exogenous]
-    for which in order:
-        world = _Counting((), partial(np.matmul, matrices[which]), known=True).world()
-        after = form.split(algorithm.round(form.join(still, exogenous), world))[1]
-        if any(isinstance(leaf, jax.Array) for leaf in [*exogenous, *after]):
-            return None
-        exogenous = [np.asarray(new, old.dtype) for new, old in zip(after, exogenous, strict=True)]
-        states.append(exogenous)
+    states = []
+    try:
+        parts = form.split(algorithm.init(fixed(np.zeros((matrices.shape[1], 1)))))
+        still, after = ([fixed(leaf) for leaf in part] for part in parts)
+        states.append(after)
+        for which in order:
+            world = _Counting((), partial(np.matmul, matrices[which]), known=True).world()
+            after = form.split(algorithm.round(form.join(still, states[-1]), world))[1]
+            if any(isinstance(leaf, jax.Array) for leaf in after):
+                return None
+            states.append([fixed(np.asarray(new, old.dtype)) for new, old in zip(after, states[-1], strict=True)])
+    except LACKING:
+        return None
     return [np.stack(leaves) for leaves in zip(*states, strict=True)]
 
 

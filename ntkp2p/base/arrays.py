@@ -17,3 +17,13 @@ def namespace(*values: Any) -> ModuleType:
         Arrays and numbers.
     """
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
+
+
+#: What a function that is written for JAX's arrays raises for NumPy's: for x.at, or where it changes `fixed` ones.
+LACKING = (AttributeError, TypeError, ValueError)
+
+
+def fixed(array: np.ndarray, /) -> np.ndarray:
+    """The array itself, which cannot be changed in place from now on, as JAX's cannot."""
+    array.flags.writeable = False
+    return array

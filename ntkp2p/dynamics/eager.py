@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from ntkp2p.algorithms import Algorithm
 from ntkp2p.algorithms.exogenous import Form
-from ntkp2p.base.arrays import namespace
+from ntkp2p.base.arrays import LACKING, fixed, namespace
 from ntkp2p.base.precision import in_float64
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.round import Affine, agent_blocks, world_of
@@ -121,8 +121,9 @@ def eager_system(
 ) -> EagerSystem | None:
     """As `ntkp2p.dynamics.linear_system` over one mixing matrix; None where NumPy's sums are not all that a round does.
 
-    That is where a round is not affine, treats the coordinates of a model in different ways, or differs from round to
-    round for so long that the compiled system is quicker; and where rounds differ, but have a flow.
+    That is where a round needs JAX's arrays, is not affine, treats the coordinates of a model in different ways, or
+    differs from round to round for so long that the compiled system is quicker; and where rounds differ, but have a
+    flow.
 
     Parameters
     ----------
@@ -137,7 +138,10 @@ def eager_system(
     must_have_closed_form(algorithm)
     agents, d = data.agents, features.rank * features.columns
     form = Form.of(algorithm, agents)
-    leaves = form.split(algorithm.init(np.zeros((agents, d))))[0]
+    try:
+        leaves = form.split(algorithm.init(fixed(np.zeros((agents, d)))))[0]
+    except LACKING:
+        return None
     shapes = tuple(leaf.shape[:-1] for leaf in leaves)
     if not leaves or any(leaf.shape[-1] != d for leaf in leaves):
         return None
@@ -180,7 +184,11 @@ def _sums_of(
 ) -> _Sums | None:
     """C, A and P, of every round of the timetable if rounds differ; None if they are not what a round does."""
     agents, rows, differ = len(mixing), sum(int(np.prod(shape)) for shape in shapes), len(timetable.order)
-    calls, plain = _calls(algorithm, form, shapes, mixing, [leaf[0] if differ else leaf for leaf in exogenous])
+    exogenous = [fixed(np.asarray(leaf)) for leaf in exogenous]
+    tried = _calls(algorithm, form, shapes, mixing, [leaf[0] if differ else leaf for leaf in exogenous])
+    if tried is None:
+        return None
+    calls, plain = tried
     width, count = rows + calls * agents, max(1, differ)
     if count * width**2 > LARGEST:
         return None
@@ -204,16 +212,19 @@ def _sums_of(
     return sums if differ else _Sums(*(stack[0] for stack in sums))
 
 
-def _calls(algorithm: Algorithm, form: Form, shapes: tuple, mixing: np.ndarray, exogenous: list) -> tuple:
-    """How often a round takes gradients, and whether NumPy takes all of it."""
+def _calls(algorithm: Algorithm, form: Form, shapes: tuple, mixing: np.ndarray, exogenous: list) -> tuple | None:
+    """How often a round takes gradients, and whether NumPy takes all of it; None if it must be of JAX's arrays."""
     made = []
 
     def grad(v, /, *, when: Any = True):
         made.append(when)
         return v
 
-    leaves = [np.zeros((*shape, PROBES)) for shape in shapes]
-    after = algorithm.round(form.join(leaves, exogenous), world_of(mixing, grad))
+    leaves = [fixed(np.zeros((*shape, PROBES))) for shape in shapes]
+    try:
+        after = algorithm.round(form.join(leaves, exogenous), world_of(mixing, grad))
+    except LACKING:
+        return None
     return len(made), not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(after))
 
 
@@ -230,7 +241,7 @@ def _of_a_round(algorithm: Algorithm, form: Form, shapes: tuple, calls: int, mix
         of_probes = (v[:, None, -PROBES:] @ slopes)[:, 0] + offsets
         return xp.where(when, xp.concatenate([units[begin : begin + agents], of_probes], axis=1), 0.0)
 
-    start = np.concatenate([units[:rows], probes], axis=1)
+    start = fixed(np.concatenate([units[:rows], probes], axis=1))
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
     leaves = [part.reshape(*shape, start.shape[1]) for part, shape in zip(np.split(start, ends), shapes, strict=True)]
     state = form.join(leaves, exogenous)

@@ -95,5 +95,27 @@ def test_rounds_and_models_of_every_algorithm_are_those_of_the_compiled_system(a
     np.testing.assert_allclose(eager.models(states, rounds), compiled.models(states, rounds), rtol=1e-13, atol=1e-13)
 
 
+class OfJax(Algorithm):
+    """Whose round is for arrays of JAX only."""
+
+    def round(self, x, world):
+        return (world.mix(x) - self.step_size * world.grad(x)).at[0].multiply(0.5)
+
+
+class InPlace(Algorithm):
+    """Whose round changes an array of NumPy in place, and makes another one of JAX's."""
+
+    def round(self, x, world):
+        x *= 0.5
+        return world.mix(x)
+
+
+@pytest.mark.parametrize("algorithm", [OfJax(0.1), InPlace(0.1)], ids=lambda a: a.name)
+@pytest.mark.parametrize("problem", [(0, 1)], indirect=True, ids=["one output"])
+def test_a_round_for_the_arrays_of_jax_is_left_to_the_compiler(algorithm, problem):
+    assert eager_system(algorithm, W, *problem) is None
+    assert linear_system(algorithm, W, *problem).size == 36
+
+
 def test_a_round_that_is_not_affine_is_left_to_the_compiler_which_refuses_it(problem):
     assert eager_system(Clipped(0.1), W, *problem) is None
