@@ -20,8 +20,8 @@ from ntkp2p.base.arrays import LACKING, fixed, namespace
 
 #: By which share exogenous numbers that are the same may differ, times √rounds; counters may not.
 ROUNDING = 4 * np.finfo(float).eps
-#: Up to so many rounds NumPy follows a course more quickly than a compiler makes a program for it.
-FEW = 1024
+#: Up to so many rounds NumPy takes, one after another: a compiled program is quicker, but has to be compiled first.
+FEW = 64
 #: Beyond so many rounds no repetition is looked for.
 LONGEST = 2**16
 
@@ -217,6 +217,7 @@ def _plain(algorithm: Algorithm) -> Algorithm:
     return jax.tree.map(lambda leaf: float(leaf) if eqx.is_inexact_array(leaf) else leaf, algorithm)
 
 
+@np.errstate(all="ignore")  # as JAX does
 def _by_numpy(algorithm: Algorithm, form: Form, matrices: np.ndarray, order: np.ndarray) -> list[np.ndarray] | None:
     """The exogenous leaves before every round, without a compiler; None where a round takes JAX's own functions."""
     states = []

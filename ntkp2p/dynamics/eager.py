@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkp2p.algorithms import Algorithm
-from ntkp2p.algorithms.exogenous import Form
+from ntkp2p.algorithms.exogenous import FEW, Form
 from ntkp2p.base.arrays import LACKING, fixed, namespace
 from ntkp2p.base.precision import in_float64
 from ntkp2p.data import AgentData
@@ -33,8 +33,6 @@ from ntkp2p.kernels import Features
 
 #: Random columns beside the unit vectors, on which it is seen whether the sums found are all that a round does.
 PROBES = 3
-#: Up to so many rounds NumPy takes one after another more quickly than a program for all is compiled.
-FEW = 512
 #: Numbers that the matrices of all rounds may have together.
 LARGEST = 2**24
 
@@ -179,6 +177,7 @@ def _least_squares(features: Features, data: AgentData) -> tuple[np.ndarray, np.
     return (np.linalg.qr(rows)[1] if rows.shape[1] > rows.shape[2] else rows), slopes
 
 
+@np.errstate(all="ignore")  # what is not finite is not taken
 def _sums_of(
     algorithm: Algorithm, form: Form, shapes: tuple, mixing: np.ndarray, timetable: Timetable, exogenous: list
 ) -> _Sums | None:
