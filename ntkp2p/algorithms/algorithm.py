@@ -5,12 +5,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms.compression import Compressor, is_compressor
+from ntkp2p.base.arrays import namespace
 from ntkp2p.base.checks import is_number
 from ntkp2p.base.errors import InputError
 
@@ -37,8 +37,9 @@ def _lossless(x: Float[Array, "Q d"], by: Compressor, /, *, everything: Any = Tr
     return x
 
 
-def _mean(x: Float[Array, "Q d"], /, *, when: Any = True) -> Float[Array, "Q d"]:
-    return jnp.where(when, jnp.broadcast_to(jnp.mean(x, axis=0), x.shape), x)
+def _mean(x: Float[Any, "Q d"], /, *, when: Any = True) -> Float[Any, "Q d"]:
+    xp = namespace(x, when)
+    return xp.where(when, xp.broadcast_to(xp.mean(x, axis=0), x.shape), x)
 
 
 class World(NamedTuple):

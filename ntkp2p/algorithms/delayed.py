@@ -23,12 +23,12 @@ algorithms", IEEE TAC 1986 (delayed messages).
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms.algorithm import Algorithm
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
+from ntkp2p.base.arrays import namespace
 from ntkp2p.base.checks import whole_rounds
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.topology.matrix import symmetric
@@ -157,7 +157,10 @@ class Delayed(Modifier):
         )
 
     def init(self, x, /):
-        past = (jnp.broadcast_to(x[:, None], (len(x), delay, x.shape[1])) for delay in (self.gradients, self.messages))
+        past = (
+            namespace(x).broadcast_to(x[:, None], (len(x), delay, x.shape[1]))
+            for delay in (self.gradients, self.messages)
+        )
         return _State(self._form.init(x), *past)
 
     def model(self, state, /):
@@ -207,21 +210,21 @@ class Delayed(Modifier):
 class _Queue:
     """Values on their way: each round one enters, and the oldest leaves. Without delay it is the same one."""
 
-    def __init__(self, name: str, waiting: Float[Array, "Q delay d"]):
+    def __init__(self, name: str, waiting: Float[Any, "Q delay d"]):
         self.name, self.waiting, self.calls = name, waiting, 0
 
-    def exchange(self, x: Float[Array, "Q d"]) -> Float[Array, "Q d"]:
+    def exchange(self, x: Float[Any, "Q d"]) -> Float[Any, "Q d"]:
         self.calls += 1
         if self.waiting.shape[::2] != x.shape:  # of something else than models
             raise InputError(
                 f"{self.name} can be delayed where a round exchanges models only, and this one exchanges values of "
                 f"shape {x.shape} as well: leave {self.name} out"
             )
-        line = jnp.concatenate([self.waiting, x[:, None]], axis=1)
+        line = namespace(self.waiting, x).concatenate([self.waiting, x[:, None]], axis=1)
         self.waiting = line[:, 1:]
         return line[:, 0]
 
-    def rest(self, algorithm: Algorithm) -> Float[Array, "Q delay d"]:
+    def rest(self, algorithm: Algorithm) -> Float[Any, "Q delay d"]:
         # A second value in a round would take the place of the next round's.
         if self.waiting.shape[1] and self.calls != 1:
             verb = {"gradients": "world.grad", "messages": "world.mix"}[self.name]

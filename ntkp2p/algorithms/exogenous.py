@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ntkp2p.algorithms.algorithm import Algorithm, World
+from ntkp2p.algorithms.algorithm import Algorithm, World, without_constants
 from ntkp2p.algorithms.compression import Compressor
+from ntkp2p.base.arrays import LACKING, fixed, namespace
 
 #: By which share exogenous numbers that are the same may differ, times √rounds; counters may not.
 ROUNDING = 4 * np.finfo(float).eps
+#: Up to so many rounds NumPy takes, one after another: a compiled program is quicker, but has to be compiled first.
+FEW = 64
 #: Beyond so many rounds no repetition is looked for.
 LONGEST = 2**16
 
@@ -122,14 +125,14 @@ class _Counting:
 
     def grad(self, x, /, *, when=True):
         self._add(gradients=self._where(when, 1.0, 0.0))
-        return jnp.zeros_like(x)
+        return namespace(x).zeros_like(x)
 
     def _own(self, x):
         return x
 
     def compress(self, x, by: Compressor, /, *, everything=False):
         few = sum(by.bits(size) for size in self.layers) / 8
-        sent = jnp.zeros_like(x)
+        sent = namespace(x).zeros_like(x)
         self.compressed.append((sent, self._where(everything, DENSE_ENTRY * x.shape[1], few)))
         return sent
 
@@ -137,7 +140,7 @@ class _Counting:
         """One of two numbers, which stays a number where the condition is one."""
         if isinstance(condition, bool) or not self._known:
             return no if condition is False else yes
-        return jnp.where(condition, yes, no)
+        return namespace(condition).where(condition, yes, no)
 
     def average(self, x, /, *, when=True):
         # As rings do it: every agent passes on each of Q parts of the sum, and then each of the means, but its own.
@@ -146,7 +149,8 @@ class _Counting:
         self._add(merged=self._where(when, steps * part, 0.0))
         # As with messages to neighbours, what is averaged in one round travels together.
         now = self._where(when, steps, 0.0)
-        self.total = self.total._replace(merges=now if isinstance(now, float) else jnp.maximum(now, self.total.merges))
+        most = now if isinstance(now, float) else namespace(now, self.total.merges).maximum(now, self.total.merges)
+        self.total = self.total._replace(merges=most)
         return World._field_defaults["average"](x, when=when)
 
 
@@ -178,12 +182,15 @@ def course(
     Parameters
     ----------
     layers
-        The sizes of a model's layers, of which the messages' sizes depend.
+        The sizes of a model's layers, of which the messages' sizes depend; none if the traffic is not wanted.
     """
     if (one := traffic_of_any_round(algorithm, matrices.shape[1], layers=layers)) is not None:
         return Course([], Traffic(*(np.full(len(order), value) for value in one)))
     form = Form.of(algorithm, matrices.shape[1])
-    states, traffic = _follow(_plain(algorithm), layers, form, jnp.asarray(matrices), jnp.asarray(order))
+    if not layers and len(order) <= FEW and (plain := _by_numpy(algorithm, form, matrices, order)) is not None:
+        return Course(plain, Traffic())
+    constants, rest = without_constants(algorithm) if layers else eqx.partition(algorithm, eqx.is_inexact_array_like)
+    states, traffic = _follow(rest, layers, form, constants, jnp.asarray(matrices), jnp.asarray(order))
     return Course([np.asarray(leaf) for leaf in states], Traffic(*map(np.asarray, traffic)))
 
 
@@ -210,9 +217,29 @@ def _plain(algorithm: Algorithm) -> Algorithm:
     return jax.tree.map(lambda leaf: float(leaf) if eqx.is_inexact_array(leaf) else leaf, algorithm)
 
 
+@np.errstate(all="ignore")  # as JAX does
+def _by_numpy(algorithm: Algorithm, form: Form, matrices: np.ndarray, order: np.ndarray) -> list[np.ndarray] | None:
+    """The exogenous leaves before every round, without a compiler; None where a round takes JAX's own functions."""
+    states = []
+    try:
+        parts = form.split(algorithm.init(fixed(np.zeros((matrices.shape[1], 1)))))
+        still, after = ([fixed(leaf) for leaf in part] for part in parts)
+        states.append(after)
+        for which in order:
+            world = _Counting((), partial(np.matmul, matrices[which]), known=True).world()
+            after = form.split(algorithm.round(form.join(still, states[-1]), world))[1]
+            if any(isinstance(leaf, jax.Array) for leaf in after):
+                return None
+            states.append([fixed(np.asarray(new, old.dtype)) for new, old in zip(after, states[-1], strict=True)])
+    except LACKING:
+        return None
+    return [np.stack(leaves) for leaves in zip(*states, strict=True)]
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _follow(algorithm: Algorithm, layers: tuple[int, ...], form: Form, matrices: Array, order: Array):
-    first = _first(algorithm, matrices.shape[1], sum(layers))
+def _follow(rest: Algorithm, layers: tuple[int, ...], form: Form, constants: PyTree, matrices: Array, order: Array):
+    algorithm = eqx.combine(constants, rest)
+    first = _first(algorithm, matrices.shape[1], max(1, sum(layers)))
     # Nothing comes out that depends on the models, so that the compiler leaves them out.
     still = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in form.split(jax.eval_shape(first))[0]]
 
@@ -268,12 +295,12 @@ def repetition(
     if all(Form.of(algorithm, matrices.shape[1]).moves):
         return Repetition(0, period if periodic else 0, [])
     if not periodic:
-        return Repetition(period, 0, course(algorithm, matrices, order).states)
+        return Repetition(period, 0, course(algorithm, matrices, order, layers=()).states)
     most = max(LONGEST, 4 * period) if most is None else most
     rounds, states, gain = 0, [], _gain(matrices)
     while rounds < most:
         rounds = min(most, max(64, 4 * period, 4 * rounds))
-        states = course(algorithm, matrices, order[np.arange(rounds) % period]).states
+        states = course(algorithm, matrices, order[np.arange(rounds) % period], layers=()).states
         rows = np.concatenate([np.reshape(leaf, (len(leaf), -1)).astype(float) for leaf in states], axis=1)
         rounded = np.concatenate([np.full(leaf[0].size, leaf.dtype.kind == "f") for leaf in states])
         # A share of every entry: of a weight, however small it is, its model is a quotient.

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from ntkp2p.algorithms.algorithm import Algorithm
 from ntkp2p.algorithms.push_sum import must_be_momentum
+from ntkp2p.base.arrays import namespace
 from ntkp2p.base.checks import is_number, whole_rounds
 from ntkp2p.base.errors import InputError
 
@@ -106,7 +107,7 @@ class LocalSGD(Algorithm):
         return self.momentum is None and not self.delay
 
     def init(self, x, /):
-        waiting = jnp.broadcast_to(0 * x[:, None], (len(x), self.delay, x.shape[1]))
+        waiting = namespace(x).broadcast_to(0 * x[:, None], (len(x), self.delay, x.shape[1]))
         velocity = None if self.momentum is None else 0 * x
         return _State(x, x, waiting, velocity, None if self.variance_scale is None else 0 * x[:, :1])
 
@@ -117,17 +118,16 @@ class LocalSGD(Algorithm):
         done, step, v = world.finished, self._step(state), state.begun
         for _ in range(self.steps):
             v = v - step * world.grad(v)
-        line = jnp.concatenate([state.waiting, (v - state.begun)[:, None]], axis=1)
-        waiting = jnp.where(jnp.asarray(done)[..., None], line[:, 1:], state.waiting)
+        xp = namespace(done, v, state.x, state.waiting, self.momentum)
+        line = xp.concatenate([state.waiting, (v - state.begun)[:, None]], axis=1)
+        waiting = xp.where(xp.asarray(done)[..., None], line[:, 1:], state.waiting)
         update, velocity = line[:, 0], None
         if state.velocity is not None:
-            velocity = jnp.where(done, self.momentum * state.velocity + update, state.velocity)
+            velocity = xp.where(done, self.momentum * state.velocity + update, state.velocity)
             update = velocity
-        moved = jnp.where(done, state.x + update, state.x)
+        moved = xp.where(done, state.x + update, state.x)
         x = world.mix(moved)
-        return _State(
-            x, jnp.where(world.begins, x, state.begun), waiting, velocity, self._heard(state, world, moved, x)
-        )
+        return _State(x, xp.where(world.begins, x, state.begun), waiting, velocity, self._heard(state, world, moved, x))
 
     def _step(self, state):
         return self.step_size if state.variance is None else self.step_size / (1 + state.variance / self.variance_scale)

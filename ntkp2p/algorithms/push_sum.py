@@ -16,10 +16,10 @@ Assran, Loizou, Ballas and Rabbat, "Stochastic gradient push for distributed dee
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkp2p.algorithms.algorithm import Algorithm
+from ntkp2p.base.arrays import namespace
 from ntkp2p.base.checks import must_be_share
 
 
@@ -81,7 +81,7 @@ class PushSum(Algorithm):
         return False
 
     def init(self, x, /):
-        return _PushSumState(x, jnp.ones((len(x), 1), x.dtype), None if self.momentum is None else 0 * x)
+        return _PushSumState(x, namespace(x).ones((len(x), 1), x.dtype), None if self.momentum is None else 0 * x)
 
     def model(self, state, /):
         return state.x / state.weights
@@ -92,8 +92,8 @@ class PushSum(Algorithm):
 
 
 def nesterov(
-    gradient: Float[Array, "Q d"], momentum: Any, velocity: Float[Array, "Q d"] | None, /
-) -> tuple[Float[Array, "Q d"], Float[Array, "Q d"] | None]:
+    gradient: Float[Any, "Q d"], momentum: Any, velocity: Float[Any, "Q d"] | None, /
+) -> tuple[Float[Any, "Q d"], Float[Any, "Q d"] | None]:
     """The direction of a step with Nesterov's momentum, g + μ m⁺ with m⁺ = μ m + g, and m⁺; g itself without any."""
     if velocity is None:
         return gradient, None

@@ -32,12 +32,12 @@ compression", 2024.
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from ntkp2p.algorithms.algorithm import Algorithm
 from ntkp2p.algorithms.compression import Compressor, must_be_compressor
 from ntkp2p.algorithms.push_sum import must_be_momentum, nesterov
+from ntkp2p.base.arrays import namespace
 from ntkp2p.base.checks import must_be_share, whole_rounds
 
 #: ε of AdaGossip: keeps an entry on which all agreed so far from an infinite rate.
@@ -128,12 +128,13 @@ class SparsePush(Algorithm):
         return False
 
     def init(self, x, /):
+        xp = namespace(x)
         return _SparseState(
             x=x,
-            weights=jnp.ones((len(x), 1), x.dtype),
+            weights=xp.ones((len(x), 1), x.dtype),
             memory=0 * x,
-            dense=jnp.asarray(self.dense_rounds),
-            phase=jnp.asarray(0),
+            dense=xp.asarray(self.dense_rounds),
+            phase=xp.asarray(0),
             velocity=None if self.momentum is None else 0 * x,
             variance=None if self.adaptive is None else 0 * x,
         )
@@ -149,19 +150,19 @@ class SparsePush(Algorithm):
         return state._replace(x=state.x - self.step_size * step, velocity=velocity)
 
     def _exchange(self, state, world):
-        everything = state.dense > 0
+        everything, xp = state.dense > 0, namespace(state.x, state.dense, self.averaging_rate, self.adaptive)
         value = state.x + state.memory
         sent = world.compress(value, self.compression, everything=everything)
-        rate = jnp.where(everything, 1, self.averaging_rate)
+        rate = xp.where(everything, 1, self.averaging_rate)
         gossip_error, rates, variance = world.mix(sent) - sent, rate, state.variance
         if variance is not None:
             variance = self.adaptive * variance + (1 - self.adaptive) * gossip_error**2
-            rates = jnp.where(everything, 1, self.averaging_rate / (jnp.sqrt(variance) + SMALL))
+            rates = xp.where(everything, 1, self.averaging_rate / (xp.sqrt(variance) + SMALL))
         return state._replace(
             x=state.x + rates * gossip_error,
             weights=state.weights + rate * (world.mix(state.weights) - state.weights),
             memory=value - sent,
-            dense=jnp.maximum(state.dense - 1, 0),
+            dense=xp.maximum(state.dense - 1, 0),
             variance=variance,
         )
 
@@ -237,16 +238,18 @@ class SkewCompensatedSparsePush(SparsePush):
         gradient = world.grad(self.model(state), when=descends)
         step, velocity = nesterov(gradient, self.momentum, state.velocity)
         if velocity is not None:  # which rests meanwhile
-            step, velocity = jnp.where(descends, step, 0), jnp.where(descends, velocity, state.velocity)
+            xp = namespace(velocity, descends)
+            step, velocity = xp.where(descends, step, 0), xp.where(descends, velocity, state.velocity)
         return state._replace(x=state.x - self.step_size * step, velocity=velocity)
 
     def _exchange(self, state, world):
         merges = state.phase == self.cycle - 1
         state = super()._exchange(state, world)
-        share = world.average(state.x, when=merges) / jnp.where(merges, world.average(state.weights, when=merges), 1)
+        xp = namespace(state.x, state.weights, merges)
+        share = world.average(state.x, when=merges) / xp.where(merges, world.average(state.weights, when=merges), 1)
         return state._replace(
-            x=jnp.where(merges, state.weights * share, state.x),
-            memory=jnp.where(merges, 0, state.memory),
+            x=xp.where(merges, state.weights * share, state.x),
+            memory=xp.where(merges, 0, state.memory),
             phase=(state.phase + 1) % self.cycle,
         )
 

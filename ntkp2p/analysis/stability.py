@@ -20,7 +20,7 @@ from ntkp2p.dynamics.delay import CharacteristicRoots, characteristic_roots, del
 from ntkp2p.dynamics.lyapunov import Certificate, certificate, largest_transient
 from ntkp2p.dynamics.mean_square import MOMENTS, draws, gossip, largest_mean_square_step_size, mean_square_radius
 from ntkp2p.dynamics.minimality import PBH_SIZE, Hidden, hidden_modes, realisation
-from ntkp2p.dynamics.spectrum import DENSE, Mode, Spectrum, edge, eigenvalues, slowest_modes, spectrum, spectrum_of
+from ntkp2p.dynamics.spectrum import DENSE, Mode, Spectrum, edge, slowest_modes, spectrum_and_eigenvalues, spectrum_of
 from ntkp2p.dynamics.step_size import largest_step_size
 from ntkp2p.dynamics.system import LinearSystem, linear_system
 from ntkp2p.dynamics.windows import DENSE_SIZE
@@ -107,9 +107,9 @@ def stability(
     removed, removal = _removed(experiment, features)
     flows = experiment.has_flow
     small = system.size <= PBH_SIZE and not system.varying and flows
-    values = eigenvalues(system, dense=dense)
+    extremal, values = spectrum_and_eigenvalues(system, dense=dense)
     slowest = [] if system.varying else slowest_modes(system, count=modes, dense=dense)
-    extremal = _with_all_found(spectrum(system, dense=dense), system, values, slowest)
+    extremal = _with_all_found(extremal, system, values, slowest)
     moments = system.over_clocks and system.size <= MOMENTS
     hidden = hidden_modes(*realisation(system, experiment.data)) if small else None
     drawn = system.varying and not system.timetable.periodic

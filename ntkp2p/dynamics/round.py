@@ -1,5 +1,6 @@
 """One round of the linear model as an affine map of the stacked state, assembled from the agents' data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ntkp2p.algorithms import Algorithm, Compressor, World
 from ntkp2p.algorithms.exogenous import Form
+from ntkp2p.base.arrays import namespace
 from ntkp2p.base.errors import InputError
 from ntkp2p.data import AgentData
 from ntkp2p.dynamics.timetable import Timetable, timetable_of
@@ -79,16 +81,7 @@ class Round:
         def grad(z, /, *, when=True):
             return jnp.where(when, jax.vmap(gradient)(z, *held), 0)
 
-        def compress(z, by, /, *, everything=False):
-            return jnp.where(everything, 1, share_of(by)) * z
-
-        world = World(
-            mix=lambda z: mixing @ z,
-            grad=grad,
-            own=lambda z: jnp.diagonal(mixing)[:, None] * z,
-            compress=compress,
-        )
-        return form.split(algorithm.round(state, world))
+        return form.split(algorithm.round(state, world_of(mixing, grad)))
 
     def start(self, algorithm: Algorithm, /) -> Float[Array, " n"]:
         """The first state of an `algorithm`: all agents at θ₀."""
@@ -185,7 +178,7 @@ def assemble(
         "algorithm": jax.tree.map(jnp.asarray, constants),
         "mixing": jax.tree.map(jnp.asarray, matrices),
         "exogenous": [jnp.asarray(leaf) for leaf in exogenous],
-        "matrix": _agent_blocks(features.matrix, data),
+        "matrix": jnp.asarray(agent_blocks(features.matrix, data)),
         "outputs": jnp.asarray(data.per_agent(outputs)),
         "targets": jnp.asarray(data.per_agent(targets)),
         "weights": jnp.asarray(data.per_agent(1 / data.sizes[data.owner])),
@@ -195,10 +188,33 @@ def assemble(
     return Round(rest, shape, loss, mixing.rows - data.agents, mixing.asynchronous), parameters, timetable
 
 
-def _agent_blocks(rows: np.ndarray, data: AgentData):
+def agent_blocks(rows: np.ndarray, data: AgentData, /) -> np.ndarray:
     """Every agent's rows, padded with zeros to the largest; an exact kernel of C outputs has C rows for a sample."""
     blocks = data.per_agent(rows.reshape(data.samples, -1, rows.shape[-1]))
-    return jnp.asarray(blocks.reshape(data.agents, -1, rows.shape[-1]))
+    return blocks.reshape(data.agents, -1, rows.shape[-1])
+
+
+def world_of(mixing: Any, grad: Callable, /) -> World:
+    """The world of linear models over a mixing matrix, whose verbs take arrays of NumPy or of JAX.
+
+    Parameters
+    ----------
+    mixing
+        W, shape (Q, Q).
+    grad
+        The models' gradients.
+    """
+
+    def compress(z, by, /, *, everything: Any = False):
+        share = share_of(by)
+        return namespace(everything, share).where(everything, 1.0, share) * z
+
+    return World(
+        mix=lambda z: mixing @ z,
+        grad=grad,
+        own=lambda z: mixing.diagonal()[:, None] * z,
+        compress=compress,
+    )
 
 
 def share_of(compressor: Compressor, /) -> Any:

@@ -68,7 +68,6 @@ def edge(system: LinearSystem, found: Spectrum, /) -> float:
 DENSE = {True: 1500, False: 600}
 
 
-@one_thread()  # as for `extremes`
 def spectrum(system: LinearSystem, /, *, dense: int | None = None) -> Spectrum:
     """The spectral radius of the rounds and the spectral abscissa of the flow.
 
@@ -84,25 +83,48 @@ def spectrum(system: LinearSystem, /, *, dense: int | None = None) -> Spectrum:
     dense
         Up to so many states all eigenvalues are computed; by default 1,500 if M is symmetric and 600 if not.
     """
+    return spectrum_and_eigenvalues(system, dense=dense, count=1)[0]
+
+
+@in_float64
+@one_thread()  # as for `extremes`
+def spectrum_and_eigenvalues(
+    system: LinearSystem, /, *, dense: int | None = None, count: int = 6
+) -> tuple[Spectrum, Inexact[np.ndarray, " m"]]:
+    """`spectrum` and `eigenvalues` from one computation.
+
+    Parameters
+    ----------
+    dense
+        As for both.
+    count
+        How many eigenvalues of a large system are found; of a symmetric one half of them at each end.
+    """
     system, unknown, eta = system.lasting, float("nan"), system.step_size
     if system.varying:
         if not system.timetable.periodic:
-            return Spectrum(unknown, unknown)
+            return Spectrum(unknown, unknown), np.empty(0)
         length = len(system.timetable.order)
-        radii = {time: float(np.abs(multipliers(system, time)).max()) for time in times_of(system.has_flow)}
+        found = {time: multipliers(system, time) for time in times_of(system.has_flow)}
+        radii = {time: float(np.abs(values).max()) for time, values in found.items()}
         abscissa = float(np.log(radii["flow"]) / (length * eta)) if system.has_flow else unknown
-        return Spectrum(radii["rounds"] ** (1 / length), abscissa)
+        return Spectrum(radii["rounds"] ** (1 / length), abscissa), found["rounds"]
     if system.size <= (DENSE[system.symmetric] if dense is None else dense):
-        solver = np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals
-        return spectrum_of(system, solver(system.matrix()))
+        values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
+        return spectrum_of(system, values), values[np.argsort(-np.abs(values), kind="stable")]
     # The two ends of a real spectrum tell both.
-    ends = ("LA", "SA") if system.symmetric else ("LR", "LM") if system.has_flow else ("LM",)
-    pairs = [extremes(system.apply, system.size, end, symmetric=system.symmetric) for end in ends]
-    values = np.array([found.values[0] for found in pairs])
+    ends = {"LA": -(-count // 2), "SA": -(-count // 2)} if system.symmetric else {"LM": count}
+    if system.has_flow and not system.symmetric:
+        ends = {"LR": 1} | ends
+    pairs = [
+        extremes(system.apply, system.size, end, count=many, symmetric=system.symmetric) for end, many in ends.items()
+    ]
     residual = float(max(found.residuals[0] for found in pairs))
     if not system.symmetric:  # the rightmost one is larger than the largest only if this was not found
-        return Spectrum(float(np.abs(values[-1])), _abscissa(values[:1], system), residual, from_below=False)
-    return spectrum_of(system, values, residual)
+        rightmost, largest = pairs[0].values[:1], pairs[-1].values
+        return Spectrum(float(np.abs(largest[0])), _abscissa(rightmost, system), residual, from_below=False), largest
+    values = np.concatenate([found.values for found in pairs])
+    return spectrum_of(system, values, residual), values
 
 
 def spectrum_of(system: LinearSystem, values: Inexact[np.ndarray, " m"], residual: float = 0.0, /) -> Spectrum:
@@ -132,8 +154,6 @@ def multipliers(system: LinearSystem, time: Time, /) -> Inexact[np.ndarray, " m"
     return extremes(step.linear, system.size, "LM").values
 
 
-@in_float64
-@one_thread()
 def eigenvalues(system: LinearSystem, /, *, dense: int | None = None) -> Inexact[np.ndarray, " m"]:
     """All eigenvalues of M, or of a period's map, by falling modulus; of a large system the extreme ones by iteration.
 
@@ -144,17 +164,7 @@ def eigenvalues(system: LinearSystem, /, *, dense: int | None = None) -> Inexact
     dense
         Up to so many states all are computed; by default 1,500 if M is symmetric and 600 if not, a matter of seconds.
     """
-    system = system.lasting
-    if system.varying:
-        return multipliers(system, "rounds") if system.timetable.periodic else np.empty(0)
-    if system.size <= (DENSE[system.symmetric] if dense is None else dense):
-        values = (np.linalg.eigvalsh if system.symmetric else np.linalg.eigvals)(system.matrix())
-        return values[np.argsort(-np.abs(values), kind="stable")]
-    if system.symmetric:
-        return np.concatenate(
-            [extremes(system.apply, system.size, end, count=3, symmetric=True).values for end in ("LA", "SA")]
-        )
-    return extremes(system.apply, system.size, "LM", count=6).values
+    return spectrum_and_eigenvalues(system, dense=dense)[1]
 
 
 class Eigenpairs(NamedTuple):

@@ -10,7 +10,7 @@ an affine map of the state, and its derivative is M. Where the mixing matrix cha
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -247,6 +247,24 @@ class LinearSystem:
         return self._call(_directions, basis)
 
     @in_float64
+    def over(
+        self, states: Float[np.ndarray, "p n"], begin: int, count: int, /, *, driven: bool = True
+    ) -> Float[np.ndarray, "p n"]:
+        """States taken over `count` rounds from round `begin` on, in one compiled loop.
+
+        Parameters
+        ----------
+        states
+            Shape (p, n).
+        begin, count
+            From which round on, and over how many.
+        driven
+            Whether b takes part.
+        """
+        start = jnp.asarray(states, float)
+        return np.asarray(_over(self.advance, driven, self.parameters, self.timetable, start, begin, count))
+
+    @in_float64
     def matrix(self) -> Float[np.ndarray, "n n"]:
         """M as a matrix: for small systems."""
         step = max(1, BLOCK // (8 * self.size))
@@ -393,6 +411,17 @@ _exogenous = jax.jit(lambda advance, parameters, s: advance.both(parameters, s)[
 _products = jax.jit(lambda a, p, states: jax.vmap(partial(linear, a, p))(states), static_argnums=0)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _over(
+    advance: Callable, driven: bool, parameters: PyTree, timetable: Timetable, states: Array, begin: Any, count: Any
+) -> Array:
+    def one_round(k, states):
+        now = at_round(parameters, timetable, k)
+        return jax.vmap(partial(advance, now) if driven else partial(linear, advance, now))(states)
+
+    return jax.lax.fori_loop(begin, begin + count, one_round, states)
+
+
 @partial(jax.jit, static_argnums=0)
 def models_of(advance: Callable, parameters: PyTree, timetable: Timetable, states: Array, rounds: Array) -> Array:
     """The agents' coordinates in states before rounds."""
@@ -421,11 +450,6 @@ def must_have_closed_form(algorithm: Algorithm, /) -> None:
         raise InputError(f"{algorithm.name} has no closed form, for {algorithm.nonlinear}: train it")
 
 
-def not_affine(algorithm: Algorithm, /) -> InputError:
-    """The error that a round which was found not to be affine raises."""
-    return InputError(f"one round of {algorithm.name} is not affine in the state, so it has no closed form: train it")
-
-
 def _must_be_affine(algorithm: Algorithm, advance: Round, parameters: PyTree, timetable: Timetable, size: int) -> None:
     must_have_closed_form(algorithm)
     probe = np.random.default_rng(0).normal(size=size)
@@ -439,4 +463,6 @@ def _must_be_affine(algorithm: Algorithm, advance: Round, parameters: PyTree, ti
         if affine and here["exogenous"]:  # which may not depend on the models
             affine = all(map(np.array_equal, *(_exogenous(advance, here, s) for s in (np.zeros(size), probe))))
         if not affine:
-            raise not_affine(algorithm)
+            raise InputError(
+                f"one round of {algorithm.name} is not affine in the state, so it has no closed form: train it"
+            )

@@ -3,12 +3,12 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from ntkp2p.algorithms import Algorithm
 from ntkp2p.algorithms.exogenous import repetition
+from ntkp2p.base.arrays import namespace
 from ntkp2p.topology.mixing import RunMixing
 from ntkp2p.topology.schedules import periodic
 
@@ -33,9 +33,9 @@ class Timetable(NamedTuple):
 
     def place(self, k: Any, /) -> Any:
         """The one of the rounds 0, …, T − 1 that round `k` is like."""
-        return jnp.where(
-            k < self.begin, k, self.begin + (k - self.begin) % jnp.maximum(1, len(self.order) - self.begin)
-        )
+        xp = namespace(k, self.begin)
+        period = xp.maximum(1, len(self.order) - self.begin)
+        return xp.where(k < self.begin, k, self.begin + (k - self.begin) % period)
 
 
 #: Of a system whose rounds are all alike.
@@ -66,7 +66,8 @@ def at_round(parameters: PyTree, timetable: Timetable, k: Any) -> PyTree:
     if not len(timetable.order):
         return parameters
     at = timetable.place(k)
+    which = namespace(at, timetable.order).asarray(timetable.order)[at]
     return parameters | {
-        "mixing": jax.tree.map(lambda part: part[jnp.asarray(timetable.order)[at]], parameters["mixing"]),
+        "mixing": jax.tree.map(lambda part: part[which], parameters["mixing"]),
         "exogenous": [leaf[at] for leaf in parameters["exogenous"]],
     }

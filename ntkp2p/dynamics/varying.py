@@ -19,7 +19,7 @@ from ntkp2p.dynamics.krylov import Time
 from ntkp2p.dynamics.span import ROUNDING, Span
 from ntkp2p.dynamics.system import BLOCK, LinearSystem, linear
 from ntkp2p.dynamics.timetable import at_round
-from ntkp2p.dynamics.windows import Found, Step, constant, windows
+from ntkp2p.dynamics.windows import Found, Step, constant, is_dense, windows
 
 #: From how many periods on a period is taken as one step.
 PERIODS = 4
@@ -34,9 +34,12 @@ def solve_varying(system, rounds, times, method, rtol, memory, span) -> Found:
         raise InputError(f"the mixing is given for {last} rounds, and round {rounds[-1]} is asked for")
     order, begin, periodic = system.timetable
     length = len(order) - begin
-    if periodic and begin and rounds[-1] - begin >= PERIODS * length:
+    # Over fewer periods than a basis has vectors at first, to take every round is quicker.
+    enough = PERIODS if is_dense(system.size, method) else krylov.LEAST
+    repeats = periodic and rounds[-1] - begin >= enough * length
+    if repeats and begin:
         return _after_a_beginning(system, rounds, times, method, rtol, memory, span)
-    if periodic and rounds[-1] - begin >= PERIODS * length:
+    if repeats:
         wholes, which = np.unique(rounds // length, return_inverse=True)
         for time in times:
             inner = Span(system.size, ("rounds",), len(wholes), memory, ROUNDING)
@@ -153,9 +156,10 @@ def advance_over(
     length
         In flow, the share of each of these rounds that passes.
     """
-    advanced = _advance_over(
+    if time == "rounds":
+        return system.over(states, begin, count, driven=driven)
+    advanced = _flow_over(
         system.advance,
-        time,
         driven,
         system.parameters,
         system.timetable,
@@ -168,15 +172,11 @@ def advance_over(
     return np.asarray(advanced)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _advance_over(advance, time, driven, parameters, timetable, states, begin, count, length, parts):
+@partial(jax.jit, static_argnums=(0, 1))
+def _flow_over(advance, driven, parameters, timetable, states, begin, count, length, parts):
     def one_round(k, states):
         now = at_round(parameters, timetable, k)
-        if time == "rounds":
-            step = partial(advance, now) if driven else partial(linear, advance, now)
-        else:
-            step = partial(_exponential, advance, now, driven, length / parts, parts)
-        return jax.vmap(step)(states)
+        return jax.vmap(partial(_exponential, advance, now, driven, length / parts, parts))(states)
 
     return jax.lax.fori_loop(begin, begin + count, one_round, states)
 

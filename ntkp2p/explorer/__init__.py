@@ -1,4 +1,4 @@
-"""The explorer: an experiment under one's hands in Jupyter, predicted anew with every move."""
+"""The explorer: an experiment that is adjusted interactively in Jupyter, and predicted anew with every move."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 def explore(start: Mapping[str, Any] | str | os.PathLike[str] | None = None, /) -> Explorer:
     """Widgets for an experiment: graph, weights, algorithm, step size, data; its predictions follow every move.
 
-    All samples' kernel is computed once for each data set and model, and dealt to the agents anew. The networks train
-    when asked to, beside their predictions.
+    Any algorithm of the package can be chosen, and the widgets are those of its parameters. Over a directed graph,
+    push-sum and Sparse-Push take push-sum's weights. What cannot be combined is said in one line in place of the
+    pictures. A parameter keeps its value when another algorithm that has it is chosen.
+
+    The kernel of all samples is computed once for each data set and model. The networks train when asked to, beside
+    their predictions.
 
     Parameters
     ----------

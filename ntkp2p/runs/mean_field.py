@@ -26,6 +26,7 @@ def drawn_by(algorithm: Algorithm, /) -> str:
     return ", ".join(sorted({type(by).__name__ for by in compressors_of(algorithm) if by.unbiased}))
 
 
+@in_float64
 def with_measured_shares(experiment: Experiment, /) -> Experiment:
     """The same run, where every compressor whose share δ is not known has that of the agents' first messages.
 

@@ -21,9 +21,9 @@ from ntkp2p.dynamics.mean_square import MOMENTS, mean_square_radius
 from ntkp2p.dynamics.nonlinear import Integration, integrate
 from ntkp2p.dynamics.round import assemble
 from ntkp2p.dynamics.solve import Solution, solve
-from ntkp2p.dynamics.spectrum import Spectrum, edge, eigenvalues, spectrum, spectrum_of
+from ntkp2p.dynamics.spectrum import Spectrum, edge, spectrum, spectrum_and_eigenvalues
 from ntkp2p.dynamics.steady_state import steady_state as solve_steady
-from ntkp2p.dynamics.system import linear_system
+from ntkp2p.dynamics.system import LinearSystem, linear_system
 from ntkp2p.dynamics.varying import lasting
 from ntkp2p.dynamics.windows import DENSE_SIZE, Method
 from ntkp2p.kernels import Features
@@ -188,30 +188,43 @@ def predictions_in(
     run, averages = _averaged(experiment)
     if experiment.loss != "squared":
         return _integrated(experiment, run.algorithm, features, asked, method, rtol, averages)
-    system = _small_system(run, features, method)
-    if system is None:
-        system = linear_system(run.algorithm, run.topology, features, run.data, rounds=int(run.rounds))
+    system = _system_of(run, features, quick=DENSE_SIZE if method in ("auto", "dense") else 0)
     solution = solve(system, experiment.recorded, times=asked, method=method, rtol=rtol)
-    extremes = spectrum(system)
-    verdicts = {time: _verdict(features, solution, extremes, time) | averages for time in asked}
-    if features.spread is None:
-        measured = _measure(experiment, features, solution, asked)
-    else:
-        measured, error, converged = over_initialisations(run, features, solution, asked, rtol=rtol)
-        for verdict in verdicts.values():
-            verdict["error_estimate"] = max(verdict["error_estimate"], error)
-            verdict["converged"] = verdict["converged"] and converged
+    measured, verdicts = _found(experiment, run, features, solution, spectrum(system), averages)
     counted = {time: measured[time] | _counters(experiment, features, time, solution.rounds) for time in asked}
     return _trajectories(experiment, features, solution, counted, verdicts)
 
 
-def _small_system(run: Experiment, features: Features, method: Method) -> EagerSystem | None:
-    """The system where it is small enough to be solved by NumPy alone, for which nothing is compiled."""
-    small = run.agents * features.rank * features.columns <= DENSE_SIZE and method in ("auto", "dense")
-    if not (small and features.spread is None and run.topology.matrix is not None):
-        return None
-    system = eager_system(run.algorithm, run.topology.matrix, features, run.data)
-    return system if system is not None and system.size <= DENSE_SIZE else None
+def _system_of(run: Experiment, features: Features, *, quick: int | float) -> LinearSystem:
+    """The linear system of a run: up to so many states one that NumPy takes, for which little is compiled."""
+    W, rounds = run.topology.matrix, int(run.rounds)
+    if W is not None and features.spread is None and run.agents * features.rank * features.columns <= quick:
+        system = eager_system(run.algorithm, W, features, run.data, rounds=rounds)
+        if system is not None and system.size <= quick:
+            return system
+    return linear_system(run.algorithm, run.topology, features, run.data, rounds=rounds)
+
+
+def _found(
+    experiment: Experiment,
+    run: Experiment,
+    features: Features,
+    solution: Solution,
+    extremes: Spectrum,
+    averages: dict[str, Any],
+) -> tuple[dict[Time, dict[str, np.ndarray]], dict[Time, dict[str, Any]]]:
+    """What a solution says by time: the measures at all rounds, and what is said of the whole run."""
+    asked = tuple(solution.coefficients)
+    verdicts: dict[Time, dict[str, Any]] = {
+        time: _verdict(features, solution, extremes, time) | averages for time in asked
+    }
+    if features.spread is None:
+        return _measure(experiment, features, solution, asked), verdicts
+    measured, error, converged = over_initialisations(run, features, solution, asked, rtol=solution.rtol)
+    for verdict in verdicts.values():
+        verdict["error_estimate"] = max(verdict["error_estimate"], error)
+        verdict["converged"] = verdict["converged"] and converged
+    return measured, verdicts
 
 
 def _trajectories(
@@ -237,10 +250,10 @@ def _trajectories(
 @in_float64
 @one_thread()  # many small products
 def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any, Trajectory], np.ndarray]:
-    """Predictions as `predictions` makes them, and eigenvalues of their rounds: within a blink.
+    """`predictions` without counters, as accurate or more so, and eigenvalues of their rounds: in a blink.
 
-    A system over one matrix is taken by NumPy where it can be: nothing is compiled, and there are no counters. Of large
-    systems the eigenvalues are the largest only, and of cross-entropy there are none.
+    Of large systems the eigenvalues are the largest only; there are none of cross-entropy, nor where rounds differ
+    without repeating themselves.
 
     Parameters
     ----------
@@ -248,22 +261,17 @@ def explored(experiment: Experiment, features: Features, /) -> tuple[Mapping[Any
         Known to be of this experiment's data.
     """
     asked = times_of(experiment.has_flow)
+    if experiment.loss != "squared":
+        return predictions_in(features, experiment, asked, "auto", 1e-8), np.empty(0)
     run, averages = _averaged(experiment)
-    system = None
-    if experiment.loss == "squared" and features.spread is None and run.topology.matrix is not None:
-        system = eager_system(run.algorithm, run.topology.matrix, features, run.data)
-    if system is None:
-        predicted = predictions_in(features, experiment, asked, "auto", 1e-8)
-        if experiment.loss != "squared":
-            return predicted, np.empty(0)
-        lasting_system = linear_system(run.algorithm, run.topology, features, run.data).lasting
-        return predicted, eigenvalues(lasting_system, dense=QUICK[lasting_system.symmetric])
-    values = eigenvalues(system, dense=QUICK[system.symmetric])
-    found = spectrum_of(system, values) if len(values) == system.size else spectrum(system, dense=0)
-    # Arnoldi: Lanczos's steps would be compiled.
-    solution = solve(replace(system, symmetric=False), experiment.recorded, times=asked, method="krylov")
-    measured = _measure(experiment, features, solution, asked)
-    verdicts = {time: _verdict(features, solution, found, time) | averages for time in asked}
+    system = _system_of(run, features, quick=np.inf)
+    extremes, values = spectrum_and_eigenvalues(system, dense=QUICK[system.symmetric])
+    if isinstance(system, EagerSystem):  # Arnoldi: Lanczos's steps would be compiled
+        arnoldi = replace(system, symmetric=False)
+        solution = solve(arnoldi, experiment.recorded, times=asked, method="krylov", rtol=1e-10)
+    else:
+        solution = solve(system, experiment.recorded, times=asked)
+    measured, verdicts = _found(experiment, run, features, solution, extremes, averages)
     return _trajectories(experiment, features, solution, measured, verdicts), values
 
 

@@ -35,6 +35,15 @@ def test_what_depends_on_the_size_of_a_model_moves(algorithm, moves):
     assert Form.of(algorithm, Q).moves == tuple(moves)
 
 
+@pytest.mark.parametrize("algorithm", [PushSum(0.1, momentum=0.9), COMPENSATED], ids=lambda a: a.name)
+def test_a_course_by_numpy_is_the_one_that_is_compiled(algorithm):
+    matrices, order = np.stack([P, OTHER]), np.arange(20) % 2
+    found, expected = (course(algorithm, matrices, order, layers=layers).states for layers in ((), (1,)))
+    for some, others in zip(found, expected, strict=True):
+        assert some.dtype == others.dtype
+        np.testing.assert_allclose(some, others, rtol=1e-14)
+
+
 def test_weights_are_products_of_the_matrices():
     matrices, order = np.stack([P, OTHER]), np.array([0, 1, 1, 0])
     (weights,) = course(PushSum(0.1), matrices, order).states

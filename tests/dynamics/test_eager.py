@@ -3,7 +3,23 @@
 import numpy as np
 import pytest
 
-from ntkp2p import ATC, CTA, DGD, Algorithm, LocalSGD, PushSum, graphs, metropolis, models
+from ntkp2p import (
+    ATC,
+    CHOCO,
+    CTA,
+    DGD,
+    Algorithm,
+    Delayed,
+    LocalSGD,
+    PushSum,
+    RandomK,
+    SkewCompensatedSparsePush,
+    SparsePush,
+    graphs,
+    metropolis,
+    models,
+    push_weights,
+)
 from ntkp2p.dynamics import linear_system
 from ntkp2p.dynamics.eager import eager_system
 from ntkp2p.kernels import Features
@@ -54,11 +70,52 @@ def test_matrix_offset_and_models_are_those_of_the_compiled_system(algorithm, pr
     assert eager.curvature == pytest.approx(compiled.curvature, rel=1e-12)
 
 
-@pytest.mark.parametrize("algorithm", [PushSum(0.1), LocalSGD(0.1, steps=2)], ids=lambda a: a.name)
-def test_what_needs_more_than_numpy_is_left_to_the_compiler(algorithm, problem):
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        PushSum(0.1, momentum=0.5),
+        LocalSGD(0.1, steps=2, momentum=0.3, delay=1),
+        Delayed(DGD(0.1), gradients=2, messages=1),
+        SparsePush(0.1, RandomK(0.3), dense_rounds=2),
+        SkewCompensatedSparsePush(0.1, RandomK(0.3), gradient_rounds=3, gossip_rounds=2),
+        CHOCO(0.1, RandomK(0.3)),
+    ],
+    ids=lambda a: a.name,
+)
+@pytest.mark.parametrize("problem", [(0, 1, 2)], indirect=True, ids=["three outputs"])
+def test_rounds_and_models_of_every_algorithm_are_those_of_the_compiled_system(algorithm, problem):
+    directed = push_weights(graphs.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2)]))
+    mixing = directed if algorithm.stochastic == "column" else W
+    eager, compiled = (build(algorithm, mixing, *problem, rounds=20) for build in (eager_system, linear_system))
+    states = np.random.default_rng(1).normal(size=(3, compiled.size))
+    for driven in (True, False):
+        found, expected = (system.over(states, 1, 7, driven=driven) for system in (eager, compiled))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    rounds = np.array([0, 2, 7])
+    np.testing.assert_allclose(eager.models(states, rounds), compiled.models(states, rounds), rtol=1e-13, atol=1e-13)
+
+
+class OfJax(Algorithm):
+    """Whose round is for arrays of JAX only."""
+
+    def round(self, x, world):
+        return (world.mix(x) - self.step_size * world.grad(x)).at[0].multiply(0.5)
+
+
+class InPlace(Algorithm):
+    """Whose round changes an array of NumPy in place, and makes another one of JAX's."""
+
+    def round(self, x, world):
+        x *= 0.5
+        return world.mix(x)
+
+
+@pytest.mark.parametrize("algorithm", [OfJax(0.1), InPlace(0.1)], ids=lambda a: a.name)
+@pytest.mark.parametrize("problem", [(0, 1)], indirect=True, ids=["one output"])
+def test_a_round_for_the_arrays_of_jax_is_left_to_the_compiler(algorithm, problem):
     assert eager_system(algorithm, W, *problem) is None
+    assert linear_system(algorithm, W, *problem).size == 36
 
 
-def test_a_round_that_is_not_affine_is_refused(problem):
-    with pytest.raises(ValueError, match="one round of Clipped is not affine in the state"):
-        eager_system(Clipped(0.1), W, *problem)
+def test_a_round_that_is_not_affine_is_left_to_the_compiler_which_refuses_it(problem):
+    assert eager_system(Clipped(0.1), W, *problem) is None

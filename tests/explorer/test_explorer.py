@@ -8,10 +8,12 @@ import tomllib
 import numpy as np
 import pytest
 
-from ntkp2p import ATC, CTA, DGD, Experiment, explore, graphs, metropolis, predict
+from ntkp2p import ATC, CTA, DGD, Experiment, PushSum, explore, graphs, metropolis, predict, predictions
+from ntkp2p.algorithms import ALGORITHMS
 from ntkp2p.dynamics import linear_system
 from ntkp2p.dynamics.eager import eager_system
-from ntkp2p.explorer.widgets import Explorer, verdict
+from ntkp2p.explorer.controls import parameters_of
+from ntkp2p.explorer.widgets import VARIABLES, Explorer, verdict
 from ntkp2p.kernels import Features
 
 SMALL = {
@@ -39,17 +41,13 @@ def ended(explorer: Explorer) -> None:
     assert explorer._training is None
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "columns"),
-    [(DGD(step_size=0.3), 1), (CTA(step_size=0.3), 1), (ATC(step_size=0.3), 3)],
-    ids=["DGD", "CTA", "ATC"],
-)
-def test_numpy_takes_the_same_rounds(algorithm, columns, digits):
+def test_numpy_takes_the_same_rounds_of_an_exact_kernel(digits):
+    algorithm = CTA(step_size=0.3)
     data = digits(agents=4, classes=(0, 1, 2), samples=18, by="dirichlet", alpha=0.7)
     rng = np.random.default_rng(0)
     W = metropolis(graphs.star(4))
-    initial, matrix = rng.normal(size=(18, 3)), rng.normal(size=(54 // columns, 7))
-    features = Features(matrix, columns, initial, 0.0, np.asarray, np.asarray, None)
+    initial, matrix = rng.normal(size=(18, 3)), rng.normal(size=(54, 7))  # a sample has three rows
+    features = Features(matrix, 1, initial, 0.0, np.asarray, np.asarray, None)
     expected = linear_system(algorithm, W, features, data)
     found = eager_system(algorithm, W, features, data)
     scale = np.abs(expected.matrix()).max()
@@ -92,12 +90,111 @@ def test_every_move_is_predicted_and_drawn(explorer, monkeypatch):
         expected = predict(run, time=time)
         for name in ("local_loss", "global_loss", "consensus_distance", "parameter_distance"):
             difference = np.abs(shown.dataset[name].values - expected.dataset[name].values).max()
-            # Both meet 1e-8, relative to what has moved.
-            assert difference <= 1e-7 * np.abs(expected.dataset[name].values).max()
+            # States are accurate to 1e-10 relative to how far they have moved, and losses are quadratic in them.
+            assert difference <= 1e-9 * np.abs(expected.dataset[name].values).max()
         assert shown.stable == expected.stable
         assert shown.dataset.attrs["spectral_radius"] == pytest.approx(
             expected.dataset.attrs["spectral_radius"], rel=1e-10
         )
+
+
+#: Every algorithm of the explorer, and what its controls are moved to.
+CHOSEN = [
+    ("DGD", {}),
+    ("DGD", {"gradient_delay": 2, "message_delay": 1}),
+    ("CTA", {}),
+    ("ATC", {}),
+    ("LocalSGD", {"steps": 2, "delay": 1, "momentum": 0.5}),
+    ("PushSum", {"momentum": 0.5}),
+    ("SparsePush", {"compression": "top_k", "averaging_rate": 0.2, "dense_rounds": 2}),
+    ("SkewCompensatedSparsePush", {"compression": "random_k", "gradient_rounds": 3, "gossip_rounds": 2}),
+    ("CHOCO", {"keep": 0.3}),
+]
+
+
+@pytest.fixture(scope="module")
+def chooser():
+    """An explorer for several tests, and the features of its data."""
+    explorer = explore(SMALL | {"rounds": 20, "mixing": {"graph": "star"}})
+    explorer._draw = lambda *_: None  # other tests look at the pictures
+    return explorer, explorer.experiment.features()
+
+
+@pytest.mark.parametrize(("name", "moved"), CHOSEN, ids=[f"{name} {', '.join(moved)}" for name, moved in CHOSEN])
+def test_every_algorithm_is_predicted_as_elsewhere(name, moved, chooser):
+    explorer, features = chooser
+    explorer.gradient_delay.value = explorer.message_delay.value = 0
+    explorer.algorithm.value = name
+    explorer.weights.value = "push" if ALGORITHMS[name].stochastic == "column" else "metropolis"
+    for control, value in moved.items():
+        getattr(explorer, control).value = value
+    shown = {control for control in explorer._controls if getattr(explorer, control).layout.display is None}
+    assert set(moved) <= shown
+    assert shown & {"momentum", "steps", "keep", "gossip_rounds"} <= set(parameters_of(name)) | {"keep"}
+    assert ("keep" in shown) == ("compression" in parameters_of(name))
+    assert explorer.tables["algorithm"]["name"] == name
+    expected = predictions(explorer.experiment, features=features)
+    assert list(explorer.predicted) == list(expected)
+    for time, trajectory in expected.items():
+        found = explorer.predicted[time]
+        for variable in VARIABLES:
+            # The states are accurate to 1e-10 relative to how far they have moved, and losses are quadratic in them.
+            scale = np.abs(trajectory.dataset[variable].values).max()
+            np.testing.assert_allclose(
+                found.dataset[variable], trajectory.dataset[variable], rtol=0, atol=1e-9 * scale, err_msg=variable
+            )
+        assert found.stable == trajectory.stable
+        assert found.dataset.attrs.get("mean_field_share") == trajectory.dataset.attrs.get("mean_field_share")
+
+
+def test_every_algorithm_can_be_chosen(chooser):
+    assert list(chooser[0].algorithm.options) == list(ALGORITHMS)
+    assert {name for name, _ in CHOSEN} == set(ALGORITHMS)
+
+
+def test_a_parameter_keeps_its_value_until_an_algorithm_takes_it(explorer):
+    explorer.algorithm.value = "LocalSGD"
+    explorer.momentum.value, explorer.steps.value = 0.3, 2
+    explorer.algorithm.value = "DGD"
+    assert explorer.tables["algorithm"] == SMALL["algorithm"]
+    explorer.algorithm.value = "PushSum"
+    assert explorer.tables["algorithm"] == {"name": "PushSum", "step_size": 0.1, "momentum": 0.3}
+    explorer.momentum.value = 0
+    assert explorer.experiment.algorithm == PushSum(0.1)
+
+
+def test_the_averaging_rate_follows_what_is_sent(explorer):
+    explorer.algorithm.value = "CHOCO"
+    explorer.averaging_rate.value = 0.5
+    assert explorer.experiment.algorithm.averaging_rate == 0.5
+    explorer.keep.value = 10**-0.5
+    assert explorer.experiment.algorithm.averaging_rate == explorer.averaging_rate.value == 0.316
+
+
+def test_the_share_of_the_largest_entries_is_measured_once(explorer, monkeypatch):
+    explorer.algorithm.value = "SparsePush"
+    explorer.compression.value = "top_k"
+    shares = [explorer.predicted["rounds"].dataset.attrs["mean_field_share"]]
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.import_module("ntkp2p.explorer.widgets"), "with_measured_shares", None)
+        explorer.step_size.value = 0.2
+    for widget, value in [(explorer.keep, 0.5), (explorer.partition, "iid")]:
+        shares.append(explorer.predicted["rounds"].dataset.attrs["mean_field_share"])
+        widget.value = value
+    assert shares[0] == shares[1] != shares[2]
+
+
+def test_weights_suit_the_algorithm_over_the_graph(explorer):
+    explorer.algorithm.value = "PushSum"
+    assert explorer.weights.value == "metropolis"
+    explorer.graph.value = "directed_ring"
+    assert explorer.weights.value == "push"
+    assert "stable" in explorer.verdict.value
+    explorer.graph.value = "star"
+    assert explorer.weights.value == "push"
+    explorer.algorithm.value = "DGD"
+    assert explorer.weights.value == "metropolis"
+    assert "stable" in explorer.verdict.value
 
 
 def test_garbage_waits_for_the_end_of_a_move(explorer, monkeypatch):
@@ -215,6 +312,21 @@ def test_what_cannot_be_run_is_said_and_mended(name, value, message, explorer):
     assert explorer._pictures.layout.display is None
     assert not any(button.disabled for button in (explorer.train, explorer.copy, explorer.save))
     assert explorer.experiment.describe() == Experiment.from_dict(SMALL).describe()
+
+
+def test_what_cannot_be_combined_is_said(explorer):
+    explorer.graph.value = "star"
+    for name, value, message in [
+        ("weights", "push", "push-sum takes it as it is"),
+        ("algorithm", "PushSum", "stable"),
+        ("message_delay", 1, "leave messages out"),
+        ("algorithm", "LocalSGD", "stable"),
+        ("steps", 2, "stable"),
+        ("gradient_delay", 1, "leave gradients out"),
+    ]:
+        getattr(explorer, name).value = value
+        assert message in explorer.verdict.value
+        assert (explorer.experiment is not None) == (message == "stable")
 
 
 def test_training_is_shown_beside_the_predictions(explorer):
