@@ -1,7 +1,6 @@
 """The controls of the explorer: widgets, and the entries of an experiment's tables that they stand for."""
 
 import copy
-import inspect
 import math
 import os
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ntkp2p.algorithms import ALGORITHMS
-from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.imports import needed
+from ntkp2p.base.registry import parameters_of
 from ntkp2p.base.specs import named_in
 from ntkp2p.models import NETWORKS
 from ntkp2p.runs.experiment import Experiment
@@ -109,7 +108,7 @@ class Control:
     def is_taken(self, tables: Mapping[str, Any], /) -> bool:
         """Whether the algorithm of the tables has this parameter."""
         compression = self.table.partition(".")[2]
-        return (compression or self.key) in {"name", *LATE, *parameters_of(tables["algorithm"]["name"])}
+        return (compression or self.key) in {"name", *LATE, *parameters_of(ALGORITHMS[tables["algorithm"]["name"]])}
 
     def _default(self, tables: Mapping[str, Any]) -> Any:
         return self.default(tables) if callable(self.default) else self.default
@@ -179,11 +178,6 @@ def _whole(name: str, least: int, most: int, **options: Any) -> Any:
     return widgets.IntSlider(min=least, max=most, **({"value": least} | options), **named(name))
 
 
-def parameters_of(algorithm: str, /) -> Mapping[str, inspect.Parameter]:
-    """The parameters of the algorithm of that name."""
-    return inspect.signature(lookup(ALGORITHMS, algorithm, "algorithm")).parameters
-
-
 def follow(name: str, tables: dict[str, Any], known: Mapping[str, Control], start: Mapping[str, Any], /) -> None:
     """Change what goes with the entry of a control that was moved.
 
@@ -233,7 +227,7 @@ def _take_weights(tables: dict[str, Any]) -> None:
         directed = from_spec(sized(mixing["graph"], tables["split"]["agents"])).is_directed()
     except InputError:  # which is said when the experiment is built
         return
-    columns = lookup(ALGORITHMS, tables["algorithm"]["name"], "algorithm").stochastic == "column"
+    columns = ALGORITHMS[tables["algorithm"]["name"]].stochastic == "column"
     if directed and columns:
         mixing["weights"] = "push"
     elif not (directed or columns) and mixing["weights"] == "push":
@@ -287,7 +281,7 @@ def tables_from(start: Mapping[str, Any] | str | os.PathLike[str] | None) -> dic
         tables, folder = tables_of(start)
     for table in ("data", "mixing"):  # wherever they are saved, or run
         tables[table] = with_paths(tables[table], folder.resolve())
-    defaults = inspect.signature(NETWORKS[tables["model"]["name"]]).parameters
+    defaults = parameters_of(NETWORKS[tables["model"]["name"]])
     for key in ("width", "depth"):
         if key in defaults:
             tables["model"].setdefault(key, defaults[key].default)

@@ -10,9 +10,9 @@ import pytest
 
 from ntkp2p import ATC, CTA, DGD, Experiment, PushSum, explore, graphs, metropolis, predict, predictions
 from ntkp2p.algorithms import ALGORITHMS
+from ntkp2p.base.registry import parameters_of
 from ntkp2p.dynamics import linear_system
 from ntkp2p.dynamics.eager import eager_system
-from ntkp2p.explorer.controls import parameters_of
 from ntkp2p.explorer.widgets import VARIABLES, Explorer, verdict
 from ntkp2p.kernels import Features
 
@@ -130,8 +130,8 @@ def test_every_algorithm_is_predicted_as_elsewhere(name, moved, chooser):
         getattr(explorer, control).value = value
     shown = {control for control in explorer._controls if getattr(explorer, control).layout.display is None}
     assert set(moved) <= shown
-    assert shown & {"momentum", "steps", "keep", "gossip_rounds"} <= set(parameters_of(name)) | {"keep"}
-    assert ("keep" in shown) == ("compression" in parameters_of(name))
+    assert shown & {"momentum", "steps", "keep", "gossip_rounds"} <= set(parameters_of(ALGORITHMS[name])) | {"keep"}
+    assert ("keep" in shown) == ("compression" in parameters_of(ALGORITHMS[name]))
     assert explorer.tables["algorithm"]["name"] == name
     expected = predictions(explorer.experiment, features=features)
     assert list(explorer.predicted) == list(expected)
