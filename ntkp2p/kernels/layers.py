@@ -303,14 +303,22 @@ class Program:
         (output,) = map(read, self.outputs)
         return output, [read(self.steps[layer.step].inputs[layer.vector]) for layer in layers]
 
-    def along(self, path: "Path", value: Array) -> Array:
-        """What becomes of a value on its path."""
+    def along(self, path: "Path", value: np.ndarray) -> np.ndarray:
+        """What becomes of a value on its path, without compiling."""
         for step in path.steps:
-            name = next(n for n in step.inputs if not isinstance(n, Constant) and n not in self.constants)
-            operand = step.equation.invars[step.inputs.index(name)]
-            value = step(self.constants | {name: value.astype(_aval(operand).dtype)}, set(step.outputs))[
-                step.outputs[0]
-            ]
+            kind, facts, shape = (
+                step.equation.primitive.name,
+                step.equation.params,
+                _aval(step.equation.outvars[0]).shape,
+            )
+            if kind == "transpose":
+                value = value.transpose(facts["permutation"])
+            elif kind == "broadcast_in_dim":
+                sizes = np.ones(len(shape), int)
+                sizes[list(facts["broadcast_dimensions"])] = value.shape
+                value = np.broadcast_to(value.reshape(sizes), shape)
+            else:
+                value = (_constant(self, step) * value).reshape(shape)
         return value
 
 
@@ -391,12 +399,10 @@ def _bias(program, number, deltas, shape, shapes) -> tuple[int | None, float | N
         if path.end == added and math.prod(leaf) == shape[1] and _only_use(program, added) is not None:
             # Where each entry of the bias ends up: it has to be the same column in every row.
             entries = np.arange(1.0, shape[1] + 1)
-            arrived, out = (
-                program.along(path, jax.device_put(entries.reshape(leaf))),
-                _aval(program.steps[number].equation.outvars[0]).shape,
-            )
+            arrived = program.along(path, entries.reshape(leaf))
+            out = _aval(program.steps[number].equation.outvars[0]).shape
             if arrived.ndim == len(out) and all(a in (1, o) for a, o in zip(arrived.shape, out, strict=True)):
-                seen = np.asarray(deltas(jnp.broadcast_to(arrived, out)))  # an addition may stretch axes of length 1
+                seen = np.asarray(deltas(np.broadcast_to(arrived, out)))  # an addition may stretch axes of length 1
                 if np.allclose(seen, np.broadcast_to(path.factor * entries, shape), rtol=1e-5, atol=0):
                     return index, path.factor / product.factor
     return None, None

@@ -41,6 +41,8 @@ BLOCK = {"cpu": 256}
 BLOCK_OF_ACCELERATORS = 2048
 #: Larger pieces of memory the C library maps anew for every call, page by page: half of the time, as measured.
 KEPT_BY_MALLOC = 2**25
+#: Bytes of a block up to which the product of two blocks is compiled only when there are two.
+SMALL = 2**22
 
 log = logging.getLogger(__name__)
 
@@ -525,26 +527,30 @@ def _programs(apply, structure, shapes, sample, samples, shared, dtype, size, me
         part = placed(jax.eval_shape(factors, leaves, x), divided)
         join = jax.jit(lambda parts: jax.tree.map(lambda *a: jnp.concatenate(a, axis=1), *parts), out_shardings=divided)
         f = placed(jax.eval_shape(join, [part] * parts), divided)
-        product = on_each(partial(layers.product, shared=shared))
-        multiplied = jax.jit(product, out_shardings=everywhere).lower(f, f).compile()
+        product = jax.jit(on_each(partial(layers.product, shared=shared)), out_shardings=everywhere)
         square = jax.jit(on_each(partial(layers.square, shared=shared)), out_shardings=everywhere).lower(f).compile()
         diagonal = jax.jit(on_each(partial(layers.diagonal, shared=shared)), out_shardings=everywhere)
         held, rows = plan.entries * size * dtype.itemsize, size * (1 if shared else plan.outputs)
         # Parameters, two products at a time, the parts of a block beside the block, and a traveller beside the next.
         kept = dtype.itemsize * (sum(map(math.prod, shapes)) + 2 * mesh.size * rows**2)
         kept += held * ((parts > 1) + (mesh.size > 1))
+        needs = [_temporary(made), _temporary(square)]
+        # A small kernel of one block has no products of two: compiled, if at all, for new inputs.
+        if samples > size * mesh.size or held > SMALL:
+            product = product.lower(f, f).compile()
+            needs.append(_temporary(product))
         return _Programs(
             size=size,
             parts=parts,
             plan=plan,
             factors=made,
             join=join,
-            product=multiplied,
+            product=product,
             square=square,
             turn=jax.jit(turn, out_shardings=divided),
             diagonal=diagonal,
             bytes=held,
-            temporary=max(map(_temporary, (made, multiplied, square))) + kept,
+            temporary=max(needs) + kept,
         )
 
 
