@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
@@ -65,8 +66,13 @@ def test_no_textbook_step_size_where_its_hypotheses_fail():
     assert np.isnan(ATC(step_size=0.1).stable_step_size(W, 1.0))
 
 
-def test_algorithms_are_pytrees_of_their_constants():
-    assert jax.tree.leaves(DGD(step_size=0.1)) == [0.1]
+@pytest.mark.parametrize("kind", [DGD, CTA, ATC])
+def test_a_round_has_a_derivative_by_the_step_size(kind):
+    world = World(mix=lambda x: W @ x, grad=lambda x: jnp.tanh(x) @ H, own=lambda x: np.diag(W)[:, None] * x)
+    found = jax.jacfwd(lambda algorithm: algorithm.round(X, world))(kind(step_size=0.07)).step_size
+    above, below = (kind(step_size=eta).round(X, world) for eta in (0.08, 0.06))  # a round is affine in η
+    rounding = 2 * float(np.finfo(np.float32).eps) * float(np.abs(above).max()) / 0.02
+    np.testing.assert_allclose(found, (above - below) / 0.02, rtol=0, atol=rounding)
 
 
 MIXINGS = {
