@@ -25,6 +25,7 @@ import numpy as np
 
 from ntkp2p.algorithms.algorithm import Algorithm
 from ntkp2p.topology.matrix import symmetric
+from ntkp2p.topology.spectrum import perron_left
 
 
 class DGD(Algorithm):
@@ -151,6 +152,7 @@ def _perron(mixing: np.ndarray) -> float:
         return float("nan")
     if np.allclose(mixing.sum(axis=0), 1, rtol=0, atol=1e-9):
         return 1.0
-    values, vectors = np.linalg.eig(mixing.T)
-    perron = np.abs(vectors[:, np.argmin(np.abs(values - 1))])
-    return float(np.sqrt(perron.max() / perron.min())) if perron.min() > 0 else float("nan")
+    perron = perron_left(mixing)
+    if perron is None or perron.min() <= 0 or not np.allclose(perron @ mixing, perron, rtol=0, atol=1e-12):
+        return float("nan")
+    return float(np.sqrt(perron.max() / perron.min()))
