@@ -6,7 +6,8 @@ from ntkp2p.algorithms.delayed import Delayed, Modifier
 from ntkp2p.algorithms.diffusion import ATC, CTA, DGD
 from ntkp2p.algorithms.local_sgd import LocalSGD
 from ntkp2p.algorithms.push_sum import PushSum
-from ntkp2p.algorithms.sparse_push import CHOCO, SkewCompensatedSparsePush, SparsePush
+from ntkp2p.algorithms.skew_compensation import SkewCompensatedSparsePush
+from ntkp2p.algorithms.sparse_push import CHOCO, SparsePush
 from ntkp2p.base.registry import Registry
 
 #: The algorithms that a name can ask for; the one place that knows the names.

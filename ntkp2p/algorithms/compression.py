@@ -241,6 +241,32 @@ class RandomK(Compressor):
         return jnp.zeros_like(values).at[drawn].set(arrives)
 
 
+def with_error_feedback(world: Any, x: Any, memory: Any, by: Compressor, /, *, everything: Any = False) -> tuple:
+    """Error feedback: what compression drops of a message is kept in a memory e, and added to the next message.
+
+    With v = x + e, what is sent is C(v), and e⁺ = v − C(v) (Stich, Cordonnier and Jaggi 2018).
+
+    Parameters
+    ----------
+    world
+        What sends, as in `Algorithm.round`.
+    x, memory
+        Every agent's model and e, shape (Q, d).
+    by
+        C.
+    everything
+        Whether all of v is sent in this round, so that nothing is kept.
+
+    Returns
+    -------
+    sent, memory
+        C(v) and e⁺.
+    """
+    value = x + memory
+    sent = world.compress(value, by, everything=everything)
+    return sent, value - sent
+
+
 #: The compressors that a name can ask for; the one place that knows the names.
 COMPRESSORS: Registry[type[Compressor]] = Registry(
     "compression", {"top_k": TopK, "random_k": RandomK}, makes=Compressor

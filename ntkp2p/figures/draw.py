@@ -17,18 +17,8 @@ from ntkp2p.base.files import netcdf_engine, replacing, writable
 from ntkp2p.base.style import STYLE
 from ntkp2p.base.workers import Failure, locally
 from ntkp2p.figures import capacity, sparse_push, staleness
-from ntkp2p.figures.networks import (
-    EARLY,
-    TOGETHER,
-    algorithms,
-    design,
-    figure1,
-    figure2,
-    parameters,
-    stability,
-    ten_classes,
-    width,
-)
+from ntkp2p.figures.losses_by_graph import algorithms, figure1, figure2, parameters, ten_classes
+from ntkp2p.figures.networks import design, stability, width
 from ntkp2p.figures.study import FULL, QUICK, Drawn, Progress, Study
 from ntkp2p.runs.trajectory import save_netcdf
 
@@ -155,6 +145,10 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "staleness-stragglers": staleness.stragglers,
     "staleness-boundary": staleness.boundary,
 }
+#: Figures that share runs: one process draws them all.
+TOGETHER = (("figure2", "algorithms", "parameters"),)
+#: Those that take longest, which begin first where several processes draw.
+EARLY = ("width", "figure2", "design", "stability")
 #: Drawn only if asked for by name.
 LONG = (
     "sparse-push-accuracy",

