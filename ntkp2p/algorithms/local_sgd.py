@@ -84,16 +84,18 @@ class LocalSGD(Algorithm):
     [[0.125]]
     """
 
-    steps: int = eqx.field(static=True, default=1)
-    momentum: Any = None
-    delay: int = eqx.field(static=True, default=0)
-    variance_scale: Any = None
+    steps: int = eqx.field(static=True)
+    momentum: Any
+    delay: int = eqx.field(static=True)
+    variance_scale: Any
 
-    def __check_init__(self):
-        whole_rounds("steps", self.steps, least=1)
-        whole_rounds("delay", self.delay)
-        must_be_momentum(self.momentum)
-        scale = self.variance_scale
+    def __init__(
+        self, step_size: Any, steps: Any = 1, momentum: Any = None, delay: Any = 0, variance_scale: Any = None
+    ):
+        self.step_size, self.momentum, self.variance_scale = step_size, momentum, variance_scale
+        self.steps, self.delay = whole_rounds("steps", steps, least=1), whole_rounds("delay", delay)
+        must_be_momentum(momentum)
+        scale = variance_scale
         if scale is not None and not (is_number(scale) and scale > 0):
             raise InputError(f"variance_scale must be a finite positive number, found {scale!r}: None is without")
 

@@ -19,13 +19,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import gamma
 
+from ntkp2p.base.checks import is_real
 from ntkp2p.base.errors import InputError, InputTypeError
 
 #: Random numbers of one user's process that are drawn at a time: at most 4 KiB as Python's numbers.
@@ -311,7 +311,7 @@ def _keep(clock: Clock, name: str, *, positive: bool = False) -> None:
     """Keep a field as a float, or say why it is none."""
     value = getattr(clock, name)
     kind = f"{type(clock).__name__}'s {name}"
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_real(value):
         raise InputTypeError(f"{kind} is a number, got {value!r}")
     if value < 0 or (positive and value == 0) or not math.isfinite(value):
         raise InputError(f"{kind} is finite and {'above 0' if positive else '0 or more'}, got {value}")

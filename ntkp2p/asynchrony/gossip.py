@@ -14,8 +14,7 @@ Events(1000 of 5 users until 70.46)
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
@@ -28,7 +27,7 @@ from ntkp2p.algorithms import Algorithm
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Trace
 from ntkp2p.asynchrony.events import Events, Kind, MeanStep, must_suit_clocks
 from ntkp2p.asynchrony.simulation import Drawing, streams
-from ntkp2p.base.checks import lookup
+from ntkp2p.base.checks import is_real, is_whole, lookup
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.reports import html_table
 from ntkp2p.topology.matrix import square_matrix
@@ -507,14 +506,14 @@ def _transmission(transmission: object) -> Clock | None:
         )
     if isinstance(transmission, Clock):
         return transmission
-    if not _is_number(transmission) or not 0 <= transmission < math.inf:
+    if not is_real(transmission) or not 0 <= transmission < math.inf:
         raise InputError(f"transmission is a time of 0 or more, or a clock, got {transmission!r}: for instance 0.1")
     return Deterministic(transmission) if transmission else None
 
 
 def _weight(weight: object, users: int) -> float | np.ndarray:
     if np.ndim(weight) == 0 and not scipy.sparse.issparse(weight):  # pyright: ignore[reportArgumentType]
-        if not _is_number(weight) or not 0 < weight <= 1:
+        if not is_real(weight) or not 0 < weight <= 1:
             raise InputError(f"weight is above 0 and at most 1, or a matrix, got {weight!r}: 0.5 takes the mean")
         return float(weight)
     matrix = np.array(square_matrix(weight, name="weight"))
@@ -544,7 +543,7 @@ def _absences(absences: object, users: int) -> tuple[tuple[int, float, float], .
 
 
 def _absence(absence: Any, users: int) -> tuple[int, float, float]:
-    if np.shape(absence) != (3,) or not all(map(_is_number, absence)):
+    if np.shape(absence) != (3,) or not all(map(is_real, absence)):
         raise InputError(f"an absence is (user, leaves, returns), got {absence!r}: for instance (2, 10.0, 25.0)")
     user, leaves, returns = absence
     if user not in range(users):
@@ -567,15 +566,11 @@ def _cap(cap: Any) -> tuple[int, float] | None:
     return int(cap[0]), float(cap[1])
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def _positive(name: str, value: object) -> None:
-    if not _is_number(value) or not 0 < value < math.inf:
+    if not is_real(value) or not 0 < value < math.inf:
         raise InputError(f"{name} is a time above 0, got {value!r}")
 
 
 def _whole(name: str, value: object, *, least: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+    if not is_whole(value) or value < least:
         raise InputError(f"{name} is a whole number of {least} or more, got {value!r}")

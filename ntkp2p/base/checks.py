@@ -1,11 +1,11 @@
 """Argument checks: lookup by name with a suggestion, and numbers within bounds."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any, TypeVar
-
-import numpy as np
+from numbers import Real
+from typing import Annotated, Any, TypeGuard, TypeVar
 
 from ntkp2p.base.errors import InputError
 
@@ -51,12 +51,24 @@ def suggestion(name: object, known: Iterable[str], /) -> str:
     return f" (did you mean {lower[close[0]]!r}?)" if close else ""
 
 
-def is_number(value: Any, /) -> bool:
-    """Whether it is a finite real number, and not a truth value."""
-    import jax  # which topology does without
+def is_whole(value: Any, /) -> TypeGuard[int]:
+    """Whether it is a whole number: of Python, or of NumPy or JAX without axes. Truth values and floats are none."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or _scalar(value, "iu")
 
-    number = isinstance(value, int | float | np.number | jax.Array) and not isinstance(value, bool)
-    return bool(number and np.ndim(value) == 0 and np.isrealobj(value) and np.isfinite(value))
+
+def is_real(value: Any, /) -> TypeGuard[float]:
+    """Whether it is a real number, which may be infinite: as `is_whole`, and floats and fractions."""
+    return is_whole(value) or (isinstance(value, Real) and not isinstance(value, bool)) or _scalar(value, "f")
+
+
+def is_number(value: Any, /) -> TypeGuard[float]:
+    """Whether it is a finite real number."""
+    return is_whole(value) or (is_real(value) and math.isfinite(value))
+
+
+def _scalar(value: Any, kinds: str) -> bool:
+    """Whether it is an array without axes, or a scalar of NumPy, of one of these kinds."""
+    return getattr(value, "ndim", None) == 0 and getattr(getattr(value, "dtype", None), "kind", "") in tuple(kinds)
 
 
 def must_be_share(name: str, value: Any, remedy: str, /, *, one: bool = False) -> None:
@@ -70,19 +82,30 @@ def must_be_share(name: str, value: Any, remedy: str, /, *, one: bool = False) -
 
 def whole_rounds(name: str, value: Any, /, *, least: int = 0) -> int:
     """A whole number of rounds."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_whole(value) or value < least:
         raise InputError(f"{name} must be a whole number of rounds ≥ {least}, found {value!r}: for instance {name}=10")
     return int(value)
 
 
-# A float is refused in our words, so the annotations let one in.
-Count = int | np.integer | float
+#: A whole number, for annotations: they let in all that enters, for what is none is refused in our words.
+Count = Annotated[Any, int]
 
 
-# What enters
+def plain(value: Any, /) -> Any:
+    """A whole number as Python's, which can be hashed and printed; anything else as it is, to be refused later."""
+    return int(value) if is_whole(value) else value
 
 
 def whole(value: object, name: str, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    """A whole number of at least `least`, as Python's; refused by name where it is none."""
+    if not is_whole(value) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, found {value!r}")
     return int(value)
+
+
+def real(value: object, name: str, *, least: int | float = -math.inf, above: int | float = -math.inf) -> float:
+    """A finite number of at least `least` and above `above`, as Python's; refused by name where it is none."""
+    if not is_number(value) or not least <= value or not above < value:
+        bound = f" of at least {least:g}" if least > -math.inf else f" above {above:g}" if above > -math.inf else ""
+        raise InputError(f"{name} must be a finite number{bound}, found {value!r}")
+    return float(value)

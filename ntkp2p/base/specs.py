@@ -63,6 +63,7 @@ def _usage(name: str, parameters: Parameters) -> str:
 
 
 def _number(spec: str, parameter: str, text: str, annotation: object) -> int | float:
+    annotation = getattr(annotation, "__metadata__", (annotation,))[0]
     kinds = {"int": (int,), "float": (float,)}.get(getattr(annotation, "__name__", str(annotation)), (int, float))
     for kind in kinds:
         with suppress(ValueError):

@@ -11,9 +11,7 @@ NTK parameterisation expects. A user's own CSV or NPZ is left as it is.
 """
 
 import inspect
-import math
 from collections.abc import Callable, Iterable
-from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ntkp2p.base.checks import Count, lookup, whole
+from ntkp2p.base.checks import Count, lookup, real, whole
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.data.datasets import Dataset, as_numbers, check_finite, plural
@@ -266,8 +264,7 @@ def regression(
     test_samples = whole(test_samples, "test_samples", least=0)
     d = whole(features, "features", least=1)
     c = whole(outputs, "outputs", least=1)
-    if not (isinstance(noise, Real) and 0 <= noise < math.inf):
-        raise InputError(f"noise must be a finite number of at least 0, not {noise!r}")
+    noise = real(noise, "noise", least=0)
     rng = np.random.default_rng(whole(seed, "seed", least=0))
     teacher, training, testing = rng.spawn(3)
     u, v = teacher.standard_normal((32, d)), teacher.standard_normal((32, c))

@@ -4,17 +4,15 @@ How unlike the agents' data are decides how hard they must work to agree: `iid` 
 `label` gives each agent a class or two, `dirichlet` and `skew` reach everything between.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from numbers import Real
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ntkp2p.base.checks import Count, whole
+from ntkp2p.base.checks import Count, is_number, real, whole
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.base.reports import html_table
@@ -268,8 +266,7 @@ def _label(dataset: Dataset, agents: int, rng: np.random.Generator) -> list[np.n
 
 
 def _dirichlet(dataset: Dataset, agents: int, rng: np.random.Generator, *, alpha: int | float) -> list[np.ndarray]:
-    if not (isinstance(alpha, Real) and 0 < alpha < math.inf):
-        raise InputError(f"alpha must be a positive finite number, not {alpha!r}")
+    alpha = real(alpha, "alpha", above=0)
     if dataset.labels is None:
         raise InputError(
             f"by='dirichlet' needs classes and {dataset.name} has none (regression): use by='skew' or by='label'"
@@ -290,8 +287,8 @@ def _dirichlet(dataset: Dataset, agents: int, rng: np.random.Generator, *, alpha
 
 
 def _skew(dataset: Dataset, agents: int, rng: np.random.Generator, *, skew: int | float) -> list[np.ndarray]:
-    if not (isinstance(skew, Real) and 0 <= skew <= 1):
-        raise InputError(f"skew must be a number from 0 to 1, not {skew!r}")
+    if not is_number(skew) or not 0 <= skew <= 1:
+        raise InputError(f"skew must be a number from 0 to 1, found {skew!r}")
     shuffled = rng.permutation(dataset.samples)
     # A regression counts as one class: a random share of it is dealt in the order of the targets.
     labels = np.zeros(dataset.samples) if dataset.labels is None else dataset.labels

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ntkp2p.base.checks import Count, plain
 from ntkp2p.base.errors import InputError
 from ntkp2p.models import threefry
 from ntkp2p.models.networks import Network, Scaled, check_in_words, must_be_images, patches
@@ -41,8 +42,8 @@ STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 def resnet20(
     *,
-    channels: int = 16,
-    outputs: int | None = None,
+    channels: Count = 16,
+    outputs: Count | None = None,
     weight_std: float = math.sqrt(2),
     bias_std: float = 0.1,
 ) -> Network:
@@ -77,6 +78,7 @@ def resnet20(
     K. He, X. Zhang, S. Ren and J. Sun, "Deep residual learning for image recognition", CVPR 2016, section 4.2.
     Y. Wu and K. He, "Group normalization", ECCV 2018.
     """
+    channels, outputs = plain(channels), plain(outputs)
     scales = check_in_words(weight_std, bias_std, outputs, channels=channels)
     widths = [channels * factor for factor in accumulate(STRIDES, mul)]
 
@@ -89,8 +91,8 @@ def resnet20(
 
 def vgg11(
     *,
-    channels: int = 64,
-    outputs: int | None = None,
+    channels: Count = 64,
+    outputs: Count | None = None,
     weight_std: float = math.sqrt(2),
     bias_std: float = 0.1,
 ) -> Network:
@@ -127,6 +129,7 @@ def vgg11(
     table 1, column A.
     Y. Wu and K. He, "Group normalization", ECCV 2018.
     """
+    channels, outputs = plain(channels), plain(outputs)
     scales = check_in_words(weight_std, bias_std, outputs, channels=channels)
 
     def init(key, x, outputs):

@@ -7,7 +7,6 @@ so that the tangent kernel has a limit as the width grows and one step size serv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ntkp2p.base.checks import Count, plain, real, whole
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.registry import Registry
@@ -174,7 +174,7 @@ class Flat:
         return self.apply(jax.tree.unflatten(self.structure, parts), x)
 
 
-def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: float = 1.0) -> Network:
+def affine(*, outputs: Count | None = None, weight_std: float = 1.0, bias_std: float = 1.0) -> Network:
     """The affine classifier f(x) = σ_w W x / √d + σ_b b: the model whose linearisation is exact.
 
     Parameters
@@ -198,6 +198,7 @@ def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: flo
     >>> p2p.models.prepare(p2p.models.affine(), np.ones((4, 3)), 1).size
     4
     """
+    outputs = plain(outputs)
     name = f"affine({check_in_words(weight_std, bias_std, outputs)})"
     architecture = Architecture(name, False, False, 0, "relu", weight_std, bias_std)
     return _dense_network(name, [], outputs, architecture)
@@ -205,10 +206,10 @@ def affine(*, outputs: int | None = None, weight_std: float = 1.0, bias_std: flo
 
 def mlp(
     *,
-    width: int | float = 1024,
-    depth: int = 2,
+    width: Count = 1024,
+    depth: Count = 2,
     activation: str = "relu",
-    outputs: int | None = None,
+    outputs: Count | None = None,
     weight_std: float = math.sqrt(2),
     bias_std: float = 0.1,
 ) -> Network:
@@ -247,6 +248,7 @@ def mlp(
     >>> p2p.models.prepare(p2p.models.mlp(width=8, depth=1), np.ones((4, 2)), 1).size
     33
     """
+    width, depth, outputs = map(plain, (width, depth, outputs))
     name, architecture = _describe("mlp", "width", width, depth, activation, outputs, weight_std, bias_std)
     if architecture.infinite:
         return _infinite_network(name, outputs, architecture, remedy="mlp(width=1024)")
@@ -255,10 +257,10 @@ def mlp(
 
 def cnn(
     *,
-    channels: int | float = 32,
-    depth: int = 2,
+    channels: Count = 32,
+    depth: Count = 2,
     activation: str = "relu",
-    outputs: int | None = None,
+    outputs: Count | None = None,
     weight_std: float = math.sqrt(2),
     bias_std: float = 0.1,
 ) -> Network:
@@ -285,6 +287,7 @@ def cnn(
     ValueError
         For what `mlp` refuses, or inputs that are not images.
     """
+    channels, depth, outputs = map(plain, (channels, depth, outputs))
     name, architecture = _describe("cnn", "channels", channels, depth, activation, outputs, weight_std, bias_std)
     if architecture.infinite:
         return _infinite_network(name, outputs, architecture, remedy="cnn(channels=64)")
@@ -507,11 +510,9 @@ def _describe(
 def check_in_words(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -> str:
     """Refuse what is not a size or a standard deviation; the scales in words."""
     for name, size in (sizes if outputs is None else sizes | {"outputs": outputs}).items():
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, found {size!r}")
+        whole(size, name, least=1)
     for name, std in {"weight_std": weight_std, "bias_std": bias_std}.items():
-        if isinstance(std, bool) or not isinstance(std, Real) or not 0 <= float(std) < math.inf:
-            raise InputError(f"{name} must be a finite number of at least 0, found {std!r}")
+        real(std, name, least=0)
     return f"σ_w={weight_std:.4g}, σ_b={bias_std:.4g}"
 
 

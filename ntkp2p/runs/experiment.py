@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ntkp2p import data as datasets
 from ntkp2p.algorithms import Algorithm
 from ntkp2p.algorithms.contract import check_algorithm
-from ntkp2p.base.checks import lookup, whole
+from ntkp2p.base.checks import is_number, is_whole, lookup, whole
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.reports import html_table
 from ntkp2p.data import AgentData
@@ -126,8 +126,7 @@ class Experiment:
         for name in ("rounds", "seed"):
             value = getattr(self, name)
             least = int(name == "rounds")
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not whole or not least <= value < 2**31:
+            if not is_whole(value) or not least <= value < 2**31:
                 raise InputError(f"{name} must be a whole number ≥ {least} and below 2³¹, found {value!r}")
         must_be_loss(self.loss, outputs=self.data.outputs)
         if self.loss == "cross_entropy":
@@ -135,7 +134,7 @@ class Experiment:
         if self.batch_size is not None:
             _must_be_batch(self.batch_size, self.data)
         lookup(dict.fromkeys(("exact", "shared")), self.kernel, "kernel")
-        if not (self.kernel_rtol is None or (isinstance(self.kernel_rtol, float) and 0 < self.kernel_rtol < 1)):
+        if not (self.kernel_rtol is None or (is_number(self.kernel_rtol) and 0 < self.kernel_rtol < 1)):
             raise InputError(f"kernel_rtol must be a number between 0 and 1, found {self.kernel_rtol!r}: 1e-6 is usual")
         lookup(dict.fromkeys(("float64", "float32")), self.precision, "precision")
         if not isinstance(self.mixing, Mixing):
@@ -374,7 +373,7 @@ def _checksum(*arrays: np.ndarray) -> str:
 
 
 def _recorded(record: int | Sequence[int], rounds: int) -> np.ndarray:
-    if isinstance(record, int | np.integer):
+    if is_whole(record):
         if record < 2:
             raise InputError(f"record must be at least 2 (the start and the end), found {record}")
         return np.unique(np.linspace(0, rounds, min(int(record), rounds + 1)).round().astype(int))

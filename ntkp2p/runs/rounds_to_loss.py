@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ntkp2p.base.errors import InputError
+from ntkp2p.base.checks import real, whole_rounds
 from ntkp2p.kernels import Features
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.prediction import features_of, predict
@@ -68,10 +68,7 @@ def rounds_to_loss(
     >>> p2p.rounds_to_loss(experiment, begin / 1000)
     5
     """
-    if isinstance(target, bool) or not isinstance(target, int | float | np.number) or not 0 < target < np.inf:
-        raise InputError(f"target must be a finite positive loss, found {target!r}")
-    if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
-        raise InputError(f"most must be a whole number of rounds ≥ 1, found {most!r}")
+    target, most = real(target, "target", above=0), whole_rounds("most", most, least=1)
     if experiment.topology.horizon is not None:
         most = min(most, experiment.topology.horizon)
     features = features_of(experiment, features)

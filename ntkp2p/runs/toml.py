@@ -12,7 +12,7 @@ import numpy as np
 
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS, Algorithm, Delayed
 from ntkp2p.asynchrony import CLOCKS, AsynchronousGossip, Events, load_trace
-from ntkp2p.base.checks import lookup, whole
+from ntkp2p.base.checks import lookup, real, whole
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.topology import Schedule, load_mixing, schedules
@@ -206,6 +206,4 @@ def _number(value: Any, name: str, kind: Any) -> Any:
         return whole(value, name, least=0)
     if kind is not float:
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name} must be a number, found {value!r}")
-    return float(value)
+    return real(value, name)

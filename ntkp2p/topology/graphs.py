@@ -14,12 +14,14 @@ Graph(star:4, 4 agents, 3 links)
 20
 """
 
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import networkx as nx
 import numpy as np
 
+from ntkp2p.base.checks import Count, is_whole
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.base.specs import arguments_of, named_in, required
@@ -29,7 +31,7 @@ from ntkp2p.topology.weights import links_of
 AnyGraph = TypeVar("AnyGraph", bound=nx.Graph)
 
 
-def cycle(n: int) -> Graph:
+def cycle(n: Count) -> Graph:
     """Ring of n ≥ 3 agents, each linked to the one before and the one after.
 
     Parameters
@@ -53,12 +55,13 @@ def cycle(n: int) -> Graph:
     >>> sorted(p2p.graphs.cycle(4).edges)
     [(0, 1), (0, 3), (1, 2), (2, 3)]
     """
+    (n,) = _sizes("cycle", -math.inf, n=n)
     if n < 3:
         raise InputError(f"cycle(n) needs n >= 3, got {n}: use path({max(n, 1)})")
     return Graph.of(nx.cycle_graph(n), f"cycle:{n}")
 
 
-def star(n: int) -> Graph:
+def star(n: Count) -> Graph:
     """Star of n ≥ 2 agents: node 0 is the hub, the other n − 1 are its leaves.
 
     Parameters
@@ -82,12 +85,13 @@ def star(n: int) -> Graph:
     >>> sorted(p2p.graphs.star(4).edges)
     [(0, 1), (0, 2), (0, 3)]
     """
+    (n,) = _sizes("star", -math.inf, n=n)
     if n < 2:
         raise InputError(f"star(n) needs n >= 2, got {n}: use path(1) for a single agent")
     return Graph.of(nx.star_graph(n - 1), f"star:{n}")
 
 
-def complete(n: int) -> Graph:
+def complete(n: Count) -> Graph:
     """All n ≥ 1 agents linked to one another.
 
     Parameters
@@ -113,11 +117,11 @@ def complete(n: int) -> Graph:
     >>> p2p.graphs.complete(6).number_of_edges()
     15
     """
-    _at_least_one("complete", n=n)
+    (n,) = _sizes("complete", 1, n=n)
     return Graph.of(nx.complete_graph(n), f"complete:{n}")
 
 
-def path(n: int) -> Graph:
+def path(n: Count) -> Graph:
     """Line of n ≥ 1 agents.
 
     Parameters
@@ -141,11 +145,11 @@ def path(n: int) -> Graph:
     >>> sorted(p2p.graphs.path(4).edges)
     [(0, 1), (1, 2), (2, 3)]
     """
-    _at_least_one("path", n=n)
+    (n,) = _sizes("path", 1, n=n)
     return Graph.of(nx.path_graph(n), f"path:{n}")
 
 
-def grid(rows: int, columns: int) -> Graph:
+def grid(rows: Count, columns: Count) -> Graph:
     """Rectangular grid; the agent in row i and column j is node i · columns + j.
 
     Parameters
@@ -169,11 +173,11 @@ def grid(rows: int, columns: int) -> Graph:
     >>> sorted(p2p.graphs.grid(2, 3).neighbors(4))
     [1, 3, 5]
     """
-    _at_least_one("grid", rows=rows, columns=columns)
+    rows, columns = _sizes("grid", 1, rows=rows, columns=columns)
     return _numbered(nx.grid_2d_graph(rows, columns), f"grid:{rows},{columns}")
 
 
-def torus(rows: int, columns: int) -> Graph:
+def torus(rows: Count, columns: Count) -> Graph:
     """Grid whose rows and columns close into rings; numbered as `grid`.
 
     Parameters
@@ -197,6 +201,7 @@ def torus(rows: int, columns: int) -> Graph:
     >>> sorted(p2p.graphs.torus(3, 4).neighbors(0))
     [1, 3, 4, 8]
     """
+    rows, columns = _sizes("torus", -math.inf, rows=rows, columns=columns)
     if rows < 3 or columns < 3:
         raise InputError(
             f"torus(rows, columns) needs both >= 3, got {rows} and {columns}: "
@@ -205,7 +210,7 @@ def torus(rows: int, columns: int) -> Graph:
     return _numbered(nx.grid_2d_graph(rows, columns, periodic=True), f"torus:{rows},{columns}")
 
 
-def hypercube(dimension: int) -> Graph:
+def hypercube(dimension: Count) -> Graph:
     """Hypercube of 2^dimension agents: i and j are linked when they differ in one binary digit.
 
     Parameters
@@ -229,12 +234,13 @@ def hypercube(dimension: int) -> Graph:
     >>> sorted(p2p.graphs.hypercube(3).neighbors(0))
     [1, 2, 4]
     """
+    (dimension,) = _sizes("hypercube", -math.inf, dimension=dimension)
     if dimension < 1:
         raise InputError(f"hypercube(dimension) needs dimension >= 1, got {dimension}: use path(1) for a single agent")
     return _numbered(nx.hypercube_graph(dimension), f"hypercube:{dimension}")
 
 
-def exponential(n: int) -> Graph:
+def exponential(n: Count) -> Graph:
     """Undirected exponential graph: i is linked to i ± 2^j mod n for every 2^j < n.
 
     The static exponential graph of [1]_ with its links taken both ways.
@@ -265,11 +271,11 @@ def exponential(n: int) -> Graph:
     .. [1] B. Ying, K. Yuan, Y. Chen, H. Hu, P. Pan, W. Yin, "Exponential graph is provably
        efficient for decentralized deep training", NeurIPS 2021.
     """
-    _at_least_one("exponential", n=n)
+    (n,) = _sizes("exponential", 1, n=n)
     return Graph.of(nx.circulant_graph(n, [2**j for j in range((n - 1).bit_length())]), f"exponential:{n}")
 
 
-def erdos_renyi(n: int, p: float, *, seed: int = 0) -> Graph:
+def erdos_renyi(n: Count, p: float, *, seed: int = 0) -> Graph:
     """Random graph in which each pair of n agents is linked with probability p.
 
     Parameters
@@ -298,14 +304,14 @@ def erdos_renyi(n: int, p: float, *, seed: int = 0) -> Graph:
     >>> p2p.graphs.erdos_renyi(5, 1.0).number_of_edges()  # with certainty all of them
     10
     """
-    _at_least_one("erdos_renyi", n=n)
+    (n,) = _sizes("erdos_renyi", 1, n=n)
     if not 0 <= p <= 1:
         raise InputError(f"erdos_renyi(n, p) needs a probability 0 <= p <= 1, got {p}")
     graph = Graph.of(nx.gnp_random_graph(n, p, seed=seed), f"erdos_renyi:{n},{p},seed={seed}")
     return _connected(graph, f"erdos_renyi({n}, {p}, seed={seed})", larger="p")
 
 
-def random_geometric(n: int, radius: float, *, seed: int = 0) -> Graph:
+def random_geometric(n: Count, radius: float, *, seed: int = 0) -> Graph:
     """n agents dropped uniformly on the unit square, linked when at most `radius` apart.
 
     The positions are kept as the node attribute ``"pos"``, where networkx draws from.
@@ -336,14 +342,14 @@ def random_geometric(n: int, radius: float, *, seed: int = 0) -> Graph:
     >>> p2p.graphs.random_geometric(5, 1.5).number_of_edges()  # beyond √2 all are in reach
     10
     """
-    _at_least_one("random_geometric", n=n)
+    (n,) = _sizes("random_geometric", 1, n=n)
     if not radius > 0:
         raise InputError(f"random_geometric(n, radius) needs radius > 0, got {radius}")
     graph = Graph.of(nx.random_geometric_graph(n, radius, seed=seed), f"random_geometric:{n},{radius},seed={seed}")
     return _connected(graph, f"random_geometric({n}, {radius}, seed={seed})", larger="radius")
 
 
-def directed_ring(n: int) -> DiGraph:
+def directed_ring(n: Count) -> DiGraph:
     """Ring of n ≥ 2 agents, each of which sends to the next: i → i + 1 mod n.
 
     Parameters
@@ -367,12 +373,13 @@ def directed_ring(n: int) -> DiGraph:
     >>> sorted(p2p.graphs.directed_ring(3).edges)
     [(0, 1), (1, 2), (2, 0)]
     """
+    (n,) = _sizes("directed_ring", -math.inf, n=n)
     if n < 2:
         raise InputError(f"directed_ring(n) needs n >= 2, got {n}: use path(1) for a single agent")
     return DiGraph.of(nx.cycle_graph(n, create_using=nx.DiGraph), f"directed_ring:{n}")
 
 
-def directed_exponential(n: int) -> DiGraph:
+def directed_exponential(n: Count) -> DiGraph:
     """Exponential graph: i → i + 2^j mod n for every 2^j < n, so that everyone sends to ⌈log₂ n⌉ others.
 
     The static exponential graph of [1]_, in the direction in which an agent sends.
@@ -403,13 +410,13 @@ def directed_exponential(n: int) -> DiGraph:
     .. [1] B. Ying, K. Yuan, Y. Chen, H. Hu, P. Pan, W. Yin, "Exponential graph is provably
        efficient for decentralized deep training", NeurIPS 2021.
     """
-    _at_least_one("directed_exponential", n=n)
+    (n,) = _sizes("directed_exponential", 1, n=n)
     graph = DiGraph.of(nx.empty_graph(n, create_using=nx.DiGraph), f"directed_exponential:{n}")
     graph.add_edges_from((i, (i + 2**j) % n) for i in range(n) for j in range((n - 1).bit_length()))
     return graph
 
 
-def directed_random(n: int, p: float, *, seed: int = 0) -> DiGraph:
+def directed_random(n: Count, p: float, *, seed: int = 0) -> DiGraph:
     """Random directed graph in which each of n agents sends to each other one with probability p.
 
     Parameters
@@ -438,7 +445,7 @@ def directed_random(n: int, p: float, *, seed: int = 0) -> DiGraph:
     >>> p2p.graphs.directed_random(5, 1.0).number_of_edges()  # with certainty all of them
     20
     """
-    _at_least_one("directed_random", n=n)
+    (n,) = _sizes("directed_random", 1, n=n)
     if not 0 <= p <= 1:
         raise InputError(f"directed_random(n, p) needs a probability 0 <= p <= 1, got {p}")
     graph = DiGraph.of(nx.gnp_random_graph(n, p, seed=seed, directed=True), f"directed_random:{n},{p},seed={seed}")
@@ -567,10 +574,14 @@ def sized(spec: object, agents: int, /) -> str:
     return f"{name}:{agents}"
 
 
-def _at_least_one(function: str, **sizes: int) -> None:
+def _sizes(function: str, least: int | float, /, **sizes: Any) -> list[int]:
+    """Sizes of a graph as numbers of Python; refused where one is no whole number, or below the least."""
     for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{function}({', '.join(sizes)}) needs {name} >= 1, got {size}")
+        if not is_whole(size):
+            raise InputError(f"{function}({', '.join(sizes)}) takes a whole number {name}, found {size!r}")
+        if size < least:
+            raise InputError(f"{function}({', '.join(sizes)}) needs {name} >= {least}, got {size}")
+    return list(map(int, sizes.values()))
 
 
 def _numbered(graph: nx.Graph, spec: str) -> Graph:

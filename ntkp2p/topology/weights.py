@@ -14,7 +14,6 @@ array([[0.667, 0.333, 0.   ],
 
 import warnings
 from collections.abc import Callable
-from numbers import Real
 
 import networkx as nx
 import numpy as np
@@ -22,6 +21,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array, diags_array
 
+from ntkp2p.base.checks import is_real
 from ntkp2p.base.errors import InputError, InputTypeError, NotConvergedError
 from ntkp2p.base.imports import needed
 from ntkp2p.base.registry import Registry
@@ -326,7 +326,7 @@ def mixing_of(graph: nx.Graph, /) -> tuple[csr_array, str]:
             f"the edge {without[0]}–{without[1]} has no weight and others have: give all edges one, or none"
         )
     for u, v, weight in given:
-        if not isinstance(weight, Real):
+        if not is_real(weight):
             raise InputTypeError(f"the edge {u}–{v} has the weight {weight!r}: every weight is to be a real number")
     return csr_array(nx.to_scipy_sparse_array(graph, dtype=float).T), "weights of the graph's edges"
 

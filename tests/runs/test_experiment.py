@@ -88,7 +88,7 @@ def test_delays_in_toml(keys, expected, tmp_path):
     assert read.describe()["algorithm"] == "Delayed DGD"
     assert read.describe()["constants"] == repr(expected)
     (tmp_path / "run.toml").write_text(text.replace(keys, "message_delay = -1"))
-    with pytest.raises(ValueError, match="message_delay must be a whole number of at least 0, not -1"):
+    with pytest.raises(ValueError, match="message_delay must be a whole number of at least 0, found -1"):
         Experiment.from_toml(tmp_path / "run.toml")
 
 
@@ -204,8 +204,8 @@ FAILING = 'schedule = "failing_links"\ngraph = "cycle"\n'
         ('graph = "directed_ring"\nweights = "metropolis"', "the graph is directed, .* by name 'push'"),
         ('graph = "directed_random:4,0.6,seed=1"', r"row \d sums to .* but the column sums are 1.*push-sum takes it"),
         (FAILING, r"\[mixing\] needs probability = ..."),
-        (FAILING + 'probability = "often"', r"probability in \[mixing\] must be a number, found 'often'"),
-        (FAILING + "probability = true", r"probability in \[mixing\] must be a number, found True"),
+        (FAILING + 'probability = "often"', r"probability in \[mixing\] must be a finite number, found 'often'"),
+        (FAILING + "probability = true", r"probability in \[mixing\] must be a finite number, found True"),
         (FAILING + "probability = 2", "needs 0 <= probability <= 1, got 2"),
         (FAILING + 'probability = 0.1\nfile = "W.csv"', "found file and graph"),
         (FAILING + "probability = 0.1\nagent = 1", "takes no agent: leave it out"),

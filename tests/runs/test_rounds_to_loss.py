@@ -69,7 +69,7 @@ def test_a_loss_that_is_never_reached(experiment, monkeypatch):
 
 @pytest.mark.parametrize("wrong", [0, -1.0, np.nan, np.inf, "0.1", None, True])
 def test_refuses_what_is_no_loss(experiment, wrong):
-    with pytest.raises(ValueError, match="target must be a finite positive loss, found"):
+    with pytest.raises(ValueError, match="target must be a finite number above 0, found"):
         rounds_to_loss(experiment, wrong)
 
 
