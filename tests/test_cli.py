@@ -529,6 +529,12 @@ def test_misspelt_toml(run, experiment, tmp_path, old, new, fragments):
     fails(run("predict", experiment((old, new)), "--out", tmp_path), "experiment.toml", *fragments)
 
 
+@pytest.mark.parametrize("typed", ["2.9", "2_0", "\u0663", "two"])
+def test_counts_that_are_typed_are_whole_numbers(run, experiment, tmp_path, typed):
+    result = run("sweep", experiment(), "--set", "rounds=2,3", "--workers", typed, "--out", tmp_path)
+    fails(result, "--workers", "is no whole number")
+
+
 @pytest.mark.parametrize("mixing", ["matrix", "schedule"])
 def test_an_unstable_run_blames_a_single_matrix_only(mixing, capsys):
     W = np.array([[2.0, -1.0], [-1.0, 2.0]])

@@ -6,6 +6,7 @@ Results go to standard output, everything else to standard error. Heavy imports 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -72,6 +73,16 @@ app.register_install_completion_command(
     help="Let the Tab key complete commands, options and files: --shell bash, zsh or fish, by default the one in use."
 )
 
+
+def _whole(kind: Any, tokens: Sequence[Any]) -> int:
+    """A whole number as typed; 2.9 would be rounded otherwise."""
+    (token,) = tokens
+    if not re.fullmatch(r"[+-]?[0-9]+", token.value):
+        raise InputError(f"{token.value!r} is no whole number")  # cyclopts says of which option
+    return int(token.value)
+
+
+Whole = Annotated[int | None, Parameter(converter=_whole)]
 Out = Annotated[Path, Parameter(help="The folder that gets the results; made if it does not exist.")]
 Toml = Annotated[Path, Parameter(help="An experiment in TOML; the README shows one.")]
 Format = Annotated[Literal["png", "pdf", "svg"], Parameter(help="Of the pictures; PDF and SVG are vector graphics.")]
@@ -93,8 +104,8 @@ class Processes:
     """Several processes that compute one run together; the same command in each, by its number."""
 
     coordinator: Annotated[str | None, Parameter(help="HOST:PORT of process 0, a free port there.")] = None
-    processes: Annotated[int | None, Parameter(help="How many processes there are.")] = None
-    process: Annotated[int | None, Parameter(help="The number of this one, from 0; 0 writes and prints.")] = None
+    processes: Annotated[Whole, Parameter(help="How many processes there are.")] = None
+    process: Annotated[Whole, Parameter(help="The number of this one, from 0; 0 writes and prints.")] = None
 
 
 @app.command(help_epilogue=_examples("ntkp2p figures --quick", "ntkp2p figures --only figure1 --out first --json"))
@@ -350,7 +361,7 @@ def sweep(
     ],
     out: Out = Path("results"),
     train: bool = False,
-    workers: int | None = None,
+    workers: Whole = None,
     scheduler: str | None = None,
     format: Format = "png",
     json: Json = False,
