@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from numbers import Real
@@ -89,6 +90,21 @@ def whole_rounds(name: str, value: Any, /, *, least: int = 0) -> int:
 
 #: A whole number, for annotations: they let in all that enters, for what is none is refused in our words.
 Count = Annotated[Any, int]
+
+
+#: As numbers are written: `int` and `float` also take 0_5, and the digits of all scripts.
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_REAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+
+
+def whole_in(text: str, /) -> int | None:
+    """The whole number that a text is, spaces around it aside; None if it is none."""
+    return int(text) if _WHOLE.fullmatch(text.strip(" \t")) and len(text) <= 4300 else None
+
+
+def real_in(text: str, /) -> float | None:
+    """The real number that a text is, NaN and infinity among them, spaces around it aside; None if it is none."""
+    return float(text) if _REAL.fullmatch(text.strip(" \t")) else None
 
 
 def plain(value: Any, /) -> Any:

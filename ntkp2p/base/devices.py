@@ -12,6 +12,7 @@ import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ntkp2p.base import rendezvous
+from ntkp2p.base.checks import whole_in
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 
@@ -122,7 +123,7 @@ def join(coordinator: str, processes: int, process: int, /, *, timeout: float = 
         If process 0 cannot listen on the port, or (a TimeoutError) not all have come in time.
     """
     host, _, port = coordinator.rpartition(":")
-    if not host or not (port.isdecimal() and 0 < int(port) < 2**16):
+    if not host or not 0 < (whole_in(port) or 0) < 2**16:
         raise InputError(f"coordinator must be HOST:PORT, found {coordinator!r}: for instance 192.168.0.1:9876")
     if processes < 1:
         raise InputError(f"processes must be at least 1, found {processes}")

@@ -2,8 +2,8 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
+from ntkp2p.base.checks import real_in, whole_in
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
 
@@ -64,9 +64,10 @@ def _usage(name: str, parameters: Parameters) -> str:
 
 def _number(spec: str, parameter: str, text: str, annotation: object) -> int | float:
     annotation = getattr(annotation, "__metadata__", (annotation,))[0]
-    kinds = {"int": (int,), "float": (float,)}.get(getattr(annotation, "__name__", str(annotation)), (int, float))
-    for kind in kinds:
-        with suppress(ValueError):
-            return kind(text)
-    wanted = "a whole number" if kinds == (int,) else "a number"
+    both = (whole_in, real_in)
+    kinds = {"int": both[:1], "float": both[1:]}.get(getattr(annotation, "__name__", str(annotation)), both)
+    for number_in in kinds:
+        if (number := number_in(text)) is not None:
+            return number
+    wanted = "a number" if real_in in kinds else "a whole number"
     raise InputError(f"{spec!r}: {parameter} is {wanted}, got {text!r}")

@@ -6,7 +6,6 @@ Results go to standard output, everything else to standard error. Heavy imports 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import traceback
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ntkp2p import __version__
+from ntkp2p.base.checks import whole_in
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.imports import missing
 from ntkp2p.cli import output
@@ -77,9 +77,10 @@ app.register_install_completion_command(
 def _whole(kind: Any, tokens: Sequence[Any]) -> int:
     """A whole number as typed; 2.9 would be rounded otherwise."""
     (token,) = tokens
-    if not re.fullmatch(r"[+-]?[0-9]+", token.value):
+    number = whole_in(token.value)
+    if number is None:
         raise InputError(f"{token.value!r} is no whole number")  # cyclopts says of which option
-    return int(token.value)
+    return number
 
 
 Whole = Annotated[int | None, Parameter(converter=_whole)]

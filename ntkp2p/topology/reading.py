@@ -11,6 +11,7 @@ import scipy.sparse
 from jaxtyping import Float
 from scipy.sparse import csr_array
 
+from ntkp2p.base.checks import real_in, whole_in
 from ntkp2p.base.errors import InputError
 from ntkp2p.topology.matrix import square, square_matrix
 from ntkp2p.topology.weights import mixing_of
@@ -89,7 +90,7 @@ def _read_csv(path: Path) -> list[list[float]]:
     if not table:
         raise InputError(f"{path} is empty: write one line of comma-separated numbers per agent")
     first, header = table[0]
-    if not any(_is_number(cell) for cell in header):
+    if all(real_in(cell) is None for cell in header):
         raise InputError(
             f"{path}, row {first} holds no number but {','.join(header)[:40]!r}: "
             "delete the header row, and separate numbers by commas"
@@ -105,7 +106,7 @@ def _read_csv(path: Path) -> list[list[float]]:
 
 def _read_row(path: Path, row: int, cells: list[str], *, width: int) -> list[float]:
     for column, cell in enumerate(cells, start=1):
-        if not _is_number(cell):
+        if real_in(cell) is None:
             raise InputError(
                 f"{path}, row {row}, column {column} is {cell!r}, not a number: write numbers only "
                 "(from pandas: to_csv(path, header=False, index=False))"
@@ -116,14 +117,6 @@ def _read_row(path: Path, row: int, cells: list[str], *, width: int) -> list[flo
             "give every row one number per agent"
         )
     return [float(cell) for cell in cells]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _lines(path: Path) -> list[str]:
@@ -192,12 +185,13 @@ def _edges(path: Path) -> Iterator[tuple[int, list]]:
         if len(cells) != width or not 2 <= width <= _COLUMNS:
             wanted = f"{width} like the first one" if 2 <= width <= _COLUMNS else "'from to' or 'from to weight'"
             raise InputError(f"{path}, row {row} has {len(cells)} columns: write {wanted}")
-        if not all(cell.isdecimal() for cell in cells[:2]) or not all(map(_is_number, cells)):
+        agents, weights = list(map(whole_in, cells[:2])), list(map(real_in, cells[2:]))
+        if any(number is None for number in (*agents, *weights)) or min(agents) < 0:  # pyright: ignore[reportArgumentType]
             raise InputError(
                 f"{path}, row {row} is {line.strip()[:40]!r}: an edge is two agents, numbered from 0, and a weight; "
                 "delete a header row"
             )
-        yield row, [int(cells[0]), int(cells[1]), *map(float, cells[2:])]
+        yield row, [*agents, *weights]
 
 
 _READERS: Mapping[str, Callable] = {

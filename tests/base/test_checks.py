@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ntkp2p as p2p
-from ntkp2p.base.checks import is_number, is_real, is_whole, real, whole
+from ntkp2p.base.checks import is_number, is_real, is_whole, real, real_in, whole, whole_in
 from ntkp2p.base.errors import InputError
 
 WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), jnp.asarray(3), 10**30]
@@ -36,6 +36,16 @@ def test_what_is_none_is_refused_by_name(bad):
         whole(bad, "n", least=1)
     with pytest.raises(InputError, match="x must be a finite number above 0, found"):
         real(bad, "x", above=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "integer", "number"),
+    [("12", 12, 12.0), (" -3 ", -3, -3.0), ("+.5e-1", None, 0.05), ("2.", None, 2.0), ("-inf", None, -np.inf)]
+    + [(text, None, None) for text in ("0_5", "\u0661", "1,5", "0x10", "1e", "", "e3", "1 2", "\xb2", "five", "--1")],
+)
+def test_a_text_is_a_number_where_it_is_written_as_one(text, integer, number):
+    assert whole_in(text) == integer
+    assert real_in(text) == number
 
 
 #: Everything that takes a whole number n, as a call.
