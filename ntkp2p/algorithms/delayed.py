@@ -33,6 +33,9 @@ from ntkp2p.base.checks import whole_rounds
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.topology.matrix import symmetric
 
+#: What may be late: the key of a table [algorithm], and the parameter of `Delayed`.
+LATE = {"gradient_delay": "gradients", "message_delay": "messages"}
+
 
 class Modifier(Algorithm):
     """Another algorithm in a changed world; the subclass's `round` says what is changed.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ntkp2p.algorithms import Delayed
-from ntkp2p.dynamics.delay import LATE, delay_margin, delay_margin_in_rounds, delay_matrices, sufficient_delay
+from ntkp2p.algorithms.delayed import LATE
+from ntkp2p.dynamics.delay import delay_margin, delay_margin_in_rounds, delay_matrices, sufficient_delay
 from ntkp2p.dynamics.minimality import PBH_SIZE
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.kernels import Features
@@ -71,7 +72,7 @@ def margins(experiment: Experiment, features: Features, system: LinearSystem, st
         Whether its rounds are, without delay.
     """
     found = {}
-    for late in LATE:
+    for late in LATE.values():
         # What has been assembled without delay can only fail for a round that calls the late verb more than once.
         with suppress(ValueError):
             found[late] = _margin(experiment, features, system, late, stable)

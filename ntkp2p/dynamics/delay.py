@@ -26,6 +26,7 @@ from jaxtyping import Complex, Float
 from numpy.typing import ArrayLike
 
 from ntkp2p.algorithms import Algorithm, Delayed
+from ntkp2p.algorithms.delayed import LATE
 from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.threads import one_thread
@@ -36,9 +37,6 @@ from ntkp2p.kernels import Features
 from ntkp2p.topology.matrix import symmetric
 from ntkp2p.topology.mixing import RunMixing
 from ntkp2p.topology.schedules import as_run_mixing
-
-#: What may be late: the names of `Delayed`'s delays.
-LATE = ("gradients", "messages")
 
 #: What is left of two matrices off the diagonal, relative to them, in eigenvectors that they have in common.
 DECOUPLED = 1e-10
@@ -110,7 +108,7 @@ def delay_matrices(
         If the mixing changes over time, the algorithm has a delay, the matrices would be too large, or as for `Delayed`
         and `linear_system`.
     """
-    lookup(dict.fromkeys(LATE), late, "late part of a round")
+    lookup(dict.fromkeys(LATE.values()), late, "late part of a round")
     if as_run_mixing(mixing).matrix is None:
         raise InputError("A₀ and A₁ are of one mixing matrix, and this is a schedule: take one of its matrices")
     if not algorithm.has_flow:

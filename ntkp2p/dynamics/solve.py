@@ -25,7 +25,7 @@ from ntkp2p.dynamics.krylov import Time, checked_time, times_of
 from ntkp2p.dynamics.span import ROUNDING, Span
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.dynamics.varying import solve_varying
-from ntkp2p.dynamics.windows import NEGLIGIBLE, Method, constant, is_dense, must_be_method, windows
+from ntkp2p.dynamics.windows import NEGLIGIBLE, Asked, Method, constant, is_dense, must_be_method, windows
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,8 @@ def solve(
         memory,
         ROUNDING if is_dense(system.size, method) else max(ROUNDING, NEGLIGIBLE * rtol),
     )
-    if system.varying:
-        found = solve_varying(system, rounds, asked, method, rtol, memory, span)
-    else:
-        step = constant(system)
-        found = windows(step, rounds, tuple(asked), method, rtol, memory, span)
+    task = Asked(rounds, tuple(asked), method, rtol, memory)
+    found = solve_varying(system, task, span) if system.varying else windows(constant(system), task, span)
     return Solution(
         system=system,
         rounds=rounds,

@@ -17,7 +17,7 @@ from ntkp2p.dynamics.krylov import Time, checked_time
 from ntkp2p.dynamics.span import ROUNDING, Span
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.dynamics.varying import PERIODS, WHOLE, advance_over, last_round, period
-from ntkp2p.dynamics.windows import Method, Step, constant, must_be_method, windows
+from ntkp2p.dynamics.windows import Asked, Method, Step, constant, must_be_method, windows
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Transition:
         """The step without its offset, `power` times."""
         span = Span(len(state), (time,), 1, 2**63, ROUNDING)
         homogeneous = replace(step, initial=state, affine=step.linear)
-        found = windows(homogeneous, np.array([power]), (time,), method, rtol, free_memory() // 2, span)
+        found = windows(homogeneous, Asked(np.array([power]), (time,), method, rtol, free_memory() // 2), span)
         if found.errors[time] > rtol:
             warnings.warn(
                 f"Φ s is accurate to {found.errors[time]:.1g} in place of {rtol:g}", RuntimeWarning, stacklevel=4

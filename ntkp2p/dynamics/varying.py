@@ -19,7 +19,7 @@ from ntkp2p.dynamics.krylov import Time
 from ntkp2p.dynamics.span import ROUNDING, Span
 from ntkp2p.dynamics.system import BLOCK, LinearSystem, linear
 from ntkp2p.dynamics.timetable import at_round
-from ntkp2p.dynamics.windows import Found, Step, constant, is_dense, windows
+from ntkp2p.dynamics.windows import Asked, Found, Step, constant, is_dense, windows
 
 #: From how many periods on a period is taken as one step.
 PERIODS = 4
@@ -27,23 +27,23 @@ PERIODS = 4
 WHOLE = 1e-9
 
 
-def solve_varying(system, rounds, times, method, rtol, memory, span) -> Found:
+def solve_varying(system: LinearSystem, asked: Asked, span: Span) -> Found:
     """Deviations of a system whose mixing changes: period by period, or round by round."""
-    found = Found("products", {})
+    found, rounds, times = Found("products", {}), asked.rounds, asked.times
     if rounds[-1] > (last := last_round(system)):
         raise InputError(f"the mixing is given for {last} rounds, and round {rounds[-1]} is asked for")
     order, begin, periodic = system.timetable
     length = len(order) - begin
     # Over fewer periods than a basis has vectors at first, to take every round is quicker.
-    enough = PERIODS if is_dense(system.size, method) else krylov.LEAST
+    enough = PERIODS if is_dense(system.size, asked.method) else krylov.LEAST
     repeats = periodic and rounds[-1] - begin >= enough * length
     if repeats and begin:
-        return _after_a_beginning(system, rounds, times, method, rtol, memory, span)
+        return _after_a_beginning(system, asked, span)
     if repeats:
         wholes, which = np.unique(rounds // length, return_inverse=True)
         for time in times:
-            inner = Span(system.size, ("rounds",), len(wholes), memory, ROUNDING)
-            one = windows(period(system, time), wholes, ("rounds",), method, rtol, memory, inner)
+            inner = Span(system.size, ("rounds",), len(wholes), asked.memory, ROUNDING)
+            one = windows(period(system, time), asked._replace(rounds=wholes, times=("rounds",)), inner)
             found.method, found.size = one.method, max(found.size, one.size)
             vectors, start, reached, amplified = inner.basis, system.initial[None], 0, 1.0
             for phase in np.unique(rounds % length):
@@ -87,15 +87,15 @@ def _round_by_round(system: LinearSystem, rounds: np.ndarray, places: np.ndarray
     return float(rounding * np.nan_to_num(system.growth, nan=1.0))
 
 
-def _after_a_beginning(system, rounds, times, method, rtol, memory, span) -> Found:
+def _after_a_beginning(system: LinearSystem, asked: Asked, span: Span) -> Found:
     """What repeats itself from some round on only: the rounds until then, and from there a system of its own."""
-    found, begin = Found("products", {}), int(system.timetable.begin)
+    found, begin, rounds = Found("products", {}), int(system.timetable.begin), asked.rounds
     early, late = np.flatnonzero(rounds <= begin), np.flatnonzero(rounds > begin)
-    for time in times:
+    for time in asked.times:
         rounding = _round_by_round(system, rounds[early], early, time, span) if len(early) else 0.0
-        then, inner = lasting(system, time), Span(system.size, (time,), len(late), memory, ROUNDING)
-        rest = (rounds[late] - begin, (time,), method, rtol, memory, inner)
-        one = solve_varying(then, *rest) if then.varying else windows(constant(then), *rest)
+        then, inner = lasting(system, time), Span(system.size, (time,), len(late), asked.memory, ROUNDING)
+        rest = asked._replace(rounds=rounds[late] - begin, times=(time,))
+        one = solve_varying(then, rest, inner) if then.varying else windows(constant(then), rest, inner)
         found.method, found.size = one.method, max(found.size, one.size)
         away = (then.initial - system.initial)[None]
         basis, r = np.linalg.qr(np.concatenate([away, inner.basis]).T)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -72,6 +73,38 @@ def constant(system: LinearSystem) -> Step:
     return Step(system.initial, affine, system.apply, system.matrix, grow, system.symmetric, system.growth)
 
 
+class Asked(NamedTuple):
+    """What of a run is wanted, and how.
+
+    Attributes
+    ----------
+    rounds
+        Ascending, shape (times,).
+    times
+        "rounds", "flow" or both.
+    method, rtol
+        As for `solve`.
+    memory
+        Bytes that it may take.
+    """
+
+    rounds: np.ndarray
+    times: tuple[Time, ...]
+    method: Method
+    rtol: float
+    memory: int
+
+
+class _Window(NamedTuple):
+    """A window that is still to be taken: the round where it begins, the deviation there, its error and size so far."""
+
+    times: tuple[Time, ...]
+    begin: float = 0.0
+    deviation: np.ndarray | None = None
+    carried: float = 0.0
+    size: float = 0.0
+
+
 @dataclass
 class Found:
     method: str
@@ -79,27 +112,19 @@ class Found:
     size: int = 0
 
 
-def windows(
-    step: Step,
-    rounds: np.ndarray,
-    times: tuple[Time, ...],
-    method: Method,
-    rtol: float,
-    memory: int,
-    span: "Span",
-) -> Found:
+def windows(step: Step, asked: Asked, span: "Span") -> Found:
     """All deviations from the start, window by window, each of which the span takes in."""
+    rounds, all_times, method, rtol, memory = asked
     n, horizon = len(step.initial), float(rounds[-1])
     dense = is_dense(n, method)
-    found = Found("dense" if dense else "krylov", dict.fromkeys(times, 0.0))
+    found = Found("dense" if dense else "krylov", dict.fromkeys(all_times, 0.0))
     most = _most(n, step.symmetric, memory)
     if not dense and most < min(LEAST_BASIS, n):
         raise InputError(
             f"a basis of {n} states needs at least {2 * LEAST_BASIS * 8 * n / 1e6:.3g} MB and may take "
             f"{memory / 1e6:.3g} MB: raise memory, or take fewer agents, samples or outputs"
         )
-    # (times, the round where the window begins, the deviation there, its error and size so far)
-    open_windows: list[tuple[tuple[Time, ...], float, np.ndarray | None, float, float]] = [(times, 0.0, None, 0.0, 0.0)]
+    open_windows = [_Window(all_times)]
     while open_windows:
         times, begin, deviation, carried, size = open_windows.pop()
         here = step.initial if deviation is None else step.initial + deviation
@@ -118,8 +143,8 @@ def windows(
         covered: dict[Time, np.ndarray] = {
             t: np.flatnonzero((rounds >= begin) & (rounds <= begin + reach[t])) for t in times
         }
-        asked: dict[Time, np.ndarray] = {t: rounds[at] - begin for t, at in covered.items()}
-        space, missed = _span_of_many(reduction, asked, span.rounding)
+        since: dict[Time, np.ndarray] = {t: rounds[at] - begin for t, at in covered.items()}
+        space, missed = _span_of_many(reduction, since, span.rounding)
         parts: Parts = {}
         for time, at in covered.items():
             parts[time] = at, reduction.coefficients(rounds[at] - begin, time, within=space)
@@ -130,7 +155,7 @@ def windows(
             if reach[time] < left:
                 end = reduction.coefficients(np.array([reach[time]]), time) @ reduction.basis
                 end = end[0] if deviation is None else end[0] + deviation
-                open_windows.append(((time,), begin + reach[time], end, error + carried, largest))
+                open_windows.append(_Window((time,), begin + reach[time], end, error + carried, largest))
         vectors = reduction.basis if space is None else reduction.expand(space)
         del reduction
         span.add(vectors, parts, deviation)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ntkp2p.algorithms import ALGORITHMS
+from ntkp2p.algorithms.delayed import LATE
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.imports import needed
 from ntkp2p.base.registry import parameters_of
 from ntkp2p.base.specs import named_in
 from ntkp2p.models import NETWORKS
 from ntkp2p.runs.experiment import Experiment
-from ntkp2p.runs.tables import LATE
 from ntkp2p.runs.toml import tables_of, with_paths
 from ntkp2p.topology import graphs
 from ntkp2p.topology.graphs import from_spec, sized

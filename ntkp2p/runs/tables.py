@@ -13,12 +13,12 @@ from typing import Any
 import tomli_w
 
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS
+from ntkp2p.algorithms.delayed import LATE
 from ntkp2p.asynchrony import CLOCKS
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.registry import Registry, in_order, parameters_of
 from ntkp2p.base.specs import arguments_of, required
 from ntkp2p.models import NETWORKS
-from ntkp2p.runs.toml import LATE
 from ntkp2p.topology.graphs import GRAPHS, from_spec, sized
 from ntkp2p.topology.schedules import SCHEDULES
 from ntkp2p.topology.weights import WEIGHTS, usual_name

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS, Algorithm, Delayed
+from ntkp2p.algorithms.delayed import LATE
 from ntkp2p.asynchrony import CLOCKS, AsynchronousGossip, Events, load_trace
 from ntkp2p.base.checks import lookup, real, whole
 from ntkp2p.base.errors import InputError
@@ -46,10 +47,6 @@ def named(registry: Registry, entries: Mapping[str, Any], *, table: str | None =
     entries, table = dict(entries), table or registry.kind
     name = take(entries, table, key)
     return registry.make(name, **checked(registry[name], entries, table))
-
-
-#: The keys of [algorithm] for late gradients and messages, and what `Delayed` calls them.
-LATE = {"gradient_delay": "gradients", "message_delay": "messages"}
 
 
 def algorithm_from(entries: Mapping[str, Any]) -> Algorithm:

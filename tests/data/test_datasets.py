@@ -182,7 +182,7 @@ def test_idx_refuses_what_is_not_there_or_damaged(tmp_path):
             r"mnist has 1000 images of classes \(0, 1\); 1200 training \+ 500 test were asked: ask",
         ),
         ({"samples": 0}, "samples must be a whole number of at least 1, found 0"),
-        ({"samples": 10.5}, "samples must be a whole number .*, not 10.5"),
+        ({"samples": 10.5}, "samples must be a whole number .*, found 10.5"),
         ({"test_samples": -1}, "test_samples must be a whole number of at least 0, found -1"),
         ({"seed": -3}, "seed must be a whole number of at least 0, found -3"),
         ({"classes": (0, 11)}, "mnist has no class 11: choose from"),

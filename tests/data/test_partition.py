@@ -202,7 +202,7 @@ eight = classification([0, 1] * 4)
         (2, {"seed": -1}, "seed must be a whole number of at least 0, found -1"),
         (2, {"by": "dirichlet"}, "by='dirichlet' needs alpha"),
         (2, {"by": "dirichlet", "alpha": 0}, "alpha must be a finite number above 0, found 0"),
-        (2, {"by": "dirichlet", "alpha": np.inf}, "alpha must be a positive finite number"),
+        (2, {"by": "dirichlet", "alpha": np.inf}, "alpha must be a finite number above 0, found inf"),
         (2, {"by": "dirichlet", "alpha": 1, "skew": 1}, "by='dirichlet' takes no skew"),
         (8, {"by": "dirichlet", "alpha": 1e-6}, "in 100 draws with alpha=1e-06 one of the 8"),
         (2, {"by": "skew"}, "by='skew' needs skew"),
