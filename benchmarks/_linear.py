@@ -83,7 +83,7 @@ class Problem:
         def with_step(step_size):
             return linear_system(DGD(step_size=step_size), self.mixing, self.features, self.agent_data)
 
-        return with_step(STEP * with_step(1.0).stable_step_size)
+        return with_step(STEP * with_step(1.0).sufficient_step_size)
 
     def experiment(self, rounds: int, record: list[int]) -> Experiment:
         """The same in real: the affine classifier, or the network with all its outputs."""

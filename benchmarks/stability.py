@@ -53,7 +53,7 @@ def words(name: str, found, system) -> str:
         return f"|λ| from {abs(found[0].eigenvalue):.6g}, residuals up to {max(m.residual for m in found):.1g}"
     if name == "certificate":
         return f"contraction {found.contraction:.6g}, residual {found.residual:.1g}"
-    return f"{found:.6g}, the textbook's bound {system.stable_step_size:.6g}"
+    return f"{found:.6g}, the textbook's bound {system.sufficient_step_size:.6g}"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ os.environ["NTKP2P_COMPILED"] = "off"  # the user's own folder is left alone
 # Several workers share the processors: threads of small decompositions would only wait for one another.
 threadpoolctl.threadpool_limits(1, user_api="blas")
 # The experiment's fields say what they should be; it is its own messages that are tested there.
-ROOMS = (
+PACKAGES = (
     "algorithms",
     "analysis.stability",
     "analysis.stability_map",
@@ -47,7 +47,7 @@ ROOMS = (
     "runs.trajectory",
     "topology",
 )
-jaxtyping.install_import_hook([f"ntkp2p.{room}" for room in ROOMS], "beartype.beartype")
+jaxtyping.install_import_hook([f"ntkp2p.{package}" for package in PACKAGES], "beartype.beartype")
 
 #: What plain pytest leaves out: the number of slow tests, and of tests that need each set of packages.
 LEFT_OUT = pytest.StashKey[Counter]()

@@ -542,7 +542,7 @@ def test_an_unstable_run_blames_a_single_matrix_only(mixing, capsys):
         "closed_form": True,
         "converged": True,
         "error_estimate": 0.0,
-        "stable_step_size": 0.5,
+        "sufficient_step_size": 0.5,
         "spectral_radius": 3.0,
     }
     predicted = SimpleNamespace(dataset=SimpleNamespace(attrs=facts), stable=False)

@@ -80,8 +80,8 @@ def start(tmp_path):
 
 @pytest.fixture
 def free_port():
-    with socket.create_server(("localhost", 0)) as door:
-        return door.getsockname()[1]
+    with socket.create_server(("localhost", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -180,8 +180,8 @@ def test_processes_that_cannot_meet(arguments, fragment, free_port, tmp_path, mo
 
 
 def test_a_port_that_is_taken():
-    with socket.create_server(("", 0)) as door, pytest.raises(OSError, match="cannot listen on port"):
-        devices.join(f"localhost:{door.getsockname()[1]}", 2, 0, timeout=1)
+    with socket.create_server(("", 0)) as listener, pytest.raises(OSError, match="cannot listen on port"):
+        devices.join(f"localhost:{listener.getsockname()[1]}", 2, 0, timeout=1)
 
 
 def test_a_mesh_with_other_axes(digits):

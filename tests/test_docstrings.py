@@ -1,7 +1,7 @@
 """The documentation audits itself: no public name without it, no parameter left out or made up, no example that fails.
 
-Public is what `ntkp2p.__all__` reaches: of modules their own `__all__`, or else what they define; the rooms' `__all__`;
-and our classes that any of it returns, builds on or keeps in fields.
+Public is what `ntkp2p.__all__` reaches (a module's own `__all__`, or what it defines), the packages' `__all__`, and
+our classes that any of these return, inherit from or keep in fields.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ def names_of(module: types.ModuleType) -> list[str]:
     return list(getattr(module, "__all__", [name for name in own if not name.startswith("_")]))
 
 
-def named_in(annotation: Any, room: str) -> Iterator[tuple[str, type]]:
+def named_in(annotation: Any, package: str) -> Iterator[tuple[str, type]]:
     """Our classes that an annotation names, which may be a text, by where they are defined."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     for word in re.findall(r"[A-Z]\w+", text):
-        value = vars(sys.modules[room]).get(word)
+        value = vars(sys.modules[package]).get(word)
         if inspect.isclass(value) and is_ours(value):
             yield f"{value.__module__}.{value.__qualname__}", value
 
@@ -65,8 +65,8 @@ def led_to(thing: Any) -> Iterator[tuple[str, type]]:
 def public() -> dict[str, Any]:
     """What is public, once each, by the name that a reader looks for it under."""
     found: dict[str, Any] = {}
-    rooms = {name: importlib.import_module(name) for name in MODULES}
-    waiting = [(name, room) for name, room in rooms.items() if hasattr(room, "__all__")]
+    packages = {name: importlib.import_module(name) for name in MODULES}
+    waiting = [(name, package) for name, package in packages.items() if hasattr(package, "__all__")]
     while waiting:
         name, thing = waiting.pop(0)
         if any(thing is known for known in found.values()):

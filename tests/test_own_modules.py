@@ -81,7 +81,7 @@ class TwoHalves(p2p.Mixing):
     def __init__(self, agents, *, first: int):
         self.agents, self.first = agents, first
 
-    def drawn(self, rounds, seed, /):
+    def sample(self, rounds, seed, /):
         W = np.full((self.agents, self.agents), 1 / self.agents)
         return p2p.schedules.sequence([W] * self.first + [np.eye(self.agents)] * (rounds - self.first))
 

@@ -127,8 +127,10 @@ class Tags(HTMLParser):
 def results(digits):
     """One of everything that shows itself."""
     exponential = clocks.Exponential
-    gossip = AsynchronousGossip(users=4, update=exponential(1.0), gossip=[exponential(r) for r in (1.0, 2.0, 2.0, 3.0)])
-    events = gossip.draw(events=300, seed=1)
+    gossip = AsynchronousGossip(
+        agents=4, update=exponential(1.0), gossip=[exponential(r) for r in (1.0, 2.0, 2.0, 3.0)]
+    )
+    events = gossip.simulate(events=300, seed=1)
 
     def run(mixing, **options):
         facts = {"model": p2p.models.affine(), "data": digits(), "algorithm": p2p.DGD(step_size=0.1), "rounds": 10}
@@ -176,7 +178,7 @@ def results(digits):
         "mixings": p2p.MixingComparison({}, rows, 0.1),
         "clocks": gossip,
         "events": events,
-        "events, many": gossip.draw(events=1000, seed=1),
+        "events, many": gossip.simulate(events=1000, seed=1),
         "objective": Objective(static, features=features),
     }
 

@@ -191,7 +191,7 @@ class Algorithm(eqx.Module):
         """
         return False
 
-    def stable_step_size(self, mixing: np.ndarray, curvature: float, /) -> float:
+    def sufficient_step_size(self, mixing: np.ndarray, curvature: float, /) -> float:
         """The textbook's step size below which linear rounds are stable; nan where there is none.
 
         Parameters
@@ -211,7 +211,7 @@ class Algorithm(eqx.Module):
         Parameters
         ----------
         mixing, curvature
-            As for `stable_step_size`.
+            As for `sufficient_step_size`.
         """
         return float("nan")
 

@@ -139,7 +139,7 @@ class Delayed(Modifier):
     >>> import ntkp2p as p2p
     >>> W = p2p.metropolis(p2p.graphs.complete(3))
     >>> late = p2p.Delayed(p2p.DGD(step_size=0.1), gradients=2)
-    >>> round(late.stable_step_size(W, 1.0), 6)
+    >>> round(late.sufficient_step_size(W, 1.0), 6)
     0.618034
     """
 
@@ -197,9 +197,9 @@ class Delayed(Modifier):
     def growth(self, mixing, curvature, /):
         return float("nan") if self.gradients or self.messages else self.algorithm.growth(mixing, curvature)
 
-    def stable_step_size(self, mixing, curvature, /):
+    def sufficient_step_size(self, mixing, curvature, /):
         if not (self.gradients or self.messages):
-            return self.algorithm.stable_step_size(mixing, curvature)
+            return self.algorithm.sufficient_step_size(mixing, curvature)
         if self.gradients and self.messages:
             return float("nan")
         if self.gradients:

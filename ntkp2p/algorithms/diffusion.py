@@ -57,7 +57,7 @@ class DGD(Algorithm):
     def is_symmetric(self, mixing, /):
         return symmetric(mixing)  # for M = W ⊗ I − η blkdiag(H_q)
 
-    def stable_step_size(self, mixing, curvature, /):
+    def sufficient_step_size(self, mixing, curvature, /):
         # λ_min(M) ≥ λ_min(W) − η λ_max(H) > −1; needs symmetric W (Yuan, Ling and Yin).
         if not self.is_symmetric(mixing):
             return float("nan")
@@ -67,7 +67,7 @@ class DGD(Algorithm):
         return float((1 + eigenvalues[0]) / curvature)
 
     def growth(self, mixing, curvature, /):
-        if self.step_size <= self.stable_step_size(mixing, curvature):
+        if self.step_size <= self.sufficient_step_size(mixing, curvature):
             return 1.0  # symmetric, with eigenvalues in [−1, 1]
         # W = a I + (1 − a) W' with self-weights a: contracts in the Perron norm while |a − η λ| ≤ a.
         return _perron(mixing) if self.step_size * curvature <= 2 * np.diagonal(mixing).min() else float("nan")
@@ -98,7 +98,7 @@ class CTA(Algorithm):
         v = world.mix(x)
         return v - self.step_size * world.grad(v)
 
-    def stable_step_size(self, mixing, curvature, /):
+    def sufficient_step_size(self, mixing, curvature, /):
         return _contractive_step_size(mixing, curvature)
 
     def growth(self, mixing, curvature, /):
@@ -129,7 +129,7 @@ class ATC(Algorithm):
     def round(self, x, world, /):
         return world.mix(x - self.step_size * world.grad(x))
 
-    def stable_step_size(self, mixing, curvature, /):
+    def sufficient_step_size(self, mixing, curvature, /):
         return _contractive_step_size(mixing, curvature)
 
     def growth(self, mixing, curvature, /):

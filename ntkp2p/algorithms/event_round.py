@@ -1,4 +1,4 @@
-"""A round of those agents that are awake: agents with clocks of their own act one event after another.
+"""A round of those active agents: asynchronous agents act one event after another.
 
 In an event at most two rows of the state take part, and all others stay as they are: the algorithm's round is taken of
 these rows alone, in a world of their own.
@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, PyTree
 from ntkp2p.algorithms.algorithm import Algorithm, World
 from ntkp2p.base.errors import InputError
 
-#: A user's number and model ↦ its gradient there.
+#: An agent's number and model ↦ its gradient there.
 Gradient = Callable[[Any, Float[Array, " d"]], Float[Array, " d"]]
 
 
-def awake_round(algorithm: Algorithm, state: PyTree, step: Any, gradient: Gradient, /) -> PyTree:
+def active_round(algorithm: Algorithm, state: PyTree, step: Any, gradient: Gradient, /) -> PyTree:
     """One event.
 
     Parameters
@@ -26,10 +26,10 @@ def awake_round(algorithm: Algorithm, state: PyTree, step: Any, gradient: Gradie
     state
         Of all rows, which every leaf has first.
     step
-        One of `ntkp2p.asynchrony.Steps`: which rows, what they take of each other, and whether the first one's user
+        One of `ntkp2p.asynchrony.Steps`: which rows, what they take of each other, and whether the first one's agent
         ends a computation, or begins one.
     gradient
-        Of a user's local loss; it is asked for where a computation ends.
+        Of an agent's local loss; it is asked for where a computation ends.
     """
     before = _taken(state, step.rows)
     after = algorithm.round(before, _world(step, gradient))
@@ -81,7 +81,7 @@ def _world(step: Any, gradient: Gradient) -> World:
     def grad(x, /, *, when=True):
         asked = step.finished & jnp.asarray(when)
         # A function of its own for every call: of one that it knows JAX would take what it has traced, with its draw.
-        asked_for = (lambda user, v: gradient(user, v), lambda user, v: jnp.zeros_like(v))
+        asked_for = (lambda agent, v: gradient(agent, v), lambda agent, v: jnp.zeros_like(v))
         return jnp.where(first, jax.lax.cond(asked, *asked_for, step.rows[0], x[0]), 0)
 
     def mix(x):

@@ -75,7 +75,7 @@ class Form(NamedTuple):
         return jax.tree.unflatten(self.tree, [next(parts[m]) for m in self.moves])
 
 
-class Traffic(NamedTuple):
+class MessageCounts(NamedTuple):
     """What every agent does in a round: one number each, or one a round.
 
     Attributes
@@ -105,7 +105,7 @@ class _Counting:
     def __init__(self, layers: tuple[int, ...], mix: Callable, *, known: bool):
         # Conditions are known unless they depend on models; such ones count as if they held.
         self.layers, self._mix, self._known = layers, mix, known
-        self.total, self.compressed = Traffic(), []
+        self.total, self.compressed = MessageCounts(), []
 
     def world(self) -> World:
         return World(mix=self.mix, grad=self.grad, own=self._own, compress=self.compress, average=self.average)
@@ -166,7 +166,7 @@ class Course(NamedTuple):
     """
 
     states: list[np.ndarray]
-    traffic: Traffic
+    message_counts: MessageCounts
 
 
 def course(
@@ -184,32 +184,34 @@ def course(
     layers
         The sizes of a model's layers, of which the messages' sizes depend; none if the traffic is not wanted.
     """
-    if (one := traffic_of_any_round(algorithm, matrices.shape[1], layers=layers)) is not None:
-        return Course([], Traffic(*(np.full(len(order), value) for value in one)))
+    if (one := message_counts_of_any_round(algorithm, matrices.shape[1], layers=layers)) is not None:
+        return Course([], MessageCounts(*(np.full(len(order), value) for value in one)))
     form = Form.of(algorithm, matrices.shape[1])
     if not layers and len(order) <= FEW and (plain := _by_numpy(algorithm, form, matrices, order)) is not None:
-        return Course(plain, Traffic())
+        return Course(plain, MessageCounts())
     constants, rest = without_constants(algorithm) if layers else eqx.partition(algorithm, eqx.is_inexact_array_like)
-    states, traffic = _follow(rest, layers, form, constants, jnp.asarray(matrices), jnp.asarray(order))
-    return Course([np.asarray(leaf) for leaf in states], Traffic(*map(np.asarray, traffic)))
+    states, message_counts = _follow(rest, layers, form, constants, jnp.asarray(matrices), jnp.asarray(order))
+    return Course([np.asarray(leaf) for leaf in states], MessageCounts(*map(np.asarray, message_counts)))
 
 
-def traffic_of_any_round(algorithm: Algorithm, agents: int, /, *, layers: tuple[int, ...]) -> Traffic | None:
+def message_counts_of_any_round(
+    algorithm: Algorithm, agents: int, /, *, layers: tuple[int, ...]
+) -> MessageCounts | None:
     """What a round sends where all are alike, for nothing takes its course beside the models; otherwise None."""
     try:
-        return _traffic_of_any_round(_plain(algorithm), agents, layers)
+        return _message_counts_of_any_round(_plain(algorithm), agents, layers)
     except TypeError:  # an algorithm that cannot be hashed
-        return _traffic_of_any_round.__wrapped__(algorithm, agents, layers)
+        return _message_counts_of_any_round.__wrapped__(algorithm, agents, layers)
 
 
 @lru_cache(maxsize=256)
-def _traffic_of_any_round(algorithm: Algorithm, agents: int, layers: tuple[int, ...]) -> Traffic | None:
+def _message_counts_of_any_round(algorithm: Algorithm, agents: int, layers: tuple[int, ...]) -> MessageCounts | None:
     if not all(Form.of(algorithm, agents).moves):
         return None
     counting = _Counting(layers, lambda x: x, known=False)
     start = _first(algorithm, agents, sum(layers))
     jax.eval_shape(lambda: algorithm.round(start(), counting.world()))
-    return Traffic(*map(float, counting.total))
+    return MessageCounts(*map(float, counting.total))
 
 
 def _plain(algorithm: Algorithm) -> Algorithm:
@@ -247,11 +249,11 @@ def _follow(rest: Algorithm, layers: tuple[int, ...], form: Form, constants: PyT
         counting = _Counting(layers, partial(jnp.matmul, matrices[which]), known=True)
         after = algorithm.round(form.join(still, exogenous), counting.world())
         now = [jnp.asarray(x, old.dtype) for x, old in zip(form.split(after)[1], exogenous, strict=True)]
-        return now, (exogenous, Traffic(*(jnp.asarray(value, float) for value in counting.total)))
+        return now, (exogenous, MessageCounts(*(jnp.asarray(value, float) for value in counting.total)))
 
     start = [jnp.asarray(leaf) for leaf in form.split(first())[1]]
-    last, (before, traffic) = jax.lax.scan(advance, start, order)
-    return [jnp.concatenate([some, end[None]]) for some, end in zip(before, last, strict=True)], traffic
+    last, (before, message_counts) = jax.lax.scan(advance, start, order)
+    return [jnp.concatenate([some, end[None]]) for some, end in zip(before, last, strict=True)], message_counts
 
 
 def _first(algorithm: Algorithm, agents: int, size: int) -> Callable[[], PyTree]:

@@ -86,7 +86,7 @@ def _margin(experiment: Experiment, features: Features, system: LinearSystem, la
         matrices = delay_matrices(algorithm, mixing, features, experiment.data, late=late)
     if stable:
         lates = (Delayed(algorithm, **{late: delay}) for delay in range(1, DELAYS + 1))
-        bounds = [delayed.stable_step_size(mixing, system.curvature) for delayed in lates]
+        bounds = [delayed.sufficient_step_size(mixing, system.curvature) for delayed in lates]
         rounds = next((delay for delay, bound in enumerate(bounds) if not eta < bound), DELAYS)
         most = rounds
         if matrices:

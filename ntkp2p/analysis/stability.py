@@ -20,7 +20,15 @@ from ntkp2p.dynamics.delay import CharacteristicRoots, characteristic_roots, del
 from ntkp2p.dynamics.lyapunov import Certificate, certificate, largest_transient
 from ntkp2p.dynamics.mean_square import MOMENTS, draws, gossip, largest_mean_square_step_size, mean_square_radius
 from ntkp2p.dynamics.minimality import PBH_SIZE, Hidden, hidden_modes, realisation
-from ntkp2p.dynamics.spectrum import DENSE, Mode, Spectrum, edge, slowest_modes, spectrum_and_eigenvalues, spectrum_of
+from ntkp2p.dynamics.spectrum import (
+    DENSE,
+    Mode,
+    Spectrum,
+    slowest_modes,
+    spectrum_and_eigenvalues,
+    spectrum_of,
+    stability_tolerance,
+)
 from ntkp2p.dynamics.step_size import largest_step_size
 from ntkp2p.dynamics.system import LinearSystem, linear_system
 from ntkp2p.dynamics.windows import DENSE_SIZE
@@ -94,14 +102,14 @@ def stability(
     (0.9, 1.0)
     """
     must_be_linear(experiment)
-    if experiment.topology.why_drawn:
-        experiment = experiment.drawn()
+    if experiment.topology.why_sampled:
+        experiment = experiment.sampled()
     whole(modes, "modes", least=1)
     features = features_of(experiment, features)
     met = None if target is None else rounds_to_loss(experiment, target, features=features)
     mixing = experiment.topology
     experiment = with_measured_shares(experiment)
-    system = linear_system(experiment.algorithm, mixing, features, experiment.data).lasting
+    system = linear_system(experiment.algorithm, mixing, features, experiment.data).eventual
     dense = DENSE[system.symmetric]
     report = None if mixing.matrix is None else check_mixing(mixing.matrix)
     removed, removal = _removed(experiment, features)
@@ -120,7 +128,7 @@ def stability(
         removal=removal,
         hidden=hidden,
         spectrum=extremal,
-        edge=edge(system, extremal),
+        stability_tolerance=stability_tolerance(system, extremal),
         eigenvalues=values,
         # Of a symmetric system the iteration is as exact, and quicker.
         step_size_limit=float("nan")
@@ -128,7 +136,7 @@ def stability(
         else largest_mean_square_step_size(system)
         if moments
         else largest_step_size(system, dense=min(dense, DENSE[False])),
-        textbook_limit=system.stable_step_size,
+        sufficient_step_size=system.sufficient_step_size,
         certificates={} if report is None or system.varying else _certificates(system, report, dense),
         transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
         modes=slowest,
@@ -138,7 +146,7 @@ def stability(
         hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, hidden),
         margins={}
         if report is None or not flows
-        else margins(experiment, features, system, extremal.radius <= 1 + edge(system, extremal)),
+        else margins(experiment, features, system, extremal.radius <= 1 + stability_tolerance(system, extremal)),
         roots=_roots(experiment, features, system),
         mean_square=mean_square_radius(system) if moments else float("nan"),
         timeliness=timeliness(experiment, features=features) if experiment.asynchronous else None,
@@ -187,7 +195,7 @@ def _removed(experiment: Experiment, features: Features) -> tuple[int | None, st
     # The system in the parameters themselves: its features are the Jacobian, one column of every output's rows.
     J = np.asarray(jacobian(apply, theta, jnp.asarray(experiment.data.inputs, float)))
     every = replace(features, matrix=J, columns=1)
-    system = linear_system(experiment.algorithm, experiment.topology, every, experiment.data).lasting
+    system = linear_system(experiment.algorithm, experiment.topology, every, experiment.data).eventual
     if system.varying:
         return removed, "by construction"
     marginal = hidden_modes(*realisation(system, experiment.data), at=0.0)

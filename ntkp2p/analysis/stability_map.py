@@ -14,7 +14,7 @@ from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.reports import html_table
 from ntkp2p.base.threads import one_thread
-from ntkp2p.dynamics.spectrum import EDGE, spectrum
+from ntkp2p.dynamics.spectrum import STABILITY_TOLERANCE, spectrum
 from ntkp2p.dynamics.step_size import largest_step_size, with_step_size
 from ntkp2p.dynamics.system import linear_system
 from ntkp2p.kernels import Features
@@ -53,7 +53,7 @@ class StabilityMap:
 
     def __repr__(self) -> str:
         name, steps = str(self.radius.dims[0]), self.radius["step_size"].values
-        up, stable = self.radius[name].values, int((self.radius <= 1 + EDGE).sum())
+        up, stable = self.radius[name].values, int((self.radius <= 1 + STABILITY_TOLERANCE).sum())
         return (
             f"StabilityMap(step sizes {steps.min():.4g} to {steps.max():.4g} × {name.replace('_', ' ')} "
             f"{up.min():.4g} to {up.max():.4g}, {stable} of {self.radius.size} stable)"
@@ -152,7 +152,7 @@ def stability_map(
         system = linear_system(algorithm, mixing, features, experiment.data)
         rows.append([spectrum(with_step_size(system, float(eta))).radius for eta in etas])
         limits.append(largest_step_size(system))
-        textbook.append(system.stable_step_size)
+        textbook.append(system.sufficient_step_size)
     radius = xr.DataArray(
         np.array(rows),
         dims=(name, "step_size"),
@@ -170,7 +170,7 @@ def _varied(experiment: Experiment, name: str, value: Any) -> tuple[Algorithm, A
     if mixing is None or not symmetric(mixing):
         raise InputError("smallest_eigenvalues are of one symmetric matrix: give the experiment one")
     least = float(np.linalg.eigvalsh(mixing)[0])
-    if least > 1 - EDGE:
+    if least > 1 - STABILITY_TOLERANCE:
         raise InputError("smallest_eigenvalues need mixing that mixes: this W is the identity")
     if not (np.isfinite(value) and value < 1):
         raise InputError(f"λ_min of a mixing matrix lies below 1, found {value:g}")

@@ -16,7 +16,7 @@ from ntkp2p.dynamics.delay import CharacteristicRoots
 from ntkp2p.dynamics.lyapunov import Certificate
 from ntkp2p.dynamics.mean_square import Gossip
 from ntkp2p.dynamics.minimality import Hidden
-from ntkp2p.dynamics.spectrum import EDGE, Mode, Spectrum
+from ntkp2p.dynamics.spectrum import STABILITY_TOLERANCE, Mode, Spectrum
 from ntkp2p.runs.mean_field import drawn_by
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class StabilityReport(Report):
         disagreement that decays.
     spectrum
         Of the rounds and of the flow, on the minimal features.
-    edge
+    stability_tolerance
         By how much the spectral radius may exceed 1 in a stable system: by rounding, or as far as iteration may err.
     eigenvalues
         All of M's, or of a period's map; the extreme ones of a large system.
-    step_size_limit, textbook_limit
+    step_size_limit, sufficient_step_size
         The exact and the textbook's sufficient bound of stable step sizes; NaN where there is none. Of memoryless
         clocks the exact one is in the mean square, or of the mean alone where `mean_square` is NaN.
     certificates
@@ -102,10 +102,10 @@ class StabilityReport(Report):
     removal: str
     hidden: list[Hidden] | None
     spectrum: Spectrum
-    edge: float
+    stability_tolerance: float
     eigenvalues: np.ndarray
     step_size_limit: float
-    textbook_limit: float
+    sufficient_step_size: float
     certificates: dict[str, Certificate]
     transient: tuple[float, float] | None
     modes: list[Mode]
@@ -131,9 +131,13 @@ class StabilityReport(Report):
             beyond["rounds"] = max(beyond["rounds"], self.mean_square - 1)
         if self.step_size_limit == 0:
             beyond["rounds"] = float("inf")
-        doubtful = self.edge if self.edge > EDGE else 0.0  # iterated, and beyond 1 by no more than it may err
+        doubtful = (
+            self.stability_tolerance if self.stability_tolerance > STABILITY_TOLERANCE else 0.0
+        )  # iterated, and beyond 1 by no more than it may err
         return {
-            time: None if np.isnan(far) or EDGE < far <= doubtful else bool(far <= self.edge)
+            time: None
+            if np.isnan(far) or STABILITY_TOLERANCE < far <= doubtful
+            else bool(far <= self.stability_tolerance)
             for time, far in beyond.items()
         }
 
@@ -178,7 +182,7 @@ class StabilityReport(Report):
                 "residual": self.spectrum.residual,
                 "step_size": self.step_size,
                 "step_size_limit": self.step_size_limit,
-                "textbook_limit": self.textbook_limit,
+                "sufficient_step_size": self.sufficient_step_size,
                 "removed_marginal_modes": self.removed,
                 "hidden_modes": self.hidden and [vars(hidden) for hidden in self.hidden],
                 "certificates": {
@@ -233,12 +237,12 @@ class StabilityReport(Report):
 def _verdict_of_rounds(report: StabilityReport) -> Verdict:
     limit, eta = report.step_size_limit, report.step_size
     if (rates := report.gossip) is not None:
-        settles = "settles" if rates.mean_square < 1 - EDGE else "does not settle"
+        settles = "settles" if rates.mean_square < 1 - STABILITY_TOLERANCE else "does not settle"
         factor = f"{rates.mean_square:.6g} a round"
         return Verdict("rounds", "not known", f"the mixing alone {settles} in the mean square, by {factor}")
     if report.experiment.asynchronous and report.experiment.topology.horizon is not None:
         return Verdict("rounds", "not known", "events do not repeat themselves", "AsynchronousGossip(...) itself")
-    if report.mean_square > 1 + report.edge:
+    if report.mean_square > 1 + report.stability_tolerance:
         reason = f"an event multiplies the mean square of deviations by {report.mean_square:.8g}"
         return Verdict("rounds", "unstable", reason, f"step_size < {limit:.6g}")
     if report.stable["rounds"] is None:
@@ -324,7 +328,7 @@ def _sections(report: StabilityReport) -> Iterator[tuple[str, Rows]]:
     clock = "wall-clock" if report.experiment.asynchronous else "flow"
     if not np.isnan(report.spectrum.abscissa):
         yield f"Flow, per unit of {clock} time", [("spectral abscissa", _abscissa(report)), *_flow(report)]
-    textbook = report.textbook_limit
+    textbook = report.sufficient_step_size
     mixing = report.experiment.topology
     clocks = mixing.asynchronous and mixing.horizon is None
     of_the_mean = ", of the mean" if clocks and np.isnan(report.mean_square) else ""

@@ -6,7 +6,7 @@ interval between an agent's updates,
 
     W = exp(T G),    G[q, r] = rate at which r reaches q × what q takes of it,    G 1 = 0.
 
-Lateness is counted in such rounds. Messages: S[i, j], the updates of user i that user j does not reflect yet.
+Lateness is counted in such rounds. Messages: S[i, j], the updates of agent i that agent j does not reflect yet.
 Gradients of local SGD: a computation of one interval is the round itself; what is late is what it, and waiting for
 `delay` further updates, takes beyond that, in units of T. Other algorithms take the gradient when they apply it.
 """
@@ -29,7 +29,7 @@ from ntkp2p.asynchrony.events import AVERAGES
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.reports import Report, Rows, Verdict
-from ntkp2p.dynamics.spectrum import edge, spectrum
+from ntkp2p.dynamics.spectrum import spectrum, stability_tolerance
 from ntkp2p.dynamics.system import linear_system
 from ntkp2p.kernels import Features
 from ntkp2p.runs.prediction import features_of
@@ -163,7 +163,7 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     >>> experiment = p2p.Experiment(
     ...     model=p2p.models.affine(),
     ...     data=numbers.split(2),
-    ...     mixing=p2p.AsynchronousGossip(users=2, update=computes, gossip=talks),
+    ...     mixing=p2p.AsynchronousGossip(agents=2, update=computes, gossip=talks),
     ...     algorithm=p2p.LocalSGD(step_size=0.05),
     ...     rounds=60,
     ... )
@@ -175,14 +175,14 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
         raise InputError("timeliness is of agents with clocks of their own: see stability(experiment).margins")
     if experiment.loss != "squared":
         raise InputError(f"under {experiment.loss} the rounds are not linear: ask for timeliness with squared error")
-    run = experiment.drawn()
+    run = experiment.sampled()
     drawn: Any = run.topology
     events: Events = drawn.until(int(run.rounds))
     updates, delay = events.updates, getattr(run.algorithm, "delay", 0)
     if updates.max() <= delay:
         raise InputError(f"nobody applies an update in {run.rounds} events: take more rounds")
     features = features_of(run, features)
-    interval = float(events.time[-1] * events.users / updates.sum())
+    interval = float(events.time[-1] * events.agents / updates.sum())
     W = scipy.linalg.expm(interval * mixing_rates(events))
     counted, measured = staleness(events), {}
     if isinstance(run.algorithm, LocalSGD):
@@ -204,7 +204,7 @@ def _margin(run: Experiment, features: Features, W: np.ndarray, late: str, most:
         if delay and system.size > AUGMENTED:
             return Margin(delay - 1, unknown, unknown, exact=False)
         extremal = spectrum(system, dense=AUGMENTED)
-        if extremal.radius > 1 + edge(system, extremal):
+        if extremal.radius > 1 + stability_tolerance(system, extremal):
             return Margin(delay - 1, unknown, unknown, exact=True)
     return Margin(most, unknown, unknown, exact=False)
 
@@ -218,24 +218,24 @@ def _delayed(algorithm: Algorithm, late: str, delay: int) -> Algorithm:
 
 
 def mixing_rates(events: Events, /) -> Float[np.ndarray, "n n"]:
-    """G, with which mixing by itself is dx/dt = G x on average: what users hear of each other per wall-clock time."""
+    """G, with which mixing by itself is dx/dt = G x on average: what agents hear of each other per wall-clock time."""
     heard = np.isin(events.kind, AVERAGES)
-    user, peer = events.user[heard], events.peer[heard]
+    agent, peer = events.agent[heard], events.peer[heard]
     back = events.kind[heard] == Kind.EXCHANGE
-    rates = np.zeros((events.users, events.users))
-    np.add.at(rates, (user, peer), 1.0)
-    np.add.at(rates, (peer[back], user[back]), 1.0)
+    rates = np.zeros((events.agents, events.agents))
+    np.add.at(rates, (agent, peer), 1.0)
+    np.add.at(rates, (peer[back], agent[back]), 1.0)
     rates *= np.broadcast_to(events.weight, rates.shape) / events.time[-1]
     return rates - np.diag(rates.sum(axis=1))
 
 
 def _ages(events: Events, delay: int) -> Float[np.ndarray, " updates"]:
-    """The wall-clock age of the gradients of every update when it is applied, so many updates of its user later."""
+    """The wall-clock age of the gradients of every update when it is applied, so many updates of its agent later."""
     at = events.time[events.kind == Kind.UPDATE]
-    user, ages, _ = events.ages()
+    agent, ages, _ = events.ages()
     late = []
-    for q in range(events.users):
-        own = np.flatnonzero(user == q)
+    for q in range(events.agents):
+        own = np.flatnonzero(agent == q)
         applied, made = own[delay:], own[: max(0, len(own) - delay)]
         late.append(ages[made] + at[applied] - at[made])
     return np.concatenate(late)

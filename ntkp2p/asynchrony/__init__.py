@@ -1,9 +1,9 @@
-"""Users on clocks of their own: what they do when, decided before anything is learnt."""
+"""Agents on clocks of their own: what they do when, decided before anything is learnt."""
 
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Exponential, Trace, Weibull, load_trace
 from ntkp2p.asynchrony.events import Ages, Events, Kind, Steps
 from ntkp2p.asynchrony.gossip import AsynchronousGossip
-from ntkp2p.asynchrony.staleness import ByUser, Staleness, expected_staleness, gossip_rate_for, staleness
+from ntkp2p.asynchrony.staleness import ByAgent, Staleness, expected_staleness, gossip_rate_for, staleness
 from ntkp2p.base.registry import Registry
 
 #: The clocks that a name can ask for; the one place that knows the names.
@@ -15,7 +15,7 @@ __all__ = [
     "CLOCKS",
     "Ages",
     "AsynchronousGossip",
-    "ByUser",
+    "ByAgent",
     "Clock",
     "Deterministic",
     "Events",

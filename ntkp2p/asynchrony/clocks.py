@@ -1,4 +1,4 @@
-"""Clocks of unsynchronised users: when a thing that begins now ends, or an opportunity comes again.
+"""Clocks of unsynchronised agents: when a thing that begins now ends, or an opportunity comes again.
 
 A clock describes; `Clock.ticks` starts one of its kind, with random numbers of its own, drawn in blocks. All times are
 wall-clock times in one unit, the user's choice; rates are per that unit.
@@ -28,12 +28,12 @@ from scipy.special import gamma
 from ntkp2p.base.checks import is_real
 from ntkp2p.base.errors import InputError, InputTypeError
 
-#: Random numbers of one user's process that are drawn at a time: at most 4 KiB as Python's numbers.
+#: Random numbers of one agent's process that are drawn at a time: at most 4 KiB as Python's numbers.
 _BLOCK = 128
 
 
 class Clock(ABC):
-    """When a user's process ticks: `Exponential`, `Deterministic`, `Weibull` or `Trace`."""
+    """When an agent's process ticks: `Exponential`, `Deterministic`, `Weibull` or `Trace`."""
 
     @property
     @abstractmethod
@@ -96,7 +96,7 @@ class Deterministic(Clock):
     interval
         Above 0.
     random_phase
-        Whether the first tick comes uniformly at random within the interval, so that users are not in step.
+        Whether the first tick comes uniformly at random within the interval, so that agents are not in step.
     """
 
     interval: Any
@@ -164,7 +164,7 @@ class Trace(Clock):
     times
         Of the ticks, ascending, above 0, shape (T,).
     receivers
-        For a gossip clock: whom the user turns to at each tick, shape (T,). Otherwise chosen at random.
+        For a gossip clock: whom the agent turns to at each tick, shape (T,). Otherwise chosen at random.
     """
 
     times: Any
@@ -176,7 +176,7 @@ class Trace(Clock):
             raise InputError(f"a trace has one time or more, found shape {times.shape}: give it a list of times")
         if not np.isfinite(times).all() or times[0] <= 0:
             wrong = times[~np.isfinite(times) | (times <= 0)][0]
-            raise InputError(f"a trace's times are finite and above 0, where users begin, found {wrong}: drop it")
+            raise InputError(f"a trace's times are finite and above 0, where agents begin, found {wrong}: drop it")
         late = np.flatnonzero(np.diff(times) < 0)
         if late.size:
             raise InputError(
@@ -188,7 +188,7 @@ class Trace(Clock):
             receivers = np.array(self.receivers)
             if receivers.shape != times.shape or receivers.dtype.kind not in "iu":
                 raise InputError(
-                    f"a trace of {len(times)} times has as many receivers, numbers of users, found shape "
+                    f"a trace of {len(times)} times has as many receivers, numbers of agents, found shape "
                     f"{receivers.shape} of {receivers.dtype}"
                 )
             object.__setattr__(self, "receivers", _frozen(receivers.astype(np.int64)))
@@ -217,29 +217,29 @@ class Trace(Clock):
         return f"Trace({len(self.times)} ticks until {self.times[-1]:.4g})"
 
 
-def load_trace(path: str | os.PathLike[str], users: int, /) -> tuple[Trace, ...]:
-    """Read when users tick from a CSV file.
+def load_trace(path: str | os.PathLike[str], agents: int, /) -> tuple[Trace, ...]:
+    """Read when agents tick from a CSV file.
 
     Parameters
     ----------
     path
-        With the header ``user,time`` or ``user,time,receiver``, users numbered from 0. The lines of a user are in the
-        order of time, those of different users in any order.
-    users
+        With the header ``agent,time`` or ``agent,time,receiver``; agents are numbered from 0. Each agent's lines are
+        sorted by time; lines of different agents may be interleaved.
+    agents
         n, how many there are.
 
     Returns
     -------
     tuple of Trace
-        One for each user.
+        One for each agent.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the header is another one, a line does not hold numbers, its user or receiver is none of the n, or its time
-        is before an earlier one of its user; lines are counted from 1, as an editor counts them. Or if a user has no
+        If the header is another one, a line does not hold numbers, its agent or receiver is none of the n, or its time
+        is before an earlier one of its agent; lines are counted from 1, as an editor counts them. Or if an agent has no
         line.
 
     Examples
@@ -247,29 +247,33 @@ def load_trace(path: str | os.PathLike[str], users: int, /) -> tuple[Trace, ...]
     >>> from tempfile import NamedTemporaryFile
     >>> import ntkp2p as p2p
     >>> with NamedTemporaryFile("w", suffix=".csv") as file:
-    ...     _ = file.write("user,time\\n0,0.5\\n1,0.7\\n0,1.5\\n")
+    ...     _ = file.write("agent,time\\n0,0.5\\n1,0.7\\n0,1.5\\n")
     ...     file.flush()
     ...     p2p.clocks.load_trace(file.name, 2)
     (Trace(2 ticks until 1.5), Trace(1 ticks until 0.7))
     """
-    times: list[list[float]] = [[] for _ in range(users)]
-    receivers: list[list[int]] = [[] for _ in range(users)]
+    times: list[list[float]] = [[] for _ in range(agents)]
+    receivers: list[list[int]] = [[] for _ in range(agents)]
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file)
         header = [name.strip() for name in next(lines, [])]
-        if header not in (["user", "time"], ["user", "time", "receiver"]):
+        if header not in (["agent", "time"], ["agent", "time", "receiver"]):
             found = ",".join(header) or "nothing"
-            raise InputError(f"{path}: a trace's first line is user,time or user,time,receiver, found {found}")
+            raise InputError(f"{path}: a trace's first line is agent,time or agent,time,receiver, found {found}")
         for cells in filter(None, lines):
             where = f"{path}, line {lines.line_num}"
-            user, time, *receiver = _tick(cells, len(header), users, where)
-            if times[user] and time < times[user][-1]:
-                raise InputError(f"{where}: user {user} is at {times[user][-1]} already, found {time}: sort the lines")
-            times[user].append(time)
-            receivers[user] += receiver
-    silent = next((user for user in range(users) if not times[user]), None)
+            agent, time, *receiver = _tick(cells, len(header), agents, where)
+            if times[agent] and time < times[agent][-1]:
+                raise InputError(
+                    f"{where}: agent {agent} is at {times[agent][-1]} already, found {time}: sort the lines"
+                )
+            times[agent].append(time)
+            receivers[agent] += receiver
+    silent = next((agent for agent in range(agents) if not times[agent]), None)
     if silent is not None:
-        raise InputError(f"{path}: user {silent} has no line, so that it never updates: add one, or leave the user out")
+        raise InputError(
+            f"{path}: agent {silent} has no line, so that it never updates: add one, or leave the agent out"
+        )
     heard = len(header) == 3
     return tuple(Trace(t, r if heard else None) for t, r in zip(times, receivers, strict=True))
 
@@ -292,19 +296,19 @@ def _renewed(intervals: Iterator[float]) -> Callable[[float], float]:
     return lambda now: now + following()
 
 
-def _tick(cells: list[str], columns: int, users: int, where: str) -> list[Any]:
-    """A line as numbers: user, time, and if there is a column for it the receiver."""
+def _tick(cells: list[str], columns: int, agents: int, where: str) -> list[Any]:
+    """A line as numbers: agent, time, and if there is a column for it the receiver."""
     try:
-        user, time, *receiver = (kind(cell) for kind, cell in zip((int, float, int), cells, strict=False))
+        agent, time, *receiver = (kind(cell) for kind, cell in zip((int, float, int), cells, strict=False))
     except ValueError:
-        user, time, receiver = -1, math.nan, []
+        agent, time, receiver = -1, math.nan, []
     if len(cells) != columns or not 0 <= time < math.inf:
-        expected = "user,time,receiver"[: 9 if columns == 2 else None]
+        expected = ",".join(("agent", "time", "receiver")[:columns])
         raise InputError(f"{where} is {','.join(cells)!r}: expected {expected}, as numbers that are not negative")
-    for number in (user, *receiver):
-        if not 0 <= number < users:
-            raise InputError(f"{where} names user {number}, and there are the users 0, …, {users - 1}")
-    return [user, time, *receiver]
+    for number in (agent, *receiver):
+        if not 0 <= number < agents:
+            raise InputError(f"{where} names agent {number}, and there are the agents 0, …, {agents - 1}")
+    return [agent, time, *receiver]
 
 
 def _keep(clock: Clock, name: str, *, positive: bool = False) -> None:

@@ -1,7 +1,7 @@
-"""What unsynchronised users do, one event after another, and what a round of learning makes of each.
+"""The events of asynchronous agents, and the round of learning that each event is.
 
-One event is one round. Beside the users there are *relays*: rows that hold a message on its way. To send is to copy the
-sender's model into one, and to arrive is to average with it, so that a late message is mixing like any other.
+One event is one round. The state has a row for each agent and for each *relay*, a message in transit. Sending copies
+the sender's model into a relay, and arrival averages with it, so a late message is mixing like any other.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ntkp2p.algorithms import Algorithm, LocalSGD
-from ntkp2p.algorithms.event_round import Gradient, awake_round, mean_round, must_be_asynchronous
+from ntkp2p.algorithms.event_round import Gradient, active_round, mean_round, must_be_asynchronous
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.reports import html_table
 from ntkp2p.topology.mixing import RunMixing
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 
 class Kind(IntEnum):
-    """What happens in an event; `user`, `peer` and `relay` are fields of `Events`.
+    """What happens in an event; `agent`, `peer` and `relay` are fields of `Events`.
 
     `UPDATE`
-        `user` ends a computation, applies its update and begins the next one.
+        `agent` ends a computation, applies its update and begins the next one.
     `MESSAGE`
-        `user` averages with the model of `peer`, which is sent and arrives at once.
+        `agent` averages with the model of `peer`, which is sent and arrives at once.
     `EXCHANGE`
-        `user` and `peer` average with one another at once.
+        `agent` and `peer` average with one another at once.
     `SEND`
-        `peer` sends its model to `user`: it is in `relay` from now on.
+        `peer` sends its model to `agent`: it is in `relay` from now on.
     `ARRIVE`
-        The model in `relay`, which `peer` has sent, arrives, and `user` averages with it.
+        The model in `relay`, which `peer` has sent, arrives, and `agent` averages with it.
     `LOST`
-        What `peer` has sent is not taken by `user`: it is away, or has heard enough.
+        What `peer` has sent is not taken by `agent`: it is away, or has heard enough.
     `DROP`
-        `user` ends a computation, drops its result and begins the next one.
+        `agent` ends a computation, drops its result and begins the next one.
     `RETURN`
-        `user` is back and begins a computation.
+        `agent` is back and begins a computation.
     """
 
     UPDATE = 0
@@ -54,7 +54,7 @@ class Kind(IntEnum):
     RETURN = 7
 
 
-#: In these a user averages with what it hears, and in these it begins a computation.
+#: In these an agent averages with what it hears, and in these it begins a computation.
 AVERAGES = (Kind.MESSAGE, Kind.EXCHANGE, Kind.ARRIVE)
 BEGINS = (Kind.UPDATE, Kind.DROP, Kind.RETURN)
 
@@ -65,11 +65,11 @@ class Steps(NamedTuple):
     Attributes
     ----------
     rows
-        Which rows, shape (K, 2): users 0, …, n − 1, relays from n on, and for nobody the number of rows.
+        Which rows, shape (K, 2): agents 0, …, n − 1, relays from n on, and for nobody the number of rows.
     weights
         What they take of each other: row a becomes Σ_b weights[a, b] · row b, shape (K, 2, 2).
     finished, begins
-        Whether the first row's user applies an update, and begins a computation, shape (K,).
+        Whether the first row's agent applies an update, and begins a computation, shape (K,).
     """
 
     rows: Any
@@ -83,9 +83,9 @@ class Steps(NamedTuple):
         Parameters
         ----------
         algorithm, state, gradient
-            As for `awake_round`.
+            As for `active_round`.
         """
-        return awake_round(algorithm, state, self, gradient)
+        return active_round(algorithm, state, self, gradient)
 
     @property
     def different(self) -> list[int]:
@@ -128,15 +128,15 @@ class Ages(NamedTuple):
 
     Attributes
     ----------
-    user
+    agent
         Whose update.
     time
         Wall-clock time from the computation's begin to the update, a wait for others included.
     averagings
-        How often the user averaged with others meanwhile.
+        How often the agent averaged with others meanwhile.
     """
 
-    user: Int[np.ndarray, " U"]
+    agent: Int[np.ndarray, " U"]
     time: Float[np.ndarray, " U"]
     averagings: Int[np.ndarray, " U"]
 
@@ -147,22 +147,22 @@ class Events(RunMixing):
 
     Attributes
     ----------
-    users
-        n, how many users there are.
+    agents
+        n, how many agents there are.
     time
         Wall-clock time of each event, ascending, shape (K,).
     kind
         A `Kind` of each, shape (K,).
-    user, peer, relay
+    agent, peer, relay
         Who takes part, −1 for nobody, shape (K,) each.
     relays
         How many messages are on their way at most.
     weight
-        What a user takes of what it hears: one number, or W[user, peer] of a matrix of shape (n, n).
+        What an agent takes of what it hears: one number, or W[agent, peer] of a matrix of shape (n, n).
     duration
         Until when events were drawn.
     silent
-        Opportunities to send that each user has let pass, shape (n,).
+        Opportunities to send that each agent has let pass, shape (n,).
 
     Examples
     --------
@@ -170,15 +170,15 @@ class Events(RunMixing):
 
     >>> import ntkp2p as p2p
     >>> clock = p2p.clocks.Exponential(1.0)
-    >>> events = p2p.AsynchronousGossip(users=4, update=clock, gossip=clock).draw(events=200)
+    >>> events = p2p.AsynchronousGossip(agents=4, update=clock, gossip=clock).simulate(events=200)
     >>> len(events), int(events.updates.sum() + events.messages.sum()), events.rows
     (200, 200, 4)
     """
 
-    users: int
+    agents: int
     time: Float[np.ndarray, " K"]
     kind: Int[np.ndarray, " K"]
-    user: Int[np.ndarray, " K"]
+    agent: Int[np.ndarray, " K"]
     peer: Int[np.ndarray, " K"]
     relay: Int[np.ndarray, " K"]
     relays: int
@@ -187,27 +187,22 @@ class Events(RunMixing):
     silent: Int[np.ndarray, " n"]
 
     def __post_init__(self):
-        arrays = [np.asarray(getattr(self, name)) for name in ("time", "kind", "user", "peer", "relay")]
+        arrays = [np.asarray(getattr(self, name)) for name in ("time", "kind", "agent", "peer", "relay")]
         if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 1:
             raise InputError(f"events have arrays of one length, found {[array.shape for array in arrays]}")
-        time, kind, user, peer, relay = arrays
+        time, kind, agent, peer, relay = arrays
         if len(time) and not (np.isfinite(time).all() and time[0] >= 0 and (np.diff(time) >= 0).all()):
             raise InputError("the times of events are finite, not negative and ascending: sort them")
-        known = np.isin(kind, list(Kind)) & (user >= 0) & (user < self.users) & (peer >= -1) & (peer < self.users)
-        known &= (relay >= -1) & (relay < self.relays) & (user != peer)
+        known = np.isin(kind, list(Kind)) & (agent >= 0) & (agent < self.agents) & (peer >= -1) & (peer < self.agents)
+        known &= (relay >= -1) & (relay < self.relays) & (agent != peer)
         known &= (peer >= 0) | ~np.isin(kind, (*AVERAGES, Kind.SEND))
         known &= (relay >= 0) | ~np.isin(kind, (Kind.SEND, Kind.ARRIVE))
         if not known.all():
             k = int(np.argmin(known))
             raise InputError(
-                f"event {k} has kind {kind[k]}, user {user[k]}, peer {peer[k]} and relay {relay[k]}: users are 0 to "
-                f"{self.users - 1}, relays 0 to {self.relays - 1}, and −1 is nobody where a kind needs none"
+                f"event {k} has kind {kind[k]}, agent {agent[k]}, peer {peer[k]} and relay {relay[k]}: agents are 0 to "
+                f"{self.agents - 1}, relays 0 to {self.relays - 1}, and −1 is nobody where a kind needs none"
             )
-
-    @property
-    def agents(self) -> int:
-        """Q = n."""
-        return self.users
 
     @property
     def horizon(self) -> int:
@@ -217,7 +212,7 @@ class Events(RunMixing):
     asynchronous = True
     topics = ("clocks",)
 
-    def drawn(self, rounds: int, seed: int, /) -> "Events":
+    def sample(self, rounds: int, seed: int, /) -> "Events":
         """Themselves: nothing is left to be drawn."""
         return self
 
@@ -227,18 +222,18 @@ class Events(RunMixing):
         Raises
         ------
         InputError
-            That also names a user who never updates, or is never reached.
+            That also names an agent who never updates, or is never reached.
         """
-        must_suit_clocks(algorithm, self.users, agents)
+        must_suit_clocks(algorithm, self.agents, agents)
         if rounds > len(self):
             raise InputError(
                 f"mixing has {len(self)} events for a run of {rounds}: one event is one round, draw more of them or "
                 f"set rounds = {len(self)}"
             )
-        self.must_be_lively()
+        self.must_all_participate()
         if isinstance(algorithm, LocalSGD) and (made := self.updates).min() <= algorithm.delay:
             raise InputError(
-                f"user {made.argmin()} makes {made.min()} updates in {len(self)} events, and each is applied "
+                f"agent {made.argmin()} makes {made.min()} updates in {len(self)} events, and each is applied "
                 f"{algorithm.delay} of its updates later: draw more events, or take a delay below {made.min()}"
             )
 
@@ -260,12 +255,12 @@ class Events(RunMixing):
         return steps, len(steps.rows)
 
     def senders(self) -> nx.Graph:
-        """An edge u → v where user u sends to user v, undirected where all of them go both ways."""
+        """An edge u → v where agent u sends to agent v, undirected where all of them go both ways."""
         heard, exchanged = np.isin(self.kind, AVERAGES), self.kind == Kind.EXCHANGE
-        links = set(zip(self.peer[heard].tolist(), self.user[heard].tolist(), strict=True))
-        links |= set(zip(self.user[exchanged].tolist(), self.peer[exchanged].tolist(), strict=True))
+        links = set(zip(self.peer[heard].tolist(), self.agent[heard].tolist(), strict=True))
+        links |= set(zip(self.agent[exchanged].tolist(), self.peer[exchanged].tolist(), strict=True))
         graph = nx.DiGraph() if links - {(v, u) for u, v in links} else nx.Graph()
-        graph.add_nodes_from(range(self.users))
+        graph.add_nodes_from(range(self.agents))
         graph.add_edges_from(links)
         return graph
 
@@ -277,30 +272,30 @@ class Events(RunMixing):
 
     @property
     def rows(self) -> int:
-        """Users and relays."""
-        return self.users + self.relays
+        """Agents and relays."""
+        return self.agents + self.relays
 
     def __len__(self) -> int:
         return len(self.time)
 
     @property
     def updates(self) -> Int[np.ndarray, " n"]:
-        """How many updates each user applied."""
-        return self._count(self.user, self.kind == Kind.UPDATE)
+        """How many updates each agent applied."""
+        return self._count(self.agent, self.kind == Kind.UPDATE)
 
     @property
     def messages(self) -> Int[np.ndarray, " n"]:
-        """How many messages each user sent, lost ones and those still on their way included; two in an exchange."""
+        """How many messages each agent sent, lost ones and those still on their way included; two in an exchange."""
         return self.sent_until(np.array([len(self)]))[0].astype(np.int64)
 
     def ages(self) -> Ages:
         """How old the gradients were that the updates applied, of algorithms that take them where they begin."""
         exchanges = np.flatnonzero(self.kind == Kind.EXCHANGE)
-        # Everything that concerns a user's own model, user by user; before all else, each begins a computation.
-        place = np.concatenate([np.full(self.users, -1), np.arange(len(self)), exchanges])
-        user = np.concatenate([np.arange(self.users), self.user, self.peer[exchanges]])
-        place = place[np.lexsort((place, user))]
-        user = np.sort(user)
+        # Everything that concerns an agent's own model, agent by agent; before all else, each begins a computation.
+        place = np.concatenate([np.full(self.agents, -1), np.arange(len(self)), exchanges])
+        agent = np.concatenate([np.arange(self.agents), self.agent, self.peer[exchanges]])
+        place = place[np.lexsort((place, agent))]
+        agent = np.sort(agent)
         start = place < 0
         kind = np.where(start, Kind.RETURN, self.kind[place])
         time = np.where(start, 0.0, self.time[place])
@@ -309,17 +304,17 @@ class Events(RunMixing):
         ends = np.flatnonzero(kind[begins] == Kind.UPDATE)
         last, first = begins[ends], begins[ends - 1]
         order = np.argsort(place[last])
-        return Ages(*(a[order] for a in (user[last], time[last] - time[first], averaged[last] - averaged[first])))
+        return Ages(*(a[order] for a in (agent[last], time[last] - time[first], averaged[last] - averaged[first])))
 
-    def must_be_lively(self) -> None:
-        """Refuse events in which a user makes no update, or no message reaches it.
+    def must_all_participate(self) -> None:
+        """Refuse events in which an agent makes no update, or no message reaches it.
 
         Raises
         ------
         ValueError
-            That names the user.
+            That names the agent.
         """
-        heard = self._count(self.user, np.isin(self.kind, AVERAGES))
+        heard = self._count(self.agent, np.isin(self.kind, AVERAGES))
         heard += self._count(self.peer, self.kind == Kind.EXCHANGE)
         for verdict, times, clock in (
             ("never updates", self.updates, "a faster update clock"),
@@ -327,19 +322,20 @@ class Events(RunMixing):
         ):
             if not times.all():
                 raise InputError(
-                    f"user {np.argmin(times)} {verdict} in {len(self)} events: draw more of them, or give {clock}"
+                    f"agent {np.argmin(times)} {verdict} in {len(self)} events: draw more of them, or give {clock}"
                 )
 
     def to_dataset(self) -> "xr.Dataset":
-        """The events with labels: `time`, `kind`, `user`, `peer` and `relay` along `event`, and `silent` by `agent`."""
+        """A data set: `time`, `kind`, `event_agent`, `peer` and `relay` along `event`, and `silent` by `agent`."""
         import xarray as xr
 
-        columns = {name: ("event", getattr(self, name)) for name in ("time", "kind", "user", "peer", "relay")}
+        columns = {name: ("event", getattr(self, name)) for name in ("time", "kind", "peer", "relay")}
+        columns["event_agent"] = "event", self.agent
         kinds = {"flag_values": [int(kind) for kind in Kind], "flag_meanings": " ".join(Kind.__members__).lower()}
         weight = self.weight if np.ndim(self.weight) == 0 else (("agent", "neighbour"), self.weight)
         dataset = xr.Dataset(
             columns | {"weight": weight, "silent": ("agent", self.silent)},
-            coords={"agent": np.arange(self.users)},
+            coords={"agent": np.arange(self.agents)},
             attrs={"duration": self.duration, "relays": self.relays},
         )
         dataset["kind"].attrs.update(kinds)
@@ -354,24 +350,24 @@ class Events(RunMixing):
             The events first, …, end − 1; by default all.
         """
         part = slice(first, end)
-        kind, user, peer, relay = (getattr(self, name)[part] for name in ("kind", "user", "peer", "relay"))
+        kind, agent, peer, relay = (getattr(self, name)[part] for name in ("kind", "agent", "peer", "relay"))
         sends, arrives = kind == Kind.SEND, kind == Kind.ARRIVE
         heard = np.isin(kind, AVERAGES)
-        rows = np.stack([user, np.full(len(kind), self.rows)], axis=1).astype(np.int32)
-        rows[sends, 0] = self.users + relay[sends]
+        rows = np.stack([agent, np.full(len(kind), self.rows)], axis=1).astype(np.int32)
+        rows[sends, 0] = self.agents + relay[sends]
         direct = heard & ~arrives | sends
         rows[direct, 1] = peer[direct]
-        rows[arrives, 1] = self.users + relay[arrives]
+        rows[arrives, 1] = self.agents + relay[arrives]
         weights = np.tile(np.eye(2), (len(kind), 1, 1))
-        weights[heard, 0] = _shares(self._taken(user[heard], peer[heard]))
+        weights[heard, 0] = _shares(self._taken(agent[heard], peer[heard]))
         back = kind == Kind.EXCHANGE
-        weights[back, 1] = _shares(self._taken(peer[back], user[back]))[:, ::-1]
+        weights[back, 1] = _shares(self._taken(peer[back], agent[back]))[:, ::-1]
         weights[sends, 0] = 0, 1
         finished: Bool[np.ndarray, " K"] = kind == Kind.UPDATE
         return Steps(rows, weights, finished, np.isin(kind, BEGINS))
 
     def at(self, k: int, /) -> Float[np.ndarray, "rows rows"]:
-        """W_k, with which event `k` mixes users and relays, shape (rows, rows); row q receives."""
+        """W_k, with which event `k` mixes agents and relays, shape (rows, rows); row q receives."""
         (rows,), (weights,), *_ = self.steps(k, k + 1)
         own = np.flatnonzero(rows < self.rows)
         W = np.eye(self.rows)
@@ -380,16 +376,16 @@ class Events(RunMixing):
 
     def until(self, rounds: int, /) -> "Events":
         """The first `rounds` of them, and `silent` as it is."""
-        arrays = {name: getattr(self, name)[:rounds] for name in ("time", "kind", "user", "peer", "relay")}
+        arrays = {name: getattr(self, name)[:rounds] for name in ("time", "kind", "agent", "peer", "relay")}
         return replace(self, **arrays, duration=float(self.time[rounds - 1]))
 
     def facts(self) -> tuple[np.ndarray, ...]:
         """All that makes these events what they are, as arrays."""
         weight = np.asarray(self.weight, float)
-        return self.time, self.kind, self.user, self.peer, self.relay, weight, np.array(self.users)
+        return self.time, self.kind, self.agent, self.peer, self.relay, weight, np.array(self.agents)
 
     def sent_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
-        """The messages that every user has sent before some rounds, whether they were taken or not.
+        """The messages that every agent has sent before some rounds, whether they were taken or not.
 
         Parameters
         ----------
@@ -403,10 +399,10 @@ class Events(RunMixing):
         # What was lost on arrival has been counted when it was sent.
         at_once = np.isin(self.kind, (Kind.MESSAGE, Kind.EXCHANGE, Kind.LOST)) & (self.relay < 0)
         sent, back = np.flatnonzero(at_once | (self.kind == Kind.SEND)), np.flatnonzero(self.kind == Kind.EXCHANGE)
-        return self._until(rounds, np.append(sent, back), np.append(self.peer[sent], self.user[back]))
+        return self._until(rounds, np.append(sent, back), np.append(self.peer[sent], self.agent[back]))
 
     def computed_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
-        """The updates that every user has computed before some rounds, those that it drops among them.
+        """The updates that every agent has computed before some rounds, those that it drops among them.
 
         Parameters
         ----------
@@ -418,22 +414,22 @@ class Events(RunMixing):
         ndarray, shape (times, n)
         """
         ended = np.flatnonzero(np.isin(self.kind, (Kind.UPDATE, Kind.DROP)))
-        return self._until(rounds, ended, self.user[ended])
+        return self._until(rounds, ended, self.agent[ended])
 
     def _until(self, rounds: np.ndarray, when: np.ndarray, who: np.ndarray) -> Float[np.ndarray, "times n"]:
-        counts = np.zeros((len(rounds) + 1, self.users))
+        counts = np.zeros((len(rounds) + 1, self.agents))
         np.add.at(counts, (np.searchsorted(rounds, when + 1), who), 1)
         return np.cumsum(counts[:-1], axis=0)
 
     def _count(self, who: np.ndarray, which: np.ndarray) -> Int[np.ndarray, " n"]:
-        """How often each user is one of those."""
-        return np.bincount(who[which], minlength=self.users)
+        """How often each agent is one of those."""
+        return np.bincount(who[which], minlength=self.agents)
 
-    def _taken(self, user: np.ndarray, peer: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(self.weight, (self.users, self.users))[user, peer]
+    def _taken(self, agent: np.ndarray, peer: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(self.weight, (self.agents, self.agents))[agent, peer]
 
     def plot(self, *, ax: "Axes | None" = None) -> "Axes":
-        """Updates and messages of every user over time, of many their number, into `ax` or new axes; returns them.
+        """Updates and messages of every agent over time, of many their number, into `ax` or new axes; returns them.
 
         Up to 400 events are drawn one by one: `events.until(200).plot()` shows the first 200.
         """
@@ -442,20 +438,20 @@ class Events(RunMixing):
         return plots.events(self, ax=ax)
 
     def _repr_html_(self) -> str:
-        columns = np.arange(self.users), self.updates, self.messages, self.silent
+        columns = np.arange(self.agents), self.updates, self.messages, self.silent
         return f"<p><code>{self!r}</code></p>" + html_table(_COUNTED, zip(*columns, strict=True))
 
     def __repr__(self) -> str:
-        return f"Events({len(self)} of {self.users} users until {self.duration:.4g})"
+        return f"Events({len(self)} of {self.agents} agents until {self.duration:.4g})"
 
 
-_COUNTED = ("user", "updates", "messages sent", "opportunities passed")
+_COUNTED = ("agent", "updates", "messages sent", "opportunities passed")
 
 
-def must_suit_clocks(algorithm: Algorithm, users: int, agents: int) -> None:
-    """Refuse an algorithm that needs all agents at once, and other numbers of users than of agents."""
-    if users != agents:
-        raise InputError(f"mixing has {users} users but the data are split over {agents} agents: make them agree")
+def must_suit_clocks(algorithm: Algorithm, clocks: int, agents: int) -> None:
+    """Refuse an algorithm that needs all agents at once, and data split over another number of agents."""
+    if clocks != agents:
+        raise InputError(f"mixing has {clocks} agents but the data are split over {agents} agents: make them agree")
     must_be_asynchronous(algorithm)
 
 

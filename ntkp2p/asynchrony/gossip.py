@@ -1,14 +1,14 @@
-"""Gossip of users that are not synchronised: who computes when, who talks to whom when, and what becomes of messages.
+"""Gossip of agents that are not synchronised: who computes when, who talks to whom when, and what becomes of messages.
 
 Examples
 --------
 >>> import ntkp2p as p2p
 >>> each, talk = p2p.clocks.Exponential(1.0), p2p.clocks.Exponential(2.0)
->>> gossip = p2p.AsynchronousGossip(users=5, update=each, gossip=talk)
+>>> gossip = p2p.AsynchronousGossip(agents=5, update=each, gossip=talk)
 >>> gossip
-AsynchronousGossip(5 users, push, 1 updates and 2 opportunities each per time)
->>> gossip.draw(events=1000)
-Events(1000 of 5 users until 70.46)
+AsynchronousGossip(5 agents, push, 1 updates and 2 opportunities each per time)
+>>> gossip.simulate(events=1000)
+Events(1000 of 5 agents until 70.46)
 """
 
 import math
@@ -26,7 +26,7 @@ from scipy.sparse.csgraph import connected_components
 from ntkp2p.algorithms import Algorithm
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Trace
 from ntkp2p.asynchrony.events import Events, Kind, MeanStep, must_suit_clocks
-from ntkp2p.asynchrony.simulation import Drawing, streams
+from ntkp2p.asynchrony.simulation import Simulation, streams
 from ntkp2p.base.checks import is_real, is_whole, lookup
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.reports import html_table
@@ -44,42 +44,42 @@ BEYOND = {name: name for name in ("wait", "drop")}
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class AsynchronousGossip(RunMixing):
-    """Users that compute and talk on clocks of their own.
+    """Agents that compute and talk on clocks of their own.
 
-    Each user has two processes that do not wait for one another [1]_. A computation begins with the model as it is
+    Each agent has two processes that do not wait for one another [1]_. A computation begins with the model as it is
     then, and ends one interval of the update clock later: the update is applied to the model as it is by then, and the
     next computation begins. Opportunities to talk come whenever the gossip clock ticks.
 
     Attributes
     ----------
-    users
+    agents
         n ≥ 2.
     update, gossip
-        A `Clock` for all users, or a sequence with one for each: stragglers, for instance.
+        A `Clock` for all agents, or a sequence with one for each: stragglers, for instance.
     graph
-        A networkx graph, users in its own node order: over an edge u → v, u sends to v. A user turns to one of its
+        A networkx graph, agents in its own node order: over an edge u → v, u sends to v. An agent turns to one of its
         neighbours, each as likely. None: to any of the others.
     scheme
-        What a user does at an opportunity.
+        What an agent does at an opportunity.
 
         ``"push"``: it sends its model, and the receiver averages with it: randomised gossip [1]_.
-        ``"pull"``: it asks a user for its model, and averages with it. To ask takes no time.
+        ``"pull"``: it asks an agent for its model, and averages with it. To ask takes no time.
         ``"push-pull"``: both send, and both average. The graph's links go both ways.
-        ``"opportunistic"``: as push, but only a user whose model is among the freshest transmits: it reflects the most
-        recent update that anyone has made, itself included. The others stay silent. This is our reading of
-        opportunistic schemes such as ASUMAN [2]_.
+        ``"opportunistic"``: as push, but only an agent with one of the freshest models transmits, one that reflects
+        the most recent update of any agent. The others stay silent. This is our reading of opportunistic schemes such
+        as ASUMAN [2]_.
     weight
         What a receiver takes of what it hears, above 0 and at most 1. Or a matrix of shape (n, n) with rows that sum to
-        one: user j takes W[j, i] of what user i sent.
+        one: agent j takes W[j, i] of what agent i sent.
     transmission
         How long a message takes: a number, or a `Clock`. It arrives as it was when it was sent.
     absences
-        Triples (user, leaves, returns): in the meantime the user neither computes nor sends nor receives. A computation
-        on its way is lost and begins anew on return, messages to it are lost. One that does not come back returns at
+        Triples (agent, leaves, returns). In between, the agent neither computes nor sends nor receives. Its current
+        computation is lost and restarts on return; messages to it are lost. An agent that never comes back returns at
         infinity.
     bound
-        The most updates that a user may be ahead of what any other one reflects of it, 1 or more: S[i, j] ≤ bound at
-        all times, for all users i and j that are present. Who has been away may come back staler than that; then the
+        The most updates that an agent may be ahead of what any other one reflects of it, 1 or more: S[i, j] ≤ bound at
+        all times, for all agents i and j that are present. Who has been away may come back staler than that; then the
         others make no update until it has heard enough. None: no bound.
     beyond
         What becomes of a computation whose update would break the bound. ``"wait"``: the update is applied as soon as
@@ -95,12 +95,12 @@ class AsynchronousGossip(RunMixing):
 
     Examples
     --------
-    One user computes every 2 units of time and the other every 3, neither talks before 100:
+    One agent computes every 2 units of time and the other every 3, neither talks before 100:
 
     >>> import ntkp2p as p2p
     >>> computes = p2p.clocks.Deterministic(2.0), p2p.clocks.Deterministic(3.0)
-    >>> users = p2p.AsynchronousGossip(users=2, update=computes, gossip=p2p.clocks.Deterministic(100.0))
-    >>> users.draw(duration=7.0).time.tolist()
+    >>> agents = p2p.AsynchronousGossip(agents=2, update=computes, gossip=p2p.clocks.Deterministic(100.0))
+    >>> agents.simulate(duration=7.0).time.tolist()
     [2.0, 3.0, 4.0, 6.0, 6.0]
 
     References
@@ -111,7 +111,7 @@ class AsynchronousGossip(RunMixing):
        arXiv:2406.13533.
     """
 
-    users: Any
+    agents: Any
     update: Any
     gossip: Any
     graph: Any = None
@@ -124,16 +124,16 @@ class AsynchronousGossip(RunMixing):
     cap: Any = None
 
     def __post_init__(self):
-        _whole("users", self.users, least=2)
+        _whole("agents", self.agents, least=2)
         lookup(SCHEMES, self.scheme, "scheme")
         lookup(BEYOND, self.beyond, "beyond")
         if self.bound is not None:
             _whole("bound", self.bound, least=1)
         kept = {
-            "update": _clocks("update", self.update, self.users),
-            "gossip": _clocks("gossip", self.gossip, self.users),
-            "weight": _weight(self.weight, self.users),
-            "absences": _absences(self.absences, self.users),
+            "update": _clocks("update", self.update, self.agents),
+            "gossip": _clocks("gossip", self.gossip, self.agents),
+            "weight": _weight(self.weight, self.agents),
+            "absences": _absences(self.absences, self.agents),
             "cap": _cap(self.cap),
         }
         for name, value in kept.items():
@@ -145,13 +145,13 @@ class AsynchronousGossip(RunMixing):
 
     @property
     def update_clocks(self) -> tuple[Clock, ...]:
-        """One for each user."""
-        return (self.update,) * self.users if isinstance(self.update, Clock) else self.update
+        """One for each agent."""
+        return (self.update,) * self.agents if isinstance(self.update, Clock) else self.update
 
     @property
     def gossip_clocks(self) -> tuple[Clock, ...]:
-        """One for each user."""
-        return (self.gossip,) * self.users if isinstance(self.gossip, Clock) else self.gossip
+        """One for each agent."""
+        return (self.gossip,) * self.agents if isinstance(self.gossip, Clock) else self.gossip
 
     @property
     def transmission_clock(self) -> Clock | None:
@@ -160,16 +160,16 @@ class AsynchronousGossip(RunMixing):
 
     @property
     def update_rates(self) -> Float[np.ndarray, " n"]:
-        """Computations of each user that end per unit of time, on average."""
+        """Computations of each agent that end per unit of time, on average."""
         return np.array([1 / clock.mean for clock in self.update_clocks])
 
     @property
     def gossip_rates(self) -> Float[np.ndarray, " n"]:
-        """Opportunities of each user per unit of time, on average."""
+        """Opportunities of each agent per unit of time, on average."""
         return np.array([1 / clock.mean for clock in self.gossip_clocks])
 
     def neighbours(self) -> list[np.ndarray] | None:
-        """Whom each user may turn to; None for all others."""
+        """Whom each agent may turn to; None for all others."""
         if self.graph is None:
             return None
         links = links_of(self.graph, directed=True).tocsr()
@@ -179,11 +179,10 @@ class AsynchronousGossip(RunMixing):
 
     # --- what happens ---
 
-    def draw(self, *, events: Any = None, duration: Any = None, seed: int = 0) -> Events:
-        """What happens, until so many events or for so long.
+    def simulate(self, *, events: Any = None, duration: Any = None, seed: int = 0) -> Events:
+        """Simulate the events, up to a number of events or a duration.
 
-        Takes 21 bytes for an event, 20 KiB for a user and, with a bound, 8 n² bytes; some 3 µs for an event, or 7 with
-        a bound.
+        Needs 21 bytes an event, 20 KiB an agent and, with a bound, 8 n² bytes; about 3 µs an event, 7 with a bound.
 
         Parameters
         ----------
@@ -192,8 +191,8 @@ class AsynchronousGossip(RunMixing):
         duration
             until when, in the clocks' unit of time.
         seed
-            Of all draws. Each user's clocks, choices and transmissions have streams of their own, so that they do not
-            depend on the other users.
+            Of all draws. Each agent's clocks, choices and transmissions have streams of their own, so that they do not
+            depend on the other agents.
 
         Returns
         -------
@@ -214,22 +213,22 @@ class AsynchronousGossip(RunMixing):
         if duration is not None:
             _positive("duration", duration)
             self._check_time(duration)
-        drawing = Drawing(self, seed)
-        drawing.run(*(math.inf if end is None else end for end in (events, duration)))
-        found = len(drawing.time)
+        simulation = Simulation(self, seed)
+        simulation.run(*(math.inf if end is None else end for end in (events, duration)))
+        found = len(simulation.time)
         if not found:
             raise InputError(
-                f"nothing happens {'at all' if duration is None else f'until {duration:g}'}: users compute for "
+                f"nothing happens {'at all' if duration is None else f'until {duration:g}'}: agents compute for "
                 f"{1 / self.update_rates.max():.4g} on average, or longer; draw for longer, or give faster clocks"
             )
         if events is not None and found < events:
             raise InputError(f"there are {found} events and no more, so that {events} are not: ask for events={found}")
-        return drawing.events(events, None if duration is None else float(duration), self.weight)
+        return simulation.events(events, None if duration is None else float(duration), self.weight)
 
     def synchronous_times(self, rounds: int, seed: int = 0) -> Float[np.ndarray, " times"]:
         """When synchronous rounds with the same clocks would end.
 
-        A round waits for the slowest user's computation, and then for the slowest of n messages, one of each user.
+        A round waits for the slowest agent's computation, and then for the slowest of n messages, one of each agent.
         Absences do not enter, nor do gossip clocks.
 
         Parameters
@@ -237,7 +236,7 @@ class AsynchronousGossip(RunMixing):
         rounds
             R ≥ 0.
         seed
-            As for `draw`: the users' computations take as long as there.
+            As for `draw`: the agents' computations take as long as there.
 
         Returns
         -------
@@ -250,7 +249,7 @@ class AsynchronousGossip(RunMixing):
             If the rounds are no such number, or a trace ends before.
         """
         _whole("rounds", rounds, least=0)
-        computing, _, _, sending = zip(*streams(seed, self.users), strict=True)
+        computing, _, _, sending = zip(*streams(seed, self.agents), strict=True)
         stages = [[clock.ticks(rng) for clock, rng in zip(self.update_clocks, computing, strict=True)]]
         if self.transmission_clock is not None:
             stages.append([self.transmission_clock.ticks(rng) for rng in sending])
@@ -260,7 +259,7 @@ class AsynchronousGossip(RunMixing):
             for stage in stages:
                 now = max(tick(now) for tick in stage)
             if now == math.inf:
-                raise InputError(f"a user's trace ends in round {k}: ask for synchronous_times(rounds={k})")
+                raise InputError(f"an agent's trace ends in round {k}: ask for synchronous_times(rounds={k})")
             times[k + 1] = now
         return times
 
@@ -269,22 +268,17 @@ class AsynchronousGossip(RunMixing):
     asynchronous = True
 
     @property
-    def agents(self) -> int:
-        """Q = n."""
-        return self.users
-
-    @property
     def topics(self) -> tuple[str, ...]:
         """What of it is cited."""
         return ("clocks", self.scheme, *(() if self.cap is None else ("cap",)))
 
-    def drawn(self, rounds: int, seed: int, /) -> Events:
+    def sample(self, rounds: int, seed: int, /) -> Events:
         """So many events."""
-        return self.draw(events=rounds, seed=seed)
+        return self.simulate(events=rounds, seed=seed)
 
     def must_suit(self, algorithm: Algorithm, /, *, agents: int, rounds: int) -> None:
         """Refuse other agents, and an algorithm that needs all of them at once."""
-        must_suit_clocks(algorithm, self.users, agents)
+        must_suit_clocks(algorithm, self.agents, agents)
 
     def has_flow(self, algorithm: Algorithm, /) -> bool:
         """Yes: of the mean over the clocks."""
@@ -300,11 +294,11 @@ class AsynchronousGossip(RunMixing):
         return MeanStep(events.steps(), rates / rates.sum()), None
 
     def sent_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
-        """The mean of the messages that every user has sent before some `rounds`, shape (times, n)."""
+        """The mean of the messages that every agent has sent before some `rounds`, shape (times, n)."""
         return self._mean_until(Events.sent_until, rounds)
 
     def computed_until(self, rounds: np.ndarray, /) -> Float[np.ndarray, "times n"]:
-        """The mean of the updates that every user has computed before some `rounds`, shape (times, n)."""
+        """The mean of the updates that every agent has computed before some `rounds`, shape (times, n)."""
         return self._mean_until(Events.computed_until, rounds)
 
     def _mean_until(self, count: Callable, rounds: np.ndarray) -> np.ndarray:
@@ -316,19 +310,19 @@ class AsynchronousGossip(RunMixing):
         """Draw who sends to whom into `ax`."""
         from ntkp2p.asynchrony import plots
 
-        plots.senders(nx.complete_graph(self.users) if self.graph is None else self.graph, ax=ax)
+        plots.senders(nx.complete_graph(self.agents) if self.graph is None else self.graph, ax=ax)
 
     # --- what can be said without a draw ---
 
     @property
-    def why_drawn(self) -> str:
+    def why_sampled(self) -> str:
         """What stands in the way of a closed form of the expectation over the clocks; empty if nothing does."""
         reasons = {
             "its update clocks are not memoryless": not all(clock.memoryless for clock in self.update_clocks),
             "its gossip clocks are not memoryless": not all(clock.memoryless for clock in self.gossip_clocks),
-            "only users with the freshest model transmit": self.scheme == "opportunistic",
+            "only agents with the freshest model transmit": self.scheme == "opportunistic",
             "messages take time": self.transmission_clock is not None,
-            "users are absent": bool(self.absences),
+            "agents are absent": bool(self.absences),
             "staleness is bounded": self.bound is not None,
             "messages beyond a cap are lost": self.cap is not None,
         }
@@ -342,36 +336,36 @@ class AsynchronousGossip(RunMixing):
         Returns
         -------
         events, rates
-            One update of each user; one message for each ordered pair in which one talks to the other, and for
+            One update of each agent; one message for each ordered pair in which one talks to the other, and for
             ``"push-pull"`` one exchange for each pair, at the sum of their rates. The times are 0. Rates have shape
             (K,), in events per unit of time.
 
         Raises
         ------
         ValueError
-            If the clocks are not memoryless, or something else stands in the way: see `why_drawn`.
+            If the clocks are not memoryless, or something else stands in the way: see `why_sampled`.
         """
-        if self.why_drawn:
+        if self.why_sampled:
             raise InputError(
-                f"the expectation over clocks is not closed, since {self.why_drawn}: predict single draws, "
-                "experiment.drawn(0), or in a file seed = 0 in [mixing]"
+                f"the expectation over clocks is not closed, since {self.why_sampled}: predict single draws, "
+                "experiment.sampled(0), or in a file seed = 0 in [mixing]"
             )
-        n = self.users
+        n = self.agents
         turns = self._turns()
         rates = (turns * (self.gossip_rates / np.maximum(turns.sum(axis=1), 1))[:, None]).astype(np.float64)
         kind = Kind.MESSAGE
         if self.scheme == "push-pull":
             rates, kind = np.triu(rates + rates.T), Kind.EXCHANGE
         active, other = np.nonzero(rates)
-        user, peer = (active, other) if self.scheme == "pull" else (other, active)
+        agent, peer = (active, other) if self.scheme == "pull" else (other, active)
         everybody, nobody = np.arange(n), np.full(n, -1)
         events = Events(
-            users=n,
-            time=np.zeros(n + len(user)),
-            kind=np.repeat(np.array([Kind.UPDATE, kind], np.int8), [n, len(user)]),
-            user=np.concatenate([everybody, user]).astype(np.int32),
+            agents=n,
+            time=np.zeros(n + len(agent)),
+            kind=np.repeat(np.array([Kind.UPDATE, kind], np.int8), [n, len(agent)]),
+            agent=np.concatenate([everybody, agent]).astype(np.int32),
             peer=np.concatenate([nobody, peer]).astype(np.int32),
-            relay=np.full(n + len(user), -1, np.int32),
+            relay=np.full(n + len(agent), -1, np.int32),
             relays=0,
             weight=self.weight,
             duration=0.0,
@@ -382,9 +376,9 @@ class AsynchronousGossip(RunMixing):
     # --- checks ---
 
     def _turns(self) -> np.ndarray:
-        """Ones at [u, v] where user u may turn to v."""
+        """Ones at [u, v] where agent u may turn to v."""
         if self.graph is None:
-            return 1 - np.eye(self.users, dtype=np.int8)
+            return 1 - np.eye(self.agents, dtype=np.int8)
         links = links_of(self.graph, directed=True).toarray().astype(np.int8)
         return links.T if self.scheme == "pull" else links
 
@@ -395,31 +389,31 @@ class AsynchronousGossip(RunMixing):
         if np.ndim(self.weight) == 0 and all(receivers is None for receivers in given):
             return
         turns = self._turns()
-        for user, receivers in enumerate(given):
+        for agent, receivers in enumerate(given):
             for peer in () if receivers is None else np.unique(receivers).tolist():
-                if not (0 <= peer < self.users and turns[user, peer]):
+                if not (0 <= peer < self.agents and turns[agent, peer]):
                     raise InputError(
-                        f"the trace of user {user} turns to {peer}, which is none of its neighbours: "
+                        f"the trace of agent {agent} turns to {peer}, which is none of its neighbours: "
                         "drop these ticks, or add the link to the graph"
                     )
         sends = turns.T if self.scheme == "pull" else turns
         weightless = [] if np.ndim(self.weight) == 0 else np.argwhere(sends.T * (self.weight == 0))
         if len(weightless):
-            user, peer = weightless[0]
+            agent, peer = weightless[0]
             raise InputError(
-                f"weight[{user}, {peer}] is 0 and user {peer} sends to user {user}: give it a weight, or a graph "
+                f"weight[{agent}, {peer}] is 0 and agent {peer} sends to agent {agent}: give it a weight, or a graph "
                 "without this link"
             )
 
     def _check_graph(self, links: coo_array) -> None:
         names = list(self.graph)
-        if len(names) != self.users:
+        if len(names) != self.agents:
             raise InputError(
-                f"the graph has {len(names)} nodes and there are {self.users} users: give it one node for each"
+                f"the graph has {len(names)} nodes and there are {self.agents} agents: give it one node for each"
             )
         deaf = np.flatnonzero(links.sum(axis=0) == 0)
         if deaf.size:
-            raise InputError(f"user {deaf[0]} (node {names[deaf[0]]!r}) is never reached: add a link to it")
+            raise InputError(f"agent {deaf[0]} (node {names[deaf[0]]!r}) is never reached: add a link to it")
         if self.scheme == "push-pull" and (links != links.T).nnz:
             i, j = ((links - links.T).tocoo() > 0).nonzero()
             raise InputError(
@@ -428,7 +422,7 @@ class AsynchronousGossip(RunMixing):
             )
         if connected_components(links, connection="strong", return_labels=False) > 1:
             raise InputError(
-                "the graph is not strongly connected, so that some users never hear of what others learn: add links"
+                "the graph is not strongly connected, so that some agents never hear of what others learn: add links"
             )
 
     def _check_time(self, duration: float) -> None:
@@ -439,7 +433,7 @@ class AsynchronousGossip(RunMixing):
             )
 
     def facts(self) -> tuple[np.ndarray, ...]:
-        """All that makes these users what they are, as arrays."""
+        """All that makes these agents what they are, as arrays."""
         clocks = [*self.update_clocks, *self.gossip_clocks, self.transmission_clock]
         words = [f"{clock!r}" for clock in clocks] + [self.scheme, self.beyond]
         words += [f"{value!r}" for value in (self.absences, self.bound, self.cap)]
@@ -448,7 +442,7 @@ class AsynchronousGossip(RunMixing):
         return np.frombuffer("|".join(words).encode(), np.uint8), *(np.asarray(a, float) for a in numbers)
 
     def plot(self, *, ax: "Axes | None" = None) -> "Axes":
-        """Every user's mean rates of updates and of chances to talk, into `ax` or new axes; returns them."""
+        """Every agent's mean rates of updates and of chances to talk, into `ax` or new axes; returns them."""
         from ntkp2p.asynchrony import plots
 
         return plots.clocks(self, ax=ax)
@@ -458,7 +452,7 @@ class AsynchronousGossip(RunMixing):
         return html_table(["AsynchronousGossip", ""], rows)
 
     def _in_words(self, name: str) -> str:
-        """A field; of a sequence with one for each user, how many and between which means."""
+        """A field; of a sequence with one for each agent, how many and between which means."""
         value: Any = getattr(self, name)
         if name in ("update", "gossip") and not isinstance(value, Clock):
             means = [clock.mean for clock in value]
@@ -468,7 +462,7 @@ class AsynchronousGossip(RunMixing):
         if name == "graph" and value is None:
             return "all of them"
         if isinstance(value, nx.Graph):
-            return f"{len(value)} users, {value.number_of_edges()} links"
+            return f"{len(value)} agents, {value.number_of_edges()} links"
         return f"{value}"
 
     def __repr__(self) -> str:
@@ -479,23 +473,23 @@ class AsynchronousGossip(RunMixing):
             f"staleness at most {self.bound}, else {self.beyond}" if self.bound else "",
             "at most {} messages in {:g}".format(*self.cap) if self.cap else "",
         ]
-        return f"AsynchronousGossip({', '.join([f'{self.users} users', self.scheme, rates, *filter(None, options)])})"
+        return f"AsynchronousGossip({', '.join([f'{self.agents} agents', self.scheme, rates, *filter(None, options)])})"
 
 
-def _clocks(name: str, clocks: Any, users: int) -> Clock | tuple[Clock, ...]:
+def _clocks(name: str, clocks: Any, agents: int) -> Clock | tuple[Clock, ...]:
     """One clock for all, or one for each."""
     given = tuple(clocks) if isinstance(clocks, Sequence) else (clocks,)
     for clock in given:
         if not isinstance(clock, Clock):
             raise InputTypeError(
-                f"{name} is a clock, or one for each user, got {clock!r}: for instance Exponential(1.0)"
+                f"{name} is a clock, or one for each agent, got {clock!r}: for instance Exponential(1.0)"
             )
         if name == "update" and isinstance(clock, Trace) and clock.receivers is not None:
             raise InputError("a trace of updates has no receivers: give it as a gossip clock, or without them")
     if isinstance(clocks, Clock):
         return clocks
-    if len(given) != users:
-        raise InputError(f"{name} has {len(given)} clocks for {users} users: give one for each, or one for all")
+    if len(given) != agents:
+        raise InputError(f"{name} has {len(given)} clocks for {agents} agents: give one for each, or one for all")
     return given
 
 
@@ -511,14 +505,14 @@ def _transmission(transmission: object) -> Clock | None:
     return Deterministic(transmission) if transmission else None
 
 
-def _weight(weight: object, users: int) -> float | np.ndarray:
+def _weight(weight: object, agents: int) -> float | np.ndarray:
     if np.ndim(weight) == 0 and not scipy.sparse.issparse(weight):  # pyright: ignore[reportArgumentType]
         if not is_real(weight) or not 0 < weight <= 1:
             raise InputError(f"weight is above 0 and at most 1, or a matrix, got {weight!r}: 0.5 takes the mean")
         return float(weight)
     matrix = np.array(square_matrix(weight, name="weight"))
-    if len(matrix) != users:
-        raise InputError(f"weight is {len(matrix)} × {len(matrix)} and there are {users} users: give a row for each")
+    if len(matrix) != agents:
+        raise InputError(f"weight is {len(matrix)} × {len(matrix)} and there are {agents} agents: give a row for each")
     if matrix.min() < 0:
         row, column = np.argwhere(matrix < 0)[0]
         raise InputError(f"weight[{row}, {column}] is {matrix[row, column]:g}: no weight is negative")
@@ -529,31 +523,33 @@ def _weight(weight: object, users: int) -> float | np.ndarray:
     return matrix
 
 
-def _absences(absences: object, users: int) -> tuple[tuple[int, float, float], ...]:
-    """In the order of time for each user."""
+def _absences(absences: object, agents: int) -> tuple[tuple[int, float, float], ...]:
+    """In the order of time for each agent."""
     if not isinstance(absences, Iterable):
-        raise InputTypeError(f"absences are triples (user, leaves, returns), got {absences!r}")
+        raise InputTypeError(f"absences are triples (agent, leaves, returns), got {absences!r}")
     found: dict[int, float] = {}
-    kept = sorted((_absence(absence, users) for absence in absences), key=lambda absence: absence[1])
-    for user, leaves, returns in kept:
-        if leaves < found.get(user, 0):
-            raise InputError(f"user {user} leaves at {leaves:g}, and is away until {found[user]:g} already: join them")
-        found[user] = returns
+    kept = sorted((_absence(absence, agents) for absence in absences), key=lambda absence: absence[1])
+    for agent, leaves, returns in kept:
+        if leaves < found.get(agent, 0):
+            raise InputError(
+                f"agent {agent} leaves at {leaves:g}, and is away until {found[agent]:g} already: join them"
+            )
+        found[agent] = returns
     return tuple(kept)
 
 
-def _absence(absence: Any, users: int) -> tuple[int, float, float]:
+def _absence(absence: Any, agents: int) -> tuple[int, float, float]:
     if np.shape(absence) != (3,) or not all(map(is_real, absence)):
-        raise InputError(f"an absence is (user, leaves, returns), got {absence!r}: for instance (2, 10.0, 25.0)")
-    user, leaves, returns = absence
-    if user not in range(users):
-        raise InputError(f"there is no user {user} to be absent: there are 0, …, {users - 1}")
+        raise InputError(f"an absence is (agent, leaves, returns), got {absence!r}: for instance (2, 10.0, 25.0)")
+    agent, leaves, returns = absence
+    if agent not in range(agents):
+        raise InputError(f"there is no agent {agent} to be absent: there are 0, …, {agents - 1}")
     if not 0 <= leaves < returns:
         raise InputError(
             f"an absence needs 0 <= leaves < returns, got leaves = {leaves:g} and returns = {returns:g}: "
             "returns = math.inf is for ever"
         )
-    return int(user), float(leaves), float(returns)
+    return int(agent), float(leaves), float(returns)
 
 
 def _cap(cap: Any) -> tuple[int, float] | None:

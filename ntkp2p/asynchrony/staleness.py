@@ -1,8 +1,8 @@
-"""How stale users are about one another, counted from what every model reflects; and what theory says of it.
+"""How stale agents are about one another, counted from what every model reflects; and what theory says of it.
 
-S[i, j](t) = N_i(t) − V[j, i](t): the updates that user i has made until t, less those of i that user j's model reflects
-[1]_. To average with a model is to reflect from then on whatever either did: versions V[j] merge by maximum. A message
-carries the versions of when it was sent.
+S[i, j](t) = N_i(t) − V[j, i](t): the updates that agent i has made until t, less those of i that agent j's model
+reflects [1]_. After averaging, a model reflects every update that either model did: versions V[j] merge by maximum. A
+message carries the versions at the time it was sent.
 
 References
 ----------
@@ -11,7 +11,7 @@ References
 Examples
 --------
 >>> import ntkp2p as p2p
->>> round(p2p.expected_staleness(users=10, update_rate=1.0, gossip_rate=2.0), 3)
+>>> round(p2p.expected_staleness(agents=10, update_rate=1.0, gossip_rate=2.0), 3)
 1.414
 """
 
@@ -27,19 +27,19 @@ from ntkp2p.asynchrony.versions import Count
 from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
 
-# How often a pair of users speaks where each turns to others at rate 1, in each direction, relative to push.
+# How often a pair of agents speaks where each turns to others at rate 1, in each direction, relative to push.
 _DIRECTIONS = {"push": 1, "pull": 1, "push-pull": 2}
 
 
-class ByUser(NamedTuple):
-    """Means over a user's n − 1 pairs, shape (n,) each.
+class ByAgent(NamedTuple):
+    """Means over an agent's n − 1 pairs, shape (n,) each.
 
     Attributes
     ----------
     about
-        How stale the others are about user i.
+        How stale the others are about agent i.
     known
-        How stale user j is about the others.
+        How stale agent j is about the others.
     """
 
     about: Float[np.ndarray, " n"]
@@ -48,12 +48,12 @@ class ByUser(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Staleness:
-    """The staleness of all pairs of users over a time; `staleness` counts it.
+    """The staleness of all pairs of agents over a time; `staleness` counts it.
 
     Attributes
     ----------
     mean_by_pair
-        The time average of S[i, j], how stale user j is about user i; zeros on the diagonal. Shape (n, n).
+        The time average of S[i, j], how stale agent j is about agent i; zeros on the diagonal. Shape (n, n).
     distribution
         Share of time and of the pairs i ≠ j in which S = 0, 1, 2, …, exactly; None if it was not asked for.
     times, history
@@ -66,19 +66,19 @@ class Staleness:
     history: Float[np.ndarray, " T"]
 
     @property
-    def users(self) -> int:
-        """n, the number of users."""
+    def agents(self) -> int:
+        """n, the number of agents."""
         return len(self.mean_by_pair)
 
     @property
     def mean(self) -> float:
         """Over time and all pairs i ≠ j."""
-        return float(self.mean_by_pair.sum() / (self.users * (self.users - 1)))
+        return float(self.mean_by_pair.sum() / (self.agents * (self.agents - 1)))
 
     @property
-    def by_user(self) -> ByUser:
-        """Over time, and over the pairs that a user is in."""
-        return ByUser(*(self.mean_by_pair.sum(axis=axis) / (self.users - 1) for axis in (1, 0)))
+    def by_agent(self) -> ByAgent:
+        """Over time, and over the pairs that an agent is in."""
+        return ByAgent(*(self.mean_by_pair.sum(axis=axis) / (self.agents - 1) for axis in (1, 0)))
 
     @property
     def largest(self) -> int:
@@ -102,13 +102,13 @@ class Staleness:
         counted = self.distribution is not None
         known = f", 95 % at most {self.quantile(0.95)}, largest {self.largest}" if counted else ""
         span = f"from {self.times[0]:.4g} to {self.times[-1]:.4g}"
-        return f"Staleness({self.users} users {span}: mean {self.mean:.4g}{known})"
+        return f"Staleness({self.agents} agents {span}: mean {self.mean:.4g}{known})"
 
 
 def staleness(
     events: Events, *, since: int | float = 0.0, until: int | float | None = None, distribution: bool = True
 ) -> Staleness:
-    """Count how stale users were about one another over a time.
+    """Count how stale agents were about one another over a time.
 
     Exact: every change counts from when it happened. Who is absent stays in the count, and grows stale. O(n) per event
     and 16 n² bytes; with the distribution about seven times as long.
@@ -116,7 +116,7 @@ def staleness(
     Parameters
     ----------
     events
-        What has happened, since all users were equal.
+        What has happened, since all agents were equal.
     since, until
         Wall-clock times between which to average; by default all. A start after 0 leaves out the time in which
         staleness grows from nothing.
@@ -135,13 +135,13 @@ def staleness(
 
     Examples
     --------
-    User 0 makes updates at 1 and 2, and its message at 3 tells user 1 of both. So S[0, 1] is 0, 1, 2 and 0
+    Agent 0 makes updates at 1 and 2, and its message at 3 tells agent 1 of both. So S[0, 1] is 0, 1, 2 and 0
     again, for one unit of time each:
 
     >>> import ntkp2p as p2p
     >>> made = p2p.clocks.Trace([1.0, 2.0]), p2p.clocks.Trace([4.0])
     >>> talk = p2p.clocks.Trace([3.0]), p2p.clocks.Trace([3.5])
-    >>> events = p2p.AsynchronousGossip(users=2, update=made, gossip=talk).draw(duration=4.0)
+    >>> events = p2p.AsynchronousGossip(agents=2, update=made, gossip=talk).simulate(duration=4.0)
     >>> p2p.staleness(events).mean_by_pair
     array([[0.  , 0.75],
            [0.  , 0.  ]])
@@ -158,7 +158,7 @@ def staleness(
 
 
 def expected_staleness(
-    users: int,
+    agents: int,
     update_rate: int | float,
     gossip_rate: int | float,
     *,
@@ -166,22 +166,22 @@ def expected_staleness(
     gossip_shift: int | float = 0.0,
     scheme: str = "push",
 ) -> float:
-    """The mean staleness of users that turn to one another uniformly at random: (μ/λ) H_{n−1}.
+    """The mean staleness of agents that turn to one another uniformly at random: (μ/λ) H_{n−1}.
 
-    H is the harmonic number, which grows like log n: so must λ for the staleness to stay. An update that k users
-    reflect spreads to one more at rate λ k (n − k)/(n − 1), whether they push or pull; until a given user reflects it
-    takes Σ_k 1/(λ k) = H_{n−1}/λ on average, and a user makes μ updates in a unit of time (Little's law). So it is
+    H is the harmonic number, which grows like log n: so must λ for the staleness to stay. An update that k agents
+    reflect spreads to one more at rate λ k (n − k)/(n − 1), whether they push or pull; until a given agent reflects it
+    takes Σ_k 1/(λ k) = H_{n−1}/λ on average, and an agent makes μ updates in a unit of time (Little's law). So it is
     exact for Poisson gossip, whatever the update clock's intervals are.
 
     Parameters
     ----------
-    users
+    agents
         n ≥ 2.
     update_rate, gossip_rate
         μ and λ, the rates of the clocks' exponential times.
     update_shift, gossip_shift
         The clocks' shifts, c and d. The rates are then 1/(c + 1/μ), which is exact, and 1/(d + 1/λ), which
-        over-estimates the staleness: where half of the mean gossip interval is shift, by 22 % for 5 users, 12 % for 20
+        over-estimates the staleness: where half of the mean gossip interval is shift, by 22 % for 5 agents, 12 % for 20
         and 8 % for 100; where three quarters are, by 15 % for 20 (as simulated).
     scheme
         ``"push"``, ``"pull"``, or ``"push-pull"``, which is twice as fast.
@@ -194,14 +194,14 @@ def expected_staleness(
     Raises
     ------
     ValueError
-        If there are fewer than two users, a rate is not above 0 or a shift below, or the scheme is another one.
+        If there are fewer than two agents, a rate is not above 0 or a shift below, or the scheme is another one.
 
     Examples
     --------
-    Of four users whose clocks are as fast as one another, H₃ = 1 + 1/2 + 1/3:
+    Of four agents whose clocks are as fast as one another, H₃ = 1 + 1/2 + 1/3:
 
     >>> import ntkp2p as p2p
-    >>> round(p2p.expected_staleness(users=4, update_rate=1.0, gossip_rate=1.0), 6)
+    >>> round(p2p.expected_staleness(agents=4, update_rate=1.0, gossip_rate=1.0), 6)
     1.833333
     """
     for name, value in {"update_rate": update_rate, "gossip_rate": gossip_rate}.items():
@@ -209,17 +209,17 @@ def expected_staleness(
     for name, value in {"update_shift": update_shift, "gossip_shift": gossip_shift}.items():
         _must_be_rate(name, value, least="0 or more")
     directions = lookup(_DIRECTIONS, scheme, "scheme")
-    return _harmonic(users) * (gossip_shift + 1 / gossip_rate) / (update_shift + 1 / update_rate) / directions
+    return _harmonic(agents) * (gossip_shift + 1 / gossip_rate) / (update_shift + 1 / update_rate) / directions
 
 
-def gossip_rate_for(staleness: int | float, users: int, update_rate: int | float) -> float:
-    """The gossip rate λ = μ H_{n−1} / S of each user that holds the mean staleness at S, for Poisson clocks and push.
+def gossip_rate_for(staleness: int | float, agents: int, update_rate: int | float) -> float:
+    """The gossip rate λ = μ H_{n−1} / S of each agent that holds the mean staleness at S, for Poisson clocks and push.
 
     Parameters
     ----------
     staleness
         S > 0.
-    users, update_rate
+    agents, update_rate
         n and μ, as for `expected_staleness`.
 
     Returns
@@ -234,22 +234,22 @@ def gossip_rate_for(staleness: int | float, users: int, update_rate: int | float
 
     Examples
     --------
-    For a mean staleness of 1/2 among four users, twice H₃ = 11/6:
+    For a mean staleness of 1/2 among four agents, twice H₃ = 11/6:
 
     >>> import ntkp2p as p2p
-    >>> round(p2p.gossip_rate_for(0.5, users=4, update_rate=1.0), 6)
+    >>> round(p2p.gossip_rate_for(0.5, agents=4, update_rate=1.0), 6)
     3.666667
     """
     _must_be_rate("staleness", staleness)
     # S = (μ/λ) H is λ = (μ/S) H.
-    return expected_staleness(users, update_rate, staleness)
+    return expected_staleness(agents, update_rate, staleness)
 
 
-def _harmonic(users: int) -> float:
+def _harmonic(agents: int) -> float:
     """H_{n−1}."""
-    if users < 2:
-        raise InputError(f"users is 2 or more, got {users}: nobody is stale about itself")
-    return float(digamma(users) + np.euler_gamma)
+    if agents < 2:
+        raise InputError(f"agents is 2 or more, got {agents}: nobody is stale about itself")
+    return float(digamma(agents) + np.euler_gamma)
 
 
 def _must_be_rate(name: str, value: int | float, *, least: str = "above 0") -> None:

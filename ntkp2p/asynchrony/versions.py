@@ -22,7 +22,7 @@ class Count:
     """
 
     def __init__(self, events: Events, since: float, until: float, distribution: bool):
-        n = self.users = events.users
+        n = self.agents = events.agents
         self.events, self.since, self.until = events, since, until
         self.made = np.zeros((events.rows, n))
         self.rows = list(self.made)
@@ -35,14 +35,14 @@ class Count:
 
     def run(self) -> Float[np.ndarray, " T"]:
         """Go through all events; the mean over all pairs at `times`."""
-        n = self.users
+        n = self.agents
         history, first = np.empty(len(self.times)), 0
         for point, end in enumerate(np.searchsorted(self.events.time, self.times, side="right").tolist()):
             self._advance(first, end)
             first = end
             history[point] = n * np.trace(self.made) - self.made[:n].sum()
-        for user in range(n):
-            self._settle(self.until, user)
+        for agent in range(n):
+            self._settle(self.until, agent)
         if self.levels is not None:
             self.levels.settle(self.until)
         return history / (n * (n - 1))
@@ -59,40 +59,40 @@ class Count:
 
     def _advance(self, first: int, end: int) -> None:
         part, since, rows = slice(first, end), self.since, self.rows
-        columns = (getattr(self.events, name)[part].tolist() for name in ("time", "kind", "user", "peer", "relay"))
-        for now, kind, user, peer, relay in zip(*columns, strict=True):
+        columns = (getattr(self.events, name)[part].tolist() for name in ("time", "kind", "agent", "peer", "relay"))
+        for now, kind, agent, peer, relay in zip(*columns, strict=True):
             if kind == _UPDATE:
-                rows[user][user] += 1
+                rows[agent][agent] += 1
                 if self.levels is not None:
-                    self.levels.update(now, user)
+                    self.levels.update(now, agent)
             elif kind == _MESSAGE:
-                self._merge(max(now, since), user, rows[peer])
+                self._merge(max(now, since), agent, rows[peer])
             elif kind == _ARRIVE:
-                self._merge(max(now, since), user, rows[self.users + relay])
+                self._merge(max(now, since), agent, rows[self.agents + relay])
             elif kind == _SEND:
-                rows[self.users + relay][:] = rows[peer]
+                rows[self.agents + relay][:] = rows[peer]
             elif kind == _EXCHANGE:
-                self._merge(max(now, since), user, rows[peer])
-                self._merge(max(now, since), peer, rows[user])
+                self._merge(max(now, since), agent, rows[peer])
+                self._merge(max(now, since), peer, rows[agent])
 
-    def _merge(self, now: float, user: int, heard: np.ndarray) -> None:
-        self._settle(now, user)
+    def _merge(self, now: float, agent: int, heard: np.ndarray) -> None:
+        self._settle(now, agent)
         if self.levels is not None:
-            self.levels.merge(now, user, heard)
-        row = self.rows[user]
+            self.levels.merge(now, agent, heard)
+        row = self.rows[agent]
         np.maximum(row, heard, out=row)
 
-    def _settle(self, now: float, user: int) -> None:
-        """Sum what row `user` was until now."""
-        np.multiply(self.rows[user], now - self.changed[user], out=self.part)
-        self.sums[user] += self.part
-        self.changed[user] = now
+    def _settle(self, now: float, agent: int) -> None:
+        """Sum what row `agent` was until now."""
+        np.multiply(self.rows[agent], now - self.changed[agent], out=self.part)
+        self.sums[agent] += self.part
+        self.changed[agent] = now
 
     def _own_integrals(self) -> Float[np.ndarray, " n"]:
-        """∫ N_i dt of each user."""
+        """∫ N_i dt of each agent."""
         mine = (self.events.kind == _UPDATE) & (self.events.time <= self.until)
         lasts = self.until - np.maximum(self.events.time[mine], self.since)
-        return np.bincount(self.events.user[mine], weights=lasts, minlength=self.users)
+        return np.bincount(self.events.agent[mine], weights=lasts, minlength=self.agents)
 
 
 class _Levels:
@@ -104,20 +104,20 @@ class _Levels:
         self.pairs, self.times = np.zeros(64, np.int64), np.zeros(64)
         self.pairs[0] = len(made) * (len(made) - 1)
 
-    def update(self, now: float, user: int) -> None:
-        """After the user's update: the others are one more behind."""
+    def update(self, now: float, agent: int) -> None:
+        """After the agent's update: the others are one more behind."""
         self.settle(now)
-        levels = np.bincount((self.own[user] - self.made[:, user]).astype(np.intp))
+        levels = np.bincount((self.own[agent] - self.made[:, agent]).astype(np.intp))
         levels[0] = 0  # its own version, which is no pair
         if len(levels) > len(self.pairs):
             self.pairs, self.times = (np.concatenate([a, np.zeros_like(a)]) for a in (self.pairs, self.times))
         self.pairs[: len(levels)] += levels
         self.pairs[: len(levels) - 1] -= levels[1:]
 
-    def merge(self, now: float, user: int, heard: np.ndarray) -> None:
-        """Before the user's row becomes the larger of what it was and what it hears."""
+    def merge(self, now: float, agent: int, heard: np.ndarray) -> None:
+        """Before the agent's row becomes the larger of what it was and what it hears."""
         self.settle(now)
-        row = self.made[user]
+        row = self.made[agent]
         news = np.flatnonzero(heard > row)
         for sign, version in ((-1, row), (1, heard)):
             levels = np.bincount((self.own[news] - version[news]).astype(np.intp))

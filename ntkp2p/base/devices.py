@@ -133,7 +133,7 @@ def join(coordinator: str, processes: int, process: int, /, *, timeout: float = 
     if process == 0:
         rendezvous.receive(names[1:], int(port), timeout)
     else:
-        rendezvous.knock(names[process], host.strip("[]"), int(port), timeout)
+        rendezvous.connect(names[process], host.strip("[]"), int(port), timeout)
     jax.distributed.initialize(coordinator, processes, process)
 
 

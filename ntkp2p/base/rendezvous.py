@@ -20,26 +20,26 @@ def receive(names: Collection[str], port: int, timeout: float, /) -> None:
     OSError
         If the port cannot be listened on, or `timeout` seconds have passed (a TimeoutError).
     """
-    deadline, guests = time.monotonic() + timeout, {}
+    deadline, peers = time.monotonic() + timeout, {}
     with ExitStack() as stack:
-        door = stack.enter_context(_listen(port))
-        while missing := sorted(set(names) - set(guests)):
+        listener = stack.enter_context(_listen(port))
+        while missing := sorted(set(names) - set(peers)):
             try:
-                door.settimeout(max(deadline - time.monotonic(), 0.01))
-                guest = stack.enter_context(door.accept()[0])
+                listener.settimeout(max(deadline - time.monotonic(), 0.01))
+                peer = stack.enter_context(listener.accept()[0])
             except TimeoutError:
                 late = ", ".join(missing)
                 raise TimeoutError(
                     f"{late} did not come to port {port} within {timeout:g} s: start every process, each by its number"
                 ) from None
-            guests[_name(guest)] = guest
-            guests = {name: guest for name, guest in guests.items() if _is_there(guest)}
+            peers[_name(peer)] = peer
+            peers = {name: peer for name, peer in peers.items() if _is_there(peer)}
         for name in names:
-            guests[name].setblocking(True)
-            guests[name].sendall(WELCOME)
+            peers[name].setblocking(True)
+            peers[name].sendall(WELCOME)
 
 
-def knock(name: str, host: str, port: int, timeout: float, /) -> None:
+def connect(name: str, host: str, port: int, timeout: float, /) -> None:
     """Call at the door until it opens, and wait there for the others.
 
     Raises
@@ -50,9 +50,9 @@ def knock(name: str, host: str, port: int, timeout: float, /) -> None:
     deadline, reason = time.monotonic() + timeout, "not everybody has come"
     while (left := deadline - time.monotonic()) > 0:
         try:
-            with socket.create_connection((host, port), timeout=left) as door:
-                door.sendall(name.encode())
-                if door.recv(len(WELCOME)) == WELCOME:
+            with socket.create_connection((host, port), timeout=left) as listener:
+                listener.sendall(name.encode())
+                if listener.recv(len(WELCOME)) == WELCOME:
                     return
         except OSError as error:  # not open yet; a time that has run out says less than what was wrong before
             reason = reason if isinstance(error, TimeoutError) else error.strerror or str(error)
@@ -74,20 +74,20 @@ def _listen(port: int) -> socket.socket:
         raise OSError(f"cannot listen on port {port} ({error.strerror}): choose another one") from error
 
 
-def _is_there(guest: socket.socket) -> bool:
+def _is_there(peer: socket.socket) -> bool:
     """Whether somebody who has knocked is still waiting."""
-    guest.setblocking(False)
+    peer.setblocking(False)
     try:
-        return bool(guest.recv(1, socket.MSG_PEEK))
+        return bool(peer.recv(1, socket.MSG_PEEK))
     except BlockingIOError:
         return True
     except OSError:
         return False
 
 
-def _name(guest: socket.socket) -> str:
-    guest.settimeout(1)
+def _name(peer: socket.socket) -> str:
+    peer.settimeout(1)
     try:
-        return guest.recv(64).decode(errors="replace")
+        return peer.recv(64).decode(errors="replace")
     except OSError:  # a stranger, who says nothing
         return ""

@@ -102,7 +102,7 @@ def flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
         say(f"the shared kernel differs from the exact one by {cost:.1%} on a sample of the data")
     if predicted["rounds"].stable:
         return
-    bound = facts.get("stable_step_size", np.nan)
+    bound = facts.get("sufficient_step_size", np.nan)
     # Of the matrices of a schedule none is at fault alone: one that grows may be undone by the next.
     W = run.topology.matrix
     mixing = 0.0 if W is None else max(abs(np.linalg.eigvals(W)))

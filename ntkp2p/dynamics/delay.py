@@ -31,7 +31,7 @@ from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.threads import one_thread
 from ntkp2p.data import AgentData
-from ntkp2p.dynamics.spectrum import EDGE
+from ntkp2p.dynamics.spectrum import STABILITY_TOLERANCE
 from ntkp2p.dynamics.system import linear_system
 from ntkp2p.kernels import Features
 from ntkp2p.topology.matrix import symmetric
@@ -312,7 +312,7 @@ def delay_margin_in_rounds(
         As for `delayed_radius`.
     """
     for delay in range(known + 1, most + 1):
-        if delayed_radius(A0, A1, step_size, delay) > 1 + EDGE:
+        if delayed_radius(A0, A1, step_size, delay) > 1 + STABILITY_TOLERANCE:
             return delay - 1
     return most
 

@@ -161,7 +161,7 @@ def eager_system(
         symmetric=alike and algorithm.is_symmetric(mixing),
         growth=growth if alike or growth == 1 else float("nan"),
         curvature=curvature,
-        stable_step_size=algorithm.stable_step_size(mixing, curvature),
+        sufficient_step_size=algorithm.sufficient_step_size(mixing, curvature),
         has_flow=algorithm.has_flow,
         timetable=timetable,
         factors=factors,

@@ -258,7 +258,7 @@ def error_curve(
     growth
         G for ρ = 1, as it is declared, or nan to take both from the reduction.
     """
-    rounds = looks(horizon, 2 * len(reduction.start))
+    rounds = checkpoints(horizon, 2 * len(reduction.start))
     if np.isnan(growth):
         growth, radius = reduction.growth(time, horizon)
     else:
@@ -277,7 +277,7 @@ def error_curve(
     return ErrorCurve(rounds[finite], growth * error[finite], size[finite], growth)
 
 
-def looks(horizon: float, every: int) -> np.ndarray:
+def checkpoints(horizon: float, every: int) -> np.ndarray:
     """Every early round, in which a pulse may cross the basis; then pairs of neighbours, two dozen an octave.
 
     Pairs, for residuals may alternate from round to round.

@@ -30,6 +30,6 @@ def system(system: "LinearSystem", /, *, ax: Axes | None = None) -> Axes:
         values = eigenvalues(system)
         if not len(values):
             return note(ax, "rounds that do not repeat themselves have no eigenvalues")
-        of = "a period's map" if system.lasting.varying else "a round"
-        count = f"{len(values)} extreme" if len(values) < system.lasting.size else f"{len(values)}"
+        of = "a period's map" if system.eventual.varying else "a round"
+        count = f"{len(values)} extreme" if len(values) < system.eventual.size else f"{len(values)}"
         return unit_disc(values, ax=ax, title=f"{count} eigenvalues of {of}", mixing=False)

@@ -72,8 +72,8 @@ class Round:
             pull = (slope(f, targets) * weights[:, None]).reshape(len(matrix), -1)
             return (matrix.T @ pull).reshape(-1)
 
-        def own(user, z):
-            return gradient(z, *(array[user] for array in held))
+        def own(agent, z):
+            return gradient(z, *(array[agent] for array in held))
 
         if self.asynchronous:
             return form.split(mixing.advance(algorithm, state, own))

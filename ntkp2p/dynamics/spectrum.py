@@ -21,7 +21,7 @@ from ntkp2p.dynamics.varying import period
 from ntkp2p.dynamics.windows import DENSE_SIZE, Step
 
 #: By how much an eigenvalue may pass the edge of stability by rounding.
-EDGE = 1e-6
+STABILITY_TOLERANCE = 1e-6
 #: The residual, relative to the eigenvalue, at which the iteration for a large system stops: eigenvalues crowd below 1,
 #: where the last digits cost most and decide nothing, while one that makes a run diverge stands apart.
 TOLERANCE = 1e-3
@@ -51,17 +51,17 @@ class Spectrum(NamedTuple):
     from_below: bool = True
 
 
-def edge(system: LinearSystem, found: Spectrum, /) -> float:
+def stability_tolerance(system: LinearSystem, found: Spectrum, /) -> float:
     """By how much ρ(M), or Re λ(M), may exceed 1 in a stable system: by rounding, or as far as iteration may err.
 
     Less by rounding for small steps, which do little else.
     """
     if found.residual:
-        return EDGE if found.from_below else max(EDGE, found.residual)
+        return STABILITY_TOLERANCE if found.from_below else max(STABILITY_TOLERANCE, found.residual)
     # Of clocks a round is as long as an event takes, and its step is the algorithm's all the same.
     algorithm = system.parameters.get("algorithm")
     step_size = system.step_size if algorithm is None else float(algorithm.step_size)
-    return max(1e-12, EDGE * min(1.0, step_size * float(np.nan_to_num(system.curvature, nan=np.inf))))
+    return max(1e-12, STABILITY_TOLERANCE * min(1.0, step_size * float(np.nan_to_num(system.curvature, nan=np.inf))))
 
 
 #: Up to so many states all eigenvalues are computed: of a symmetric system, and of others.
@@ -100,7 +100,7 @@ def spectrum_and_eigenvalues(
     count
         How many eigenvalues of a large system are found; of a symmetric one half of them at each end.
     """
-    system, unknown, eta = system.lasting, float("nan"), system.step_size
+    system, unknown, eta = system.eventual, float("nan"), system.step_size
     if system.varying:
         if not system.timetable.periodic:
             return Spectrum(unknown, unknown), np.empty(0)
@@ -144,7 +144,7 @@ def multipliers(system: LinearSystem, time: Time, /) -> Inexact[np.ndarray, " m"
     ValueError
         If the mixing does not change and repeat itself.
     """
-    system = system.lasting
+    system = system.eventual
     if not (system.varying and system.timetable.periodic):
         raise InputError("multipliers are of mixing that repeats itself: see spectrum(system) for a single matrix")
     step: Step = period(system, time)

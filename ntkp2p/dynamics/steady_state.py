@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ntkp2p.base.errors import InputError, NotConvergedError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.dynamics.krylov import checked_time
-from ntkp2p.dynamics.spectrum import EDGE, edge, extremes, spectrum
+from ntkp2p.dynamics.spectrum import STABILITY_TOLERANCE, extremes, spectrum, stability_tolerance
 from ntkp2p.dynamics.system import LinearSystem
 
 #: Up to this many states a dense solve is the quicker one.
@@ -65,12 +65,12 @@ def steady_state(
             "where rounds differ for ever nothing rests, as over mixing that changes over time: predict a long run"
         )
     ends = spectrum(system)
-    if time == "rounds" and ends.radius > 1 + edge(system, ends):
+    if time == "rounds" and ends.radius > 1 + stability_tolerance(system, ends):
         raise NoSteadyStateError(
             f"the rounds have no steady state: their spectral radius is {ends.radius:.6g} > 1; use a smaller step "
             'size, or time="flow"'
         )
-    if time == "flow" and ends.abscissa * system.step_size > edge(system, ends):
+    if time == "flow" and ends.abscissa * system.step_size > stability_tolerance(system, ends):
         raise NoSteadyStateError(
             f"the flow has no steady state: its spectral abscissa is {ends.abscissa:.3g} > 0; see check_mixing(W)"
         )
@@ -78,7 +78,7 @@ def steady_state(
     if not start.any():
         return system.initial, 0.0
     if time == "rounds" and ends.radius > 1 - CLOSE:
-        _must_not_turn(system)
+        _must_not_oscillate(system)
     change = (_dense if system.size <= DENSE_SOLVE else _iterated)(system, start, rtol)
     residual = float(np.linalg.norm(start - change + system.apply(change)) / np.linalg.norm(start))
     if residual > max(1e-6, rtol):
@@ -89,14 +89,14 @@ def steady_state(
     return system.initial + change, residual
 
 
-def _must_not_turn(system: LinearSystem) -> None:
+def _must_not_oscillate(system: LinearSystem) -> None:
     """Refuse eigenvalues of modulus 1 other than 1: −1 in a large symmetric system, in others the largest one."""
     if system.size <= DENSE_SOLVE:
         values = np.linalg.eigvals(system.matrix())
     else:
         which = "SA" if system.symmetric else "LM"
-        values = extremes(system.apply, system.size, which, symmetric=system.symmetric, rtol=EDGE).values
-    values = values[(np.abs(values) > 1 - EDGE) & (np.abs(values - 1) > CLOSE)]
+        values = extremes(system.apply, system.size, which, symmetric=system.symmetric, rtol=STABILITY_TOLERANCE).values
+    values = values[(np.abs(values) > 1 - STABILITY_TOLERANCE) & (np.abs(values - 1) > CLOSE)]
     if len(values):
         raise NoSteadyStateError(
             f"the rounds have no steady state: the eigenvalue {values[0]:.4g} keeps oscillating; try lazy(W) or "

@@ -11,7 +11,14 @@ import numpy as np
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
 from ntkp2p.base.threads import one_thread
-from ntkp2p.dynamics.spectrum import EDGE, TOLERANCE, Spectrum, edge, extremes, multipliers
+from ntkp2p.dynamics.spectrum import (
+    STABILITY_TOLERANCE,
+    TOLERANCE,
+    Spectrum,
+    extremes,
+    multipliers,
+    stability_tolerance,
+)
 from ntkp2p.dynamics.system import LinearSystem
 from ntkp2p.dynamics.windows import DENSE_SIZE
 
@@ -48,7 +55,7 @@ def largest_step_size(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> fl
     ValueError
         If the mixing changes over time without repeating itself.
     """
-    system = system.lasting
+    system = system.eventual
     if system.varying and not system.timetable.periodic:
         raise InputError(
             "mixing that changes without repeating itself has no spectral radius, and no largest step size"
@@ -70,10 +77,10 @@ def _passage(system: LinearSystem, dense: int) -> float:
     stable, unstable = bracket(passed, system.curvature)
     if stable == unstable:
         return stable
-    below = stable * np.arange(1, LOOKS) / LOOKS if system.size <= dense and not system.symmetric else []
+    below = stable * np.arange(1, CHECKPOINTS) / CHECKPOINTS if system.size <= dense and not system.symmetric else []
     for earlier in below:  # where W is not symmetric the stable step sizes need not be an interval
         if passed(earlier) > 0:
-            stable, unstable = earlier - stable / LOOKS, earlier
+            stable, unstable = earlier - stable / CHECKPOINTS, earlier
             if stable <= 0:
                 return 0.0
             break
@@ -92,29 +99,29 @@ def bracket(passed: Callable[[float], float], curvature: float, /) -> tuple[floa
     if passed(unstable) > 0:
         while passed(stable) > 0:
             stable, unstable = stable / 2, stable
-            if unstable * curvature < EDGE:
+            if unstable * curvature < STABILITY_TOLERANCE:
                 return 0.0, 0.0
     else:
         while passed(unstable) <= 0:
             stable, unstable = unstable, 2 * unstable
-            if unstable * curvature > 1 / EDGE:
+            if unstable * curvature > 1 / STABILITY_TOLERANCE:
                 return float("inf"), float("inf")
     return stable, unstable
 
 
 #: Smaller step sizes at which a stable one is looked at.
-LOOKS = 5
+CHECKPOINTS = 5
 
 
 def _beyond_one(system: LinearSystem, dense: int) -> float:
     """By how much the spectral radius exceeds one, beyond rounding."""
     if system.varying:
-        return float(np.abs(multipliers(system, "rounds")).max() - 1 - EDGE)
+        return float(np.abs(multipliers(system, "rounds")).max() - 1 - STABILITY_TOLERANCE)
     if system.size <= dense:
         if system.symmetric:
             return _beyond_ends(*np.linalg.eigvalsh(system.matrix())[[0, -1]])
         found = Spectrum(float(np.abs(np.linalg.eigvals(system.matrix())).max()), float("nan"))
-        return found.radius - 1 - edge(system, found)
+        return found.radius - 1 - stability_tolerance(system, found)
     if system.symmetric:
         low, high = (
             extremes(system.apply, system.size, end, symmetric=True, rtol=rtol).values[0]
@@ -128,7 +135,7 @@ def _beyond_one(system: LinearSystem, dense: int) -> float:
     found = np.abs([away, _outermost(system.apply, system.size, (TOLERANCE,))])
     if np.isnan(found).all():
         raise _NotFound
-    return float(np.nanmax(found) - 1 - EDGE)
+    return float(np.nanmax(found) - 1 - STABILITY_TOLERANCE)
 
 
 def _outermost(apply: Callable, size: int, tolerances: Sequence[float]) -> complex:
@@ -139,4 +146,4 @@ def _outermost(apply: Callable, size: int, tolerances: Sequence[float]) -> compl
 
 def _beyond_ends(low: float, high: float) -> float:
     # Steps move the lower end past −1, smoothly; the upper one is near 1 all the time and passes it only with W's own.
-    return float(high - 1 if high > 1 + EDGE else -low - 1)
+    return float(high - 1 if high > 1 + STABILITY_TOLERANCE else -low - 1)

@@ -59,7 +59,7 @@ class LinearSystem:
         known.
     curvature
         The largest eigenvalue of any agent's Hessian.
-    stable_step_size
+    sufficient_step_size
         The textbook's largest stable step size of the rounds, nan where there is none.
     timetable
         What of the stacks in the parameters each round has, where rounds differ.
@@ -74,7 +74,7 @@ class LinearSystem:
     symmetric: bool = False
     growth: float = float("nan")
     curvature: float = float("nan")
-    stable_step_size: float = float("nan")
+    sufficient_step_size: float = float("nan")
     timetable: Timetable = CONSTANT
     has_flow: bool = True
 
@@ -137,7 +137,7 @@ class LinearSystem:
         initial
             s_0, shape (n,).
         """
-        unknown = dict.fromkeys(("growth", "curvature", "stable_step_size"), float("nan"))
+        unknown = dict.fromkeys(("growth", "curvature", "sufficient_step_size"), float("nan"))
         return replace(self, parameters=parameters, initial=initial, **unknown)
 
     @property
@@ -168,7 +168,7 @@ class LinearSystem:
         """Whether the same state stands for other models in another round, as push-sum's does."""
         return self.varying and bool(self.parameters["exogenous"])
 
-    def since(self, k: int, /, initial: Float[np.ndarray, " n"] | None = None) -> "LinearSystem":
+    def shifted(self, k: int, /, initial: Float[np.ndarray, " n"] | None = None) -> "LinearSystem":
         """The system whose round 0 is this one's round k.
 
         Parameters
@@ -192,9 +192,9 @@ class LinearSystem:
         return replace(self, parameters=parameters, timetable=timetable, initial=initial)
 
     @property
-    def lasting(self) -> "LinearSystem":
+    def eventual(self) -> "LinearSystem":
         """The system from the round on from which it repeats itself, where it does."""
-        return self.since(int(self.timetable.begin)) if self.timetable.periodic and self.timetable.begin else self
+        return self.shifted(int(self.timetable.begin)) if self.timetable.periodic and self.timetable.begin else self
 
     @cached_property
     def offset(self) -> Float[np.ndarray, " n"]:
@@ -388,7 +388,9 @@ def linear_system(
         symmetric=not (mixing.asynchronous or varying) and algorithm.is_symmetric(matrices[0]),
         growth=growths[0],
         curvature=curvature,
-        stable_step_size=float(np.min([algorithm.stable_step_size(W, curvature) for W in matrices] or [np.nan])),
+        sufficient_step_size=float(
+            np.min([algorithm.sufficient_step_size(W, curvature) for W in matrices] or [np.nan])
+        ),
         has_flow=mixing.has_flow(algorithm),
         timetable=timetable,
     )

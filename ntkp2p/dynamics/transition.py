@@ -123,7 +123,7 @@ class Transition:
         periods = (last - first) // length
         if periodic and first >= beginning and periods >= PERIODS:
             # Periods that begin at this phase are those of the same system with its order turned.
-            then = system.since(first)
+            then = system.shifted(first)
             step = period(then, self.time) if then.varying else constant(then)
             states = np.array([self._power(step, s, periods, method, rtol, "rounds") for s in states])
             first += periods * length

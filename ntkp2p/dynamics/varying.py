@@ -93,7 +93,7 @@ def _after_a_beginning(system: LinearSystem, asked: Asked, span: Span) -> Found:
     early, late = np.flatnonzero(rounds <= begin), np.flatnonzero(rounds > begin)
     for time in asked.times:
         rounding = _round_by_round(system, rounds[early], early, time, span) if len(early) else 0.0
-        then, inner = lasting(system, time), Span(system.size, (time,), len(late), asked.memory, ROUNDING)
+        then, inner = eventual(system, time), Span(system.size, (time,), len(late), asked.memory, ROUNDING)
         rest = asked._replace(rounds=rounds[late] - begin, times=(time,))
         one = solve_varying(then, rest, inner) if then.varying else windows(constant(then), rest, inner)
         found.method, found.size = one.method, max(found.size, one.size)
@@ -106,10 +106,10 @@ def _after_a_beginning(system: LinearSystem, asked: Asked, span: Span) -> Found:
     return found
 
 
-def lasting(system: LinearSystem, time: Time, /) -> LinearSystem:
+def eventual(system: LinearSystem, time: Time, /) -> LinearSystem:
     """The system from the round on from which it repeats itself, and from the state that it has reached there."""
     begin = int(system.timetable.begin) if system.timetable.periodic else 0
-    return system.since(begin, advance_over(system, system.initial[None], 0, begin, time)[0])
+    return system.shifted(begin, advance_over(system, system.initial[None], 0, begin, time)[0])
 
 
 def last_round(system: LinearSystem, /) -> int | float:

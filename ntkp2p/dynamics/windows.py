@@ -207,7 +207,8 @@ def _span_of_many(
 
     rng = np.random.default_rng(0)
     some = {
-        t: k[np.unique(np.searchsorted(k, krylov.looks(k[-1], 64)).clip(max=len(k) - 1))] for t, k in rounds.items()
+        t: k[np.unique(np.searchsorted(k, krylov.checkpoints(k[-1], 64)).clip(max=len(k) - 1))]
+        for t, k in rounds.items()
     }
     others = {time: np.sort(rng.choice(k, min(len(k), CHECKED), replace=False)) for time, k in rounds.items()}
     _, space, missed = row_space(rows(some), rounding)

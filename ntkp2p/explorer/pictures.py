@@ -80,12 +80,12 @@ def _sentence(time: str, trajectory: Trajectory) -> str:
     value = facts.get("spectral_radius" if time == "rounds" else "spectral_abscissa", math.nan)
     if math.isnan(value):
         return f"{name}: {state} in these rounds; there is no spectrum."
-    edge = 1 if time == "rounds" else 0
+    limit = 1 if time == "rounds" else 0
     about, beside = "", "not above" if trajectory.stable else "above"
-    if "spectral_residual" in facts:  # beyond the edge, a stable run is there by no more than that
-        about, beside = "about ", "within its residual of" if trajectory.stable and value > edge else beside
-    said = f"{name}: {state}, {what} {about}{value:.6g}, {beside} {edge}."
-    bound = facts["stable_step_size"]
+    if "spectral_residual" in facts:  # beyond the limit, a stable run is there by no more than that
+        about, beside = "about ", "within its residual of" if trajectory.stable and value > limit else beside
+    said = f"{name}: {state}, {what} {about}{value:.6g}, {beside} {limit}."
+    bound = facts["sufficient_step_size"]
     if time == "rounds" and not math.isnan(bound):
         said += f" Any step size up to {bound:.3g} is stable."
     elif not trajectory.stable:

@@ -1,6 +1,6 @@
-"""How stale users are: it grows with their number unless each gossips at a rate that grows like log n.
+"""How stale agents are: it grows with their number unless each gossips at a rate that grows like log n.
 
-Times are in units of the mean time that a user's computation takes, μ = 1. The law is that of Mitra and Ulukus,
+Times are in units of the mean time that an agent's computation takes, μ = 1. The law is that of Mitra and Ulukus,
 "Scale-robust timely asynchronous decentralized learning", arXiv 2404.19749.
 """
 
@@ -30,7 +30,7 @@ from ntkp2p.base.style import BLUE, ORANGE, VERMILLION
 if TYPE_CHECKING:
     from ntkp2p.figures.study import Drawn, Study
 
-#: By name: the gossip rate λ that each of n users has, per mean computation; 1 for four users under all of them.
+#: By name: the gossip rate λ that each of n agents has, per mean computation; 1 for four agents under all of them.
 CAPACITIES: dict[str, Callable[[int], float]] = {
     "λ = 1": lambda n: 1.0,
     "λ ∝ log n": lambda n: float(np.log(n) / np.log(4)),
@@ -39,20 +39,20 @@ CAPACITIES: dict[str, Callable[[int], float]] = {
 MARKERS = dict(zip(CAPACITIES, "osD", strict=True))
 COLOURS = dict(zip(CAPACITIES, (VERMILLION, ORANGE, BLUE), strict=True))
 SCHEMES = {"push": "randomised", "opportunistic": "opportunistic"}
-#: Opportunities, of all users together, up to which a draw is made: those that pass in silence cost as much as others.
+#: Opportunities, of all agents together, up to which a draw is made: those that pass in silence cost as much as others.
 MOST = 4e6
-#: Updates of all users together over which a mean staleness is simulated: about 2 % off.
+#: Updates of all agents together over which a mean staleness is simulated: about 2 % off.
 UPDATES = 4000
 
 
 def scaling(study: Study, /) -> Drawn:
     """Mean staleness against n under three laws of capacity, the capacity that holds it, and its distribution."""
-    users = study.setting.staleness_users
+    agents = study.setting.staleness_agents
     found = xr.Dataset(
         {
             "mean_staleness": _means(study),
             "capacity": _capacities(study),
-            "share": _distributions(users[len(users) // 2]),
+            "share": _distributions(agents[len(agents) // 2]),
         }
     )
     fits = _fits(found["capacity"])
@@ -65,57 +65,57 @@ def _draw_scaling(found: xr.Dataset, fits: list[dict[str, Any]]) -> Figure:
     _draw_means(means, found["mean_staleness"])
     _draw_capacities(held, found["capacity"], fits)
     _draw_shares(shares, found["share"])
-    figure.suptitle("How stale users are about one another: complete graph, memoryless clocks of mean 1 and 1/λ")
+    figure.suptitle("How stale agents are about one another: complete graph, memoryless clocks of mean 1 and 1/λ")
     return figure
 
 
 def _mean_staleness(scheme: str, n: int, rate: float, updates: int, seed: int = 0) -> float:
-    """Simulated, over so many updates of all users together, the time left out in which it grows from nothing."""
+    """Simulated, over so many updates of all agents together, the time left out in which it grows from nothing."""
     events, since = _draw_of(scheme, n, rate, updates, seed)
     return staleness(events, since=since, distribution=False).mean
 
 
 def _draw_of(scheme: str, n: int, rate: float, updates: int, seed: int) -> tuple[Events, float]:
     """Events, and since when staleness is what it stays."""
-    plan = AsynchronousGossip(users=n, update=Exponential(1.0), gossip=Exponential(rate), scheme=scheme)
-    # News takes H/λ on average to spread; if one user speaks at a time it spreads in n times that.
+    plan = AsynchronousGossip(agents=n, update=Exponential(1.0), gossip=Exponential(rate), scheme=scheme)
+    # News takes H/λ on average to spread; if one agent speaks at a time it spreads in n times that.
     spread = expected_staleness(n, 1.0, rate) * (n if scheme == "opportunistic" else 2)
     since = 2 * spread
-    return plan.draw(duration=since + max(updates / n, 2 * spread), seed=seed), since
+    return plan.simulate(duration=since + max(updates / n, 2 * spread), seed=seed), since
 
 
 def _means(study: Study) -> xr.DataArray:
     setting = study.setting
-    users = list(setting.staleness_users)
+    agents = list(setting.staleness_agents)
     found = xr.DataArray(
-        np.full((2, len(CAPACITIES), len(users)), np.nan),
-        coords={"scheme": list(SCHEMES), "law": list(CAPACITIES), "users": users},
+        np.full((2, len(CAPACITIES), len(agents)), np.nan),
+        coords={"scheme": list(SCHEMES), "law": list(CAPACITIES), "agents": agents},
         attrs={"long_name": "mean staleness", "units": "updates"},
     )
-    for scheme, (law, capacity), n in product(SCHEMES, CAPACITIES.items(), users):
-        study.progress(f"staleness, {SCHEMES[scheme]}, {law}", n, users[-1])
+    for scheme, (law, capacity), n in product(SCHEMES, CAPACITIES.items(), agents):
+        study.progress(f"staleness, {SCHEMES[scheme]}, {law}", n, agents[-1])
         rate = capacity(n)
         # Fewer where many messages come between two updates.
         updates = min(UPDATES, round(1e6 / rate))
         alone = 4 * n * expected_staleness(n, 1.0, rate) + updates / n
         if scheme == "push" or n * (1 + rate) * alone < MOST:
-            found.loc[{"scheme": scheme, "law": law, "users": n}] = _mean_staleness(scheme, n, rate, updates)
+            found.loc[{"scheme": scheme, "law": law, "agents": n}] = _mean_staleness(scheme, n, rate, updates)
     return found
 
 
 def _capacities(study: Study) -> xr.DataArray:
     """The λ at which the mean staleness is 1, found by simulation, by scheme, n and seed."""
     setting = study.setting
-    users, seeds = list(setting.staleness_users), range(setting.staleness_seeds)
+    agents, seeds = list(setting.staleness_agents), range(setting.staleness_seeds)
     found = xr.DataArray(
-        np.full((2, len(users), len(seeds)), np.nan),
-        coords={"scheme": list(SCHEMES), "users": users, "seed": list(seeds)},
+        np.full((2, len(agents), len(seeds)), np.nan),
+        coords={"scheme": list(SCHEMES), "agents": agents, "seed": list(seeds)},
         attrs={"long_name": "gossip rate that holds the mean staleness at 1", "units": "messages per update"},
     )
-    for scheme, n, seed in product(SCHEMES, users, seeds):
+    for scheme, n, seed in product(SCHEMES, agents, seeds):
         if scheme == "push" or n <= setting.staleness_opportunistic:
-            study.progress(f"staleness, capacity, {SCHEMES[scheme]}, {n} users", seed + 1, len(seeds))
-            found.loc[{"scheme": scheme, "users": n, "seed": seed}] = _capacity(scheme, n, seed)
+            study.progress(f"staleness, capacity, {SCHEMES[scheme]}, {n} agents", seed + 1, len(seeds))
+            found.loc[{"scheme": scheme, "agents": n, "seed": seed}] = _capacity(scheme, n, seed)
     return found
 
 
@@ -134,8 +134,8 @@ def _fits(capacity: xr.DataArray) -> list[dict[str, Any]]:
     """Each scheme's λ(n) as a + b log n and as a n^p, by least squares of relative errors."""
     rows = []
     for scheme in capacity["scheme"].values:
-        rates = capacity.sel(scheme=scheme).dropna("users").mean("seed")
-        n, rate = rates["users"].values.astype(float), rates.values
+        rates = capacity.sel(scheme=scheme).dropna("agents").mean("seed")
+        n, rate = rates["agents"].values.astype(float), rates.values
         found = {}
         for law, curve in LAWS.items():
             constants = scipy.optimize.curve_fit(curve, n, rate, p0=(1.0, 1.0), sigma=rate)[0]
@@ -171,17 +171,17 @@ def _distributions(n: int) -> xr.DataArray:
     longest = max(map(len, counted.values()))
     shares = [np.pad(share, (0, longest - len(share))) for share in counted.values()]
     coords = {"law": list(counted), "staleness": np.arange(longest)}
-    return xr.DataArray(np.array(shares), coords=coords, attrs={"users": n})
+    return xr.DataArray(np.array(shares), coords=coords, attrs={"agents": n})
 
 
 def _draw_means(ax: Any, means: xr.DataArray) -> None:
-    n = np.geomspace(means["users"][0], means["users"][-1], 200).round().astype(int)
+    n = np.geomspace(means["agents"][0], means["agents"][-1], 200).round().astype(int)
     for law, capacity in CAPACITIES.items():
         theory = [expected_staleness(int(k), 1.0, capacity(int(k))) for k in n]
         ax.plot(n, theory, "-", color=COLOURS[law], linewidth=1)
         for scheme, face, line in (("push", COLOURS[law], "none"), ("opportunistic", "white", ":")):
             ax.plot(
-                means["users"],
+                means["agents"],
                 means.sel(law=law, scheme=scheme),
                 marker=MARKERS[law],
                 color=COLOURS[law],
@@ -197,17 +197,17 @@ def _draw_means(ax: Any, means: xr.DataArray) -> None:
         Line2D([], [], marker="o", linestyle=":", markerfacecolor="white", label="opportunistic: simulated", **grey),
     ]
     ax.legend(handles=handles, fontsize=7, loc="upper left")
-    ax.set(xscale="log", yscale="log", xlabel="users $n$", ylabel="mean staleness [updates]")
+    ax.set(xscale="log", yscale="log", xlabel="agents $n$", ylabel="mean staleness [updates]")
     ax.set_ylim(top=float(means.max()) * 40)
     ax.set_title("(a) three laws of capacity")
-    _ticks_at(ax, means["users"].values)
+    _ticks_at(ax, means["agents"].values)
 
 
 def _draw_capacities(ax: Any, capacity: xr.DataArray, fits: list[dict[str, Any]]) -> None:
     looks = {"push": ("o", BLUE), "opportunistic": ("s", VERMILLION)}
     for row, (scheme, (marker, colour)) in zip(fits, looks.items(), strict=True):
-        rates = capacity.sel(scheme=scheme).dropna("users")
-        n, mean = rates["users"].values.astype(float), rates.mean("seed")
+        rates = capacity.sel(scheme=scheme).dropna("agents")
+        n, mean = rates["agents"].values.astype(float), rates.mean("seed")
         ax.plot(n, mean, marker, color=colour, markersize=5.5, label=f"{SCHEMES[scheme]}, simulated", zorder=3)
         fine = np.geomspace(n[0], n[-1], 100)
         log, power = (row["a + b log n: a"], row["b"]), (row["c n^p: c"], row["p"])
@@ -218,15 +218,15 @@ def _draw_capacities(ax: Any, capacity: xr.DataArray, fits: list[dict[str, Any]]
         for (law, text), constants, line in zip(texts.items(), (log, power), ("-", "--"), strict=True):
             label = f"{text}: {row[f'{law} law off by']:.1%} off (rms)"
             ax.plot(fine, _visible(LAWS[law](fine, *constants)), line, color=colour, linewidth=1.1, label=label)
-    ax.set(xscale="log", yscale="log", xlabel="users $n$", ylabel="gossip rate $λ$ of a user [per update]")
+    ax.set(xscale="log", yscale="log", xlabel="agents $n$", ylabel="gossip rate $λ$ of an agent [per update]")
     ax.set_ylim(1, float(capacity.max()) * 12)
     ax.legend(fontsize=7, loc="upper left")
     ax.set_title("(b) what holds the mean staleness at 1")
-    _ticks_at(ax, capacity["users"].values)
+    _ticks_at(ax, capacity["agents"].values)
 
 
-def _ticks_at(ax: Any, users: np.ndarray) -> None:
-    ax.set_xticks(users, [str(n) for n in users])
+def _ticks_at(ax: Any, agents: np.ndarray) -> None:
+    ax.set_xticks(agents, [str(n) for n in agents])
     ax.minorticks_off()
 
 
@@ -251,4 +251,4 @@ def _draw_shares(ax: Any, shares: xr.DataArray) -> None:
         )
     ax.set(yscale="log", ylim=(1e-5, 2), xlabel="staleness [updates]", ylabel="share of time and pairs")
     ax.legend(fontsize=7)
-    ax.set_title(f"(c) randomised gossip of {shares.attrs['users']} users")
+    ax.set_title(f"(c) randomised gossip of {shares.attrs['agents']} agents")

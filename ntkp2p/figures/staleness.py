@@ -1,6 +1,6 @@
-"""The figures of unsynchronised users: what their staleness costs, and from which step size on runs diverge.
+"""The figures of unsynchronised agents: what their staleness costs, and from which step size on runs diverge.
 
-Settings are ours: times are in units of the mean time that a user's computation takes, μ = 1; data are made up. The
+Settings are ours: times are in units of the mean time that an agent's computation takes, μ = 1; data are made up. The
 questions are those of Mitra and Ulukus, "Scale-robust timely asynchronous decentralized learning", arXiv 2404.19749.
 """
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ntkp2p.figures.study import Drawn, Study
 
 WALL = "wall-clock time [mean computations]"
-WALL_OF_FAST = "wall-clock time [mean computations of a fast user]"
+WALL_OF_FAST = "wall-clock time [mean computations of a fast agent]"
 CONVERGED, DIVERGED = "converged", "diverged"
 TRAINED = LINES["trained"] | {"linewidth": 2.8}
 PREDICTED = LINES["rounds"]
@@ -63,25 +63,25 @@ POINTS = 61
 
 
 def regression(study: Study, /) -> Drawn:
-    """Linear and nonlinear regression over time, trained and predicted, for laws of capacity and numbers of users."""
+    """Linear and nonlinear regression over time, trained and predicted, for laws of capacity and numbers of agents."""
     setting = study.setting
     time = np.linspace(0, setting.regression_time, POINTS)
     axes_of: dict[str, list] = {
         "task": ["linear", "nonlinear"],
-        "users": list(setting.regression_users),
+        "agents": list(setting.regression_agents),
         "split": list(SPLITS)[-setting.regression_splits :],
         "gossip": [_named(*pair) for pair in GOSSIPS[:: setting.regression_every]],
     }
     shape = tuple(map(len, axes_of.values()))
     losses = np.full((*shape, 3, len(time)), np.nan)
     for i, task in enumerate(axes_of["task"]):
-        for (j, n), (k, by) in product(enumerate(axes_of["users"]), enumerate(axes_of["split"])):
+        for (j, n), (k, by) in product(enumerate(axes_of["agents"]), enumerate(axes_of["split"])):
             data = regression_data(task, n, by)
             model = affine() if task == "linear" else mlp(width=setting.regression_width, depth=1)
             for m, (scheme, law) in enumerate(GOSSIPS[:: setting.regression_every]):
-                name = f"{task} regression, {n} users {SPLITS[by]}, {axes_of['gossip'][m]}"
+                name = f"{task} regression, {n} agents {SPLITS[by]}, {axes_of['gossip'][m]}"
                 plan = AsynchronousGossip(
-                    users=n, update=Exponential(1.0), gossip=Exponential(CAPACITIES[law](n)), scheme=scheme
+                    agents=n, update=Exponential(1.0), gossip=Exponential(CAPACITIES[law](n)), scheme=scheme
                 )
                 start = Experiment(
                     model=model, data=data, mixing=plan, algorithm=LocalSGD(0.3, steps=5), rounds=len(time)
@@ -96,14 +96,14 @@ def regression(study: Study, /) -> Drawn:
     return _draw_regression(found), {"": found.to_dataset()}
 
 
-def regression_data(task: str, users: int, by: str, /, *, samples: int = 5) -> AgentData:
+def regression_data(task: str, agents: int, by: str, /, *, samples: int = 5) -> AgentData:
     """Made-up data: targets of a nonlinear teacher, or of a linear one; five features and some noise."""
-    data = datasets.load("regression", samples=samples * users, features=5, noise=0.1)
+    data = datasets.load("regression", samples=samples * agents, features=5, noise=0.1)
     if task == "linear":
         rng = np.random.default_rng(0)
         slope, noise = rng.standard_normal((5, 1)) / np.sqrt(5), rng.standard_normal((data.samples, 1))
         data = Dataset(name="linear regression", inputs=data.inputs, targets=data.inputs @ slope + 0.1 * noise)
-    return data.split(agents=users, by=by)
+    return data.split(agents=agents, by=by)
 
 
 def _named(scheme: str, law: str) -> str:
@@ -113,7 +113,7 @@ def _named(scheme: str, law: str) -> str:
 def _along(study: Study, name: str, start: Experiment, time: np.ndarray, *, expected: bool) -> np.ndarray:
     """Mean global losses at some times: trained and predicted along one draw of events, and expected over all draws."""
     plan = start.mixing
-    events = plan.draw(duration=float(time[-1]), seed=1)
+    events = plan.simulate(duration=float(time[-1]), seed=1)
     reached = np.searchsorted(events.time, time, side="right")
     run = replace(start, mixing=events, rounds=len(events), record=np.unique(reached))
     features = run.features()
@@ -131,12 +131,12 @@ def _along(study: Study, name: str, start: Experiment, time: np.ndarray, *, expe
 
 
 def _draw_regression(found: xr.DataArray) -> Figure:
-    columns = [(int(n), by) for n in found["users"].values for by in found["split"].values]
+    columns = [(int(n), by) for n in found["agents"].values for by in found["split"].values]
     figure, axes = plt.subplots(
         2, len(columns), figsize=(13.2, 6.6), sharex=True, sharey="row", layout="constrained", squeeze=False
     )
     for (i, task), (j, (n, by)) in product(enumerate(found["task"].values), enumerate(columns)):
-        ax, part = axes[i, j], found.sel(task=task, users=n, split=by)
+        ax, part = axes[i, j], found.sel(task=task, agents=n, split=by)
         for m, gossip in enumerate(part["gossip"].values):
             scheme, law = next(pair for pair in GOSSIPS if _named(*pair) == gossip)
             face = COLOURS[law] if scheme == "push" else "white"
@@ -147,11 +147,11 @@ def _draw_regression(found: xr.DataArray) -> Figure:
             ax.plot(predicted["time"], predicted, **PREDICTED)
             ax.plot(expected["time"], expected, **(EXPECTED | {"color": COLOURS[law], "zorder": 4}))
         ax.set_yscale("log")
-        ax.set_title(f"{task}, {n} users, data {SPLITS[by]}")
+        ax.set_title(f"{task}, {n} agents, data {SPLITS[by]}")
     axes[0, 0].plot([], [], label="predicted along the events", **PREDICTED)
     axes[0, 0].plot([], [], label="loss of the models expected over clocks", **(EXPECTED | {"color": "0.3"}))
     for row in axes:
-        row[0].set_ylabel("global loss, mean of the users")
+        row[0].set_ylabel("global loss, mean of the agents")
     for ax in axes[-1]:
         ax.set_xlabel(WALL)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
@@ -163,9 +163,9 @@ def _draw_regression(found: xr.DataArray) -> Figure:
 
 
 def events(study: Study, /) -> Drawn:
-    """Who computes and hears when, in a run with stragglers, late and lost messages, and how stale that makes users."""
+    """Events and staleness in a run with stragglers and with late and lost messages."""
     plan = straggling(scheme="push", gossip=Exponential(1.0), transmission=0.4, absences=[(2, 4.0, 7.0)], cap=(1, 0.5))
-    drawn = plan.draw(duration=1200.0)
+    drawn = plan.simulate(duration=1200.0)
     counted = staleness(drawn, since=20.0)
     figure = plt.figure(figsize=(13.2, 4.6), layout="constrained")
     grid = figure.add_gridspec(2, 5)
@@ -183,20 +183,20 @@ def events(study: Study, /) -> Drawn:
 
 
 def straggling(**options: Any) -> AsynchronousGossip:
-    """Eight users of which the last two take five times as long to compute."""
+    """Eight agents of which the last two take five times as long to compute."""
     clocks = [Exponential(2.0, shift=0.5)] * 6 + [Deterministic(5.0)] * 2
-    return AsynchronousGossip(users=8, update=clocks, **options)
+    return AsynchronousGossip(agents=8, update=clocks, **options)
 
 
 def _draw_raster(ax: Any, drawn: Events, plan: AsynchronousGossip, until: float) -> None:
     handles = raster(drawn.until(int(np.searchsorted(drawn.time, until))), ax=ax)
-    for user, leaves, returns in plan.absences:
-        ax.fill_between([leaves, returns], user - 0.28, user + 0.28, color="0.85", zorder=0)
+    for agent, leaves, returns in plan.absences:
+        ax.fill_between([leaves, returns], agent - 0.28, agent + 0.28, color="0.85", zorder=0)
     handles.append(Patch(color="0.85", label="absent"))
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.11), ncols=4, fontsize=8)
-    names = [f"{user}\nslow" if user >= 6 else str(user) for user in range(plan.users)]
-    ax.set_yticks(range(plan.users), names)
-    ax.set(xlabel=WALL_OF_FAST, ylabel="user", xlim=(0, until))
+    names = [f"{agent}\nslow" if agent >= 6 else str(agent) for agent in range(plan.agents)]
+    ax.set_yticks(range(plan.agents), names)
+    ax.set(xlabel=WALL_OF_FAST, ylabel="agent", xlim=(0, until))
 
 
 def _draw_histogram(ax: Any, counted: Any) -> None:
@@ -212,14 +212,14 @@ def _draw_histogram(ax: Any, counted: Any) -> None:
 
 
 def stragglers(study: Study, /) -> Drawn:
-    """Asynchronous beside synchronous local SGD with two slow users, against time and against gradients computed."""
+    """Asynchronous beside synchronous local SGD with two slow agents, against time and against gradients computed."""
     setting = study.setting
     until = 3 * setting.regression_time
     plan = straggling(gossip=Exponential(4.0), transmission=0.1)
-    drawn = plan.draw(duration=until)
+    drawn = plan.simulate(duration=until)
     ends = plan.synchronous_times(int(until))
     ends = ends[ends <= until]
-    data = regression_data("nonlinear", plan.users, "iid", samples=20)
+    data = regression_data("nonlinear", plan.agents, "iid", samples=20)
     start = Experiment(
         model=mlp(width=setting.regression_width, depth=1),
         data=data,
@@ -228,7 +228,7 @@ def stragglers(study: Study, /) -> Drawn:
         rounds=len(drawn),
         record=120,
     )
-    W = metropolis(nx.complete_graph(plan.users))
+    W = metropolis(nx.complete_graph(plan.agents))
     rounds = len(ends) - 1
     features, results = start.features(), {}
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.2), sharey=True, layout="constrained")
@@ -244,10 +244,10 @@ def stragglers(study: Study, /) -> Drawn:
         _draw_straggling(axes, joined, times, name, colour, marker)
         results[f"_{name}"] = joined.assign_coords(wall_clock_time=("round", times))
     axes[0].plot([], [], label="predicted", **PREDICTED)
-    axes[0].set(yscale="log", xlabel=WALL_OF_FAST, ylabel="global loss: mean and range of the users")
-    axes[1].set(xlabel="gradients computed by all users")
+    axes[0].set(yscale="log", xlabel=WALL_OF_FAST, ylabel="global loss: mean and range of the agents")
+    axes[1].set(xlabel="gradients computed by all agents")
     axes[0].legend(fontsize=8)
-    figure.suptitle("Two of eight users take five times as long: local SGD of 5 steps, trained broad")
+    figure.suptitle("Two of eight agents take five times as long: local SGD of 5 steps, trained broad")
     return figure, results
 
 
@@ -307,13 +307,13 @@ def boundary(study: Study, /) -> Drawn:
 
 
 def two_features(delay: int, events: int, /) -> Experiment:
-    """Three users who fit a line to exact data: few states, and all losses have one minimiser."""
+    """Three agents who fit a line to exact data: few states, and all losses have one minimiser."""
     inputs = np.random.default_rng(0).standard_normal((30, 1))
     line = Dataset(name="line", inputs=inputs, targets=inputs + 0.5)
     return Experiment(
         model=affine(),
         data=line.split(agents=3),
-        mixing=AsynchronousGossip(users=3, update=Exponential(1.0), gossip=Exponential(2.0)),
+        mixing=AsynchronousGossip(agents=3, update=Exponential(1.0), gossip=Exponential(2.0)),
         algorithm=LocalSGD(0.1, delay=delay),
         rounds=events,
         record=2,
@@ -390,7 +390,7 @@ def _draw_boundary(found: xr.Dataset) -> Figure:
     ax.legend(fontsize=8)
     ax.set_title("(a) step sizes around the edge of stability")
     _draw_margins(beside, found)
-    figure.suptitle("Local SGD of three users with two features each, memoryless clocks, delayed updates")
+    figure.suptitle("Local SGD of three agents with two features each, memoryless clocks, delayed updates")
     return figure
 
 

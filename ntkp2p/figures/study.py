@@ -57,10 +57,10 @@ class Setting:
     push_width: int
     push_samples: int
     push_tests: int
-    staleness_users: Sequence[int]
+    staleness_agents: Sequence[int]
     staleness_opportunistic: int
     staleness_seeds: int
-    regression_users: Sequence[int]
+    regression_agents: Sequence[int]
     regression_splits: int
     regression_every: int
     regression_time: float
@@ -93,10 +93,10 @@ FULL = Setting(
     push_width=64,
     push_samples=4000,
     push_tests=1000,
-    staleness_users=(4, 8, 16, 32, 64, 128, 256, 512, 1000),
+    staleness_agents=(4, 8, 16, 32, 64, 128, 256, 512, 1000),
     staleness_opportunistic=128,
     staleness_seeds=3,
-    regression_users=(8, 40),
+    regression_agents=(8, 40),
     regression_splits=2,
     regression_every=1,
     regression_time=20.0,
@@ -128,10 +128,10 @@ QUICK = Setting(
     push_width=32,
     push_samples=800,
     push_tests=200,
-    staleness_users=(4, 8, 16, 32),
+    staleness_agents=(4, 8, 16, 32),
     staleness_opportunistic=16,
     staleness_seeds=1,
-    regression_users=(8,),
+    regression_agents=(8,),
     regression_splits=1,
     regression_every=2,
     regression_time=6.0,

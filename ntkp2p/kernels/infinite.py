@@ -163,13 +163,13 @@ def neural_tangents() -> types.ModuleType:
     """
     if sys.modules.get("neural_tangents") is not None:
         return sys.modules["neural_tangents"]
-    with needed("infinite width", "infinite"), _lent_names(), warnings.catch_warnings():
+    with needed("infinite width", "infinite"), _restored_names(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module("neural_tangents")
 
 
 @contextmanager
-def _lent_names() -> Iterator[None]:
+def _restored_names() -> Iterator[None]:
     """What neural-tangents asks of JAX, there for the duration."""
     util: Any = types.ModuleType("jax.util")
     util.safe_map = lambda function, *rows: list(map(function, *rows))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntkp2p.algorithms.exogenous import DENSE_ENTRY, Traffic, course, traffic_of_any_round
+from ntkp2p.algorithms.exogenous import DENSE_ENTRY, MessageCounts, course, message_counts_of_any_round
 from ntkp2p.base.checks import is_number
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.precision import in_float64
@@ -186,7 +186,7 @@ def communication(experiment: Experiment, /) -> Communication:
     >>> sent.messages.shape, float(sent.bytes[0, 0]), round(sent.reduction, 3)
     ((20, 3), 58.0, 4.483)
     """
-    experiment = experiment.drawn()
+    experiment = experiment.sampled()
     size = sum(experiment.layers)
     if experiment.asynchronous:
         every = sent_until(experiment, np.arange(int(experiment.rounds) + 1))
@@ -213,7 +213,7 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
         messages, updates = experiment.topology.sent_until(rounds), experiment.topology.computed_until(rounds)
         # All rounds are alike: a message is one of any of them, and an update takes the gradients of one.
         alike = np.eye(experiment.agents)[None], np.zeros(1, int)
-        one = course(experiment.algorithm, *alike, layers=experiment.layers).traffic
+        one = course(experiment.algorithm, *alike, layers=experiment.layers).message_counts
         return {
             "messages": messages,
             "bytes_sent": float(one.bytes[0]) * messages,
@@ -221,7 +221,7 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
         }
     schedule = experiment.topology
     layers = experiment.layers
-    if (one := traffic_of_any_round(experiment.algorithm, experiment.agents, layers=layers)) is not None:
+    if (one := message_counts_of_any_round(experiment.algorithm, experiment.agents, layers=layers)) is not None:
         heard, every = _heard_until(schedule, rounds), rounds[:, None]
         return {
             "messages": one.messages * heard + one.merges * every,
@@ -243,12 +243,16 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
     return found | {"gradients": np.tile(gradients[:, None], experiment.agents)}
 
 
-def _followed(experiment: Experiment, rounds: int) -> tuple[Traffic, np.ndarray, np.ndarray]:
+def _followed(experiment: Experiment, rounds: int) -> tuple[MessageCounts, np.ndarray, np.ndarray]:
     """The traffic of the rounds; by distinct matrix how many hear each agent; which of these each round has."""
     schedule = experiment.topology
     order = schedule.order[np.arange(rounds) % len(schedule.order)]
     layers = experiment.layers
-    return course(experiment.algorithm, schedule.matrices, order, layers=layers).traffic, _hearers(schedule), order
+    return (
+        course(experiment.algorithm, schedule.matrices, order, layers=layers).message_counts,
+        _hearers(schedule),
+        order,
+    )
 
 
 def _hearers(schedule: RunMixing) -> np.ndarray:

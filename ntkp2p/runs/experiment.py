@@ -165,10 +165,10 @@ class Experiment:
             return as_run_mixing(self.mixing)
         return self.mixing.resolved(int(self.rounds), self._seed_of(0))
 
-    def drawn(self, draw: int = 0, /) -> Experiment:
+    def sampled(self, draw: int = 0, /) -> Experiment:
         """The run with the mixing that training number `draw` draws, such as events of clocks; others as they are."""
         source = self.mixing if isinstance(self.mixing, Mixing) else self.topology
-        mixing = source.drawn(int(self.rounds), self._seed_of(draw))
+        mixing = source.sample(int(self.rounds), self._seed_of(draw))
         if mixing is source:
             return self
         # It is the same run, and was checked: whether everybody takes part in so few events is left to chance.

@@ -21,10 +21,10 @@ from ntkp2p.dynamics.mean_square import MOMENTS, mean_square_radius
 from ntkp2p.dynamics.nonlinear import Integration, integrate
 from ntkp2p.dynamics.round import assemble
 from ntkp2p.dynamics.solve import Solution, solve
-from ntkp2p.dynamics.spectrum import Spectrum, edge, spectrum, spectrum_and_eigenvalues
+from ntkp2p.dynamics.spectrum import Spectrum, spectrum, spectrum_and_eigenvalues, stability_tolerance
 from ntkp2p.dynamics.steady_state import steady_state as solve_steady
 from ntkp2p.dynamics.system import LinearSystem, linear_system
-from ntkp2p.dynamics.varying import lasting
+from ntkp2p.dynamics.varying import eventual
 from ntkp2p.dynamics.windows import DENSE_SIZE, Method
 from ntkp2p.kernels import Features
 from ntkp2p.runs import measures
@@ -68,10 +68,10 @@ def predict(
     Returns
     -------
     trajectory
-        With `error_estimate` and `converged` of the solver, `stable`, the `spectral_radius` of the rounds, the
-        `spectral_abscissa` of the flow if there is one, and the textbook's `stable_step_size` among its attributes. Of
-        more than 1,500 states, 600 if M is not symmetric, they are found by iteration, to a residual of about
-        1e-3, `spectral_residual`, or are NaN where that did not converge. An unstable run is predicted like any other,
+        Its attributes include the solver's `error_estimate` and `converged`, `stable`, the `spectral_radius` of the
+        rounds, the `spectral_abscissa` of the flow if there is one, and the `sufficient_step_size` of the literature.
+        Above 1,500 states (600 if M is not symmetric) the eigenvalues are found by iteration, to a residual of about
+        1e-3 (`spectral_residual`), and are NaN where it did not converge. An unstable run is predicted like any other,
         and flagged; one whose radius is not known, or beyond 1 by no more than a nonsymmetric M's residual, is not.
 
         At infinite width it is the mean over initialisations, with the standard deviations `local_loss_std`,
@@ -331,7 +331,7 @@ def steady_state(
         raise InputError("the steady state is that of one initialisation: give the network a finite width")
     clock = checked_time(time)
     run, averages = _averaged(experiment)
-    system = lasting(linear_system(run.algorithm, run.topology, features, run.data), clock)
+    system = eventual(linear_system(run.algorithm, run.topology, features, run.data), clock)
     state, residual = solve_steady(system, time=time, rtol=rtol)
     basis = (state - system.initial)[None]
     solution = Solution(
@@ -518,7 +518,7 @@ def _measured(models, initial, matrix, targets, weights, owner, test_targets, te
 
 
 def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: Time) -> dict:
-    eta, tolerance = solution.system.step_size, edge(solution.system, extremes)
+    eta, tolerance = solution.system.step_size, stability_tolerance(solution.system, extremes)
     unstable = extremes.radius > 1 + tolerance if time == "rounds" else extremes.abscissa * eta > tolerance
     of_runs = {}
     if solution.system.over_clocks and solution.system.size <= MOMENTS:
@@ -531,7 +531,7 @@ def _verdict(features: Features, solution: Solution, extremes: Spectrum, time: T
         "spectral_radius": extremes.radius,
         **({"spectral_residual": extremes.residual} if extremes.residual else {}),
         **({"spectral_abscissa": extremes.abscissa} if solution.system.has_flow else {}),
-        "stable_step_size": solution.system.stable_step_size,
+        "sufficient_step_size": solution.system.sufficient_step_size,
         **of_runs,
         "method": solution.method,
         "states": solution.system.size,

@@ -11,7 +11,7 @@ from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.prediction import features_of, predict
 
 #: Up to so many rounds every one is looked at; a longer run is looked at so many times.
-LOOKS = 10_000
+CHECKPOINTS = 10_000
 #: The longest run that is considered, unless told otherwise.
 MOST = 10**6
 #: A loss that exceeds the target by no more than this share of it has reached it: rounding decides no tie.
@@ -74,11 +74,11 @@ def rounds_to_loss(
     features = features_of(experiment, features)
     last = 0
     for horizon in _horizons(int(most)):
-        looks = np.unique(np.linspace(last, horizon, min(horizon - last, LOOKS) + 1).round().astype(int))
-        losses = mean_losses(experiment, looks, features)
+        checkpoints = np.unique(np.linspace(last, horizon, min(horizon - last, CHECKPOINTS) + 1).round().astype(int))
+        losses = mean_losses(experiment, checkpoints, features)
         reached = np.flatnonzero(losses <= target * (1 + TIE))
         if len(reached):
-            return _first_between(experiment, features, target, looks, int(reached[0]))
+            return _first_between(experiment, features, target, checkpoints, int(reached[0]))
         if not np.isfinite(losses[-1]):
             return None
         last = horizon
@@ -100,10 +100,12 @@ def _horizons(most: int) -> Iterator[int]:
     yield most
 
 
-def _first_between(experiment: Experiment, features: Features, target: float, looks: np.ndarray, reached: int) -> int:
+def _first_between(
+    experiment: Experiment, features: Features, target: float, checkpoints: np.ndarray, reached: int
+) -> int:
     """The first round at the target among those after the look before it was reached."""
-    if reached == 0 or looks[reached] == looks[reached - 1] + 1:
-        return int(looks[reached])
-    between = np.arange(looks[reached - 1], looks[reached] + 1)
+    if reached == 0 or checkpoints[reached] == checkpoints[reached - 1] + 1:
+        return int(checkpoints[reached])
+    between = np.arange(checkpoints[reached - 1], checkpoints[reached] + 1)
     losses = mean_losses(experiment, between, features)
     return int(between[np.argmax(losses <= target * (1 + TIE))])

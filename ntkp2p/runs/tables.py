@@ -172,8 +172,8 @@ def _asynchronous(entries: dict[str, Any], agents: int, rounds: int) -> _Source:
         entries["graph"] = _graph(graph, agents)
         if weights is not None:
             entries["weight"] = _weighted(graph, weights, agents)
-    clocks = _call("p2p.AsynchronousGossip", users=agents, **entries)
-    return clocks if seed is None else _Source(f"{clocks}.{_call('draw', events=rounds, seed=seed)}")
+    clocks = _call("p2p.AsynchronousGossip", agents=agents, **entries)
+    return clocks if seed is None else _Source(f"{clocks}.{_call('simulate', events=rounds, seed=seed)}")
 
 
 def _clocks(entries: Mapping[str, Any] | list, agents: int) -> _Source:

@@ -108,7 +108,7 @@ _ASKED = {
 
 
 #: What agents with clocks of their own are described by, beside the graph and its weights.
-_CLOCKED = [name for name in parameters_of(AsynchronousGossip) if name not in ("users", "weight")]
+_CLOCKED = [name for name in parameters_of(AsynchronousGossip) if name not in ("agents", "weight")]
 
 
 def mixing_from(entries: dict[str, Any], agents: int, rounds: Any) -> np.ndarray | Mixing:
@@ -160,11 +160,11 @@ def _asynchronous(entries: dict[str, Any], agents: int, rounds: Any) -> Events |
         if "graph" not in given or "weight" in entries:
             raise InputError("[mixing] takes weights with a graph, and then no weight: name one of both")
         given["weight"] = from_graph(given["graph"], entries["weights"])
-    clocks = AsynchronousGossip(users=agents, **given)
+    clocks = AsynchronousGossip(agents=agents, **given)
     if "seed" not in entries:
         return clocks
     seed = whole(entries["seed"], "seed in [mixing]", least=0)
-    return clocks.draw(events=whole(rounds, "rounds", least=1), seed=seed)
+    return clocks.simulate(events=whole(rounds, "rounds", least=1), seed=seed)
 
 
 def _clocks(entries: Any, name: str, agents: int) -> Any:

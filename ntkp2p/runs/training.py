@@ -130,7 +130,7 @@ def train(
     [2.0, 0.0, 2.0]
     """
     whole(draw, "draw", least=0)
-    drawn = experiment.drawn(draw)
+    drawn = experiment.sampled(draw)
     mesh = (one_device() if drawn.asynchronous else all_devices()) if mesh is None else mesh
     if mesh.axis_names != (AXIS,):
         raise InputError(f"the mesh must have the one axis {AXIS!r}, found {mesh.axis_names}: see ntkp2p.devices")

@@ -223,8 +223,8 @@ class MixingReport(Report):
         return self.nonnegative and (self.row_stochastic or self.column_stochastic)
 
     @property
-    def turns(self) -> bool:
-        """Whether an eigenvalue other than 1 has modulus 1, so that mixing turns some disagreement round for ever.
+    def oscillates(self) -> bool:
+        """Whether an eigenvalue other than 1 has modulus 1, so that some disagreement oscillates for ever.
 
         Of stochastic weights the period says so, by Perron and Frobenius, however close to 1 the second modulus is. Of
         others the eigenvalues do, within 1e-6.
@@ -236,8 +236,8 @@ class MixingReport(Report):
         return bool(np.any(away & (abs(others) >= 1 - EIGENVALUE_TOLERANCE)))
 
     @property
-    def settles(self) -> bool:
-        """Whether W^k tends to a matrix of rank one, however slowly: judged as `turns` is."""
+    def converges(self) -> bool:
+        """Whether W^k tends to a matrix of rank one, however slowly: judged as `oscillates` is."""
         if self.stochastic:
             return self.connected and self.aperiodic
         return self.connected and self.second_modulus < 1 - EIGENVALUE_TOLERANCE
@@ -271,7 +271,7 @@ class MixingReport(Report):
 
         "the mean", "a π-weighted mean", "the mean, by push-sum only" or "nothing".
         """
-        return agreement(self.row_stochastic, self.column_stochastic, self.settles)
+        return agreement(self.row_stochastic, self.column_stochastic, self.converges)
 
     def effective_neighbours(self, decay: float | int = DECAY, /) -> float:
         """The agents that one effectively averages with, n_W(γ) [1]_: 1 for W = I, and Q for the complete graph.
@@ -404,17 +404,17 @@ def report_on(matrix: Matrix, source: str = "") -> MixingReport:
     """The report on a square matrix of finite real numbers."""
     dense = isinstance(matrix, np.ndarray)
     parts = topology_spectrum.components(matrix)
-    lap = topology_spectrum.period(matrix, parts)
+    period = topology_spectrum.period(matrix, parts)
     worst_row, worst_column = (worst(topology_spectrum.sums(matrix, axis)) for axis in (1, 0))
     rows, columns = (abs(defect) <= TOLERANCE for _, defect in (worst_row, worst_column))
     positive, connected = matrix.min() >= -TOLERANCE, len(parts) == 1
-    known_lap = lap if positive and (rows or columns) else 1
+    known_period = period if positive and (rows or columns) else 1
     nothing = topology_spectrum.Spectrum(np.empty(0), float("nan"), float("nan"))
-    spectrum = topology_spectrum.spectrum(matrix, lap=known_lap) if dense or connected else nothing
+    spectrum = topology_spectrum.spectrum(matrix, period=known_period) if dense or connected else nothing
     left, right = _perron(matrix, spectrum, rows, columns) if connected else (None, None)
     limit = left if rows else right
     time = None
-    if dense and positive and connected and lap == 1 and limit is not None and (rows or columns):
+    if dense and positive and connected and period == 1 and limit is not None and (rows or columns):
         time = (
             topology_spectrum.mixing_time(matrix, limit)
             if rows
@@ -427,7 +427,7 @@ def report_on(matrix: Matrix, source: str = "") -> MixingReport:
         worst_row=worst_row,
         worst_column=worst_column,
         components=parts,
-        period=lap,
+        period=period,
         eigenvalues=spectrum.eigenvalues,
         second_modulus=spectrum.second_modulus,
         smallest_eigenvalue=spectrum.smallest,

@@ -126,7 +126,7 @@ class ScheduleReport(Report):
     @property
     def agree_on(self) -> str:
         """As for a `MixingReport`."""
-        return agreement(self.row_stochastic, self.column_stochastic, self._settles and self.connected)
+        return agreement(self.row_stochastic, self.column_stochastic, self._converges and self.connected)
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
@@ -196,7 +196,7 @@ class ScheduleReport(Report):
         return None
 
     @cached_property
-    def _settles(self) -> bool:
+    def _converges(self) -> bool:
         """Whether Π^k tends to a matrix of rank one: of nonnegative weights its links say so, however slow it is."""
         if self.nonnegative and (self.row_stochastic or self.column_stochastic):
             return spectrum.forgets(self.product if self.row_stochastic else self.product.T)
@@ -205,7 +205,7 @@ class ScheduleReport(Report):
     @property
     def _leaves(self) -> bool:
         """Whether a period, one of endlessly many, leaves some disagreement as large as it was."""
-        return self.schedule.periodic and not self._settles
+        return self.schedule.periodic and not self._converges
 
     @cached_property
     def _grows(self) -> bool:

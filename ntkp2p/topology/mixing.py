@@ -27,13 +27,13 @@ class Mixing(ABC):
     >>> class OneLink(p2p.Mixing):
     ...     def __init__(self, agents):
     ...         self.agents = agents
-    ...     def drawn(self, rounds, seed, /):
+    ...     def sample(self, rounds, seed, /):
     ...         rng, matrices = np.random.default_rng(seed), np.tile(np.eye(self.agents), (rounds, 1, 1))
     ...         for W in matrices:
     ...             pair = rng.choice(self.agents, 2, replace=False)
     ...             W[np.ix_(pair, pair)] = 0.5
     ...         return p2p.schedules.sequence(matrices)
-    >>> OneLink(4).drawn(100, 0)
+    >>> OneLink(4).sample(100, 0)
     Schedule(4 agents, 100 rounds, 6 matrices)
     """
 
@@ -41,7 +41,7 @@ class Mixing(ABC):
     agents: Any
 
     @abstractmethod
-    def drawn(self, rounds: int, seed: int, /) -> "RunMixing":
+    def sample(self, rounds: int, seed: int, /) -> "RunMixing":
         """The mixing of one run.
 
         Parameters
@@ -65,7 +65,7 @@ class Mixing(ABC):
         rounds, seed
             As for `drawn`.
         """
-        return self.drawn(rounds, seed)
+        return self.sample(rounds, seed)
 
 
 class RunMixing(Mixing):
@@ -84,7 +84,7 @@ class RunMixing(Mixing):
     matrices, order, periodic
         Of rounds of all agents: the distinct matrices, shape (D, Q, Q); which of them each round has, shape (T,); and
         whether they begin anew after these T rounds. See `Schedule`.
-    why_drawn
+    why_sampled
         Why only single draws have a closed form; empty if there is nothing to draw, or the mean has one.
     topics
         What of it is cited: keys of `ntkp2p.runs.citation.KEYS`.
@@ -97,7 +97,7 @@ class RunMixing(Mixing):
     matrices: Any = None
     order: Any = None
     periodic: Any = True
-    why_drawn: Any = ""
+    why_sampled: Any = ""
     topics: Any = ()
 
     @property

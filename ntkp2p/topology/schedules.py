@@ -115,7 +115,7 @@ class Schedule(RunMixing):
             self._must_reach(rounds - 1)
         return self.order[np.arange(rounds) % self.period]
 
-    def drawn(self, rounds: int, seed: int, /) -> "Schedule":
+    def sample(self, rounds: int, seed: int, /) -> "Schedule":
         """Itself: nothing is left to be drawn."""
         return self
 
@@ -207,7 +207,7 @@ def as_run_mixing(mixing: object, /) -> RunMixing:
         return mixing
     if isinstance(mixing, Mixing):
         name = type(mixing).__name__
-        raise InputError(f"{name} is drawn for a run: give {name}.drawn(rounds, seed), or experiment.topology")
+        raise InputError(f"{name} is drawn for a run: give {name}.sample(rounds, seed), or experiment.topology")
     return Schedule(square_matrix(mixing)[None], np.zeros(1, int), True)
 
 

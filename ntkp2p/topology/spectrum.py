@@ -98,9 +98,9 @@ def period(W: Matrix, parts: list[list[int]]) -> int:
     inside = part[tails] == part[heads]
     tails, heads = tails[inside], heads[inside]
     level = _levels(csr_array((np.ones(len(tails)), (tails, heads)), W.shape), parts)
-    laps = np.zeros(len(parts), dtype=int)
-    np.gcd.at(laps, part[tails], level[tails] + 1 - level[heads])
-    return int(np.lcm.reduce(np.maximum(laps, 1)))
+    periods = np.zeros(len(parts), dtype=int)
+    np.gcd.at(periods, part[tails], level[tails] + 1 - level[heads])
+    return int(np.lcm.reduce(np.maximum(periods, 1)))
 
 
 def forgets(W: Float[np.ndarray, "Q Q"]) -> bool:
@@ -110,10 +110,10 @@ def forgets(W: Float[np.ndarray, "Q Q"]) -> bool:
     return len(closed) == 1 and period(W[np.ix_(closed[0], closed[0])], [list(range(len(closed[0])))]) == 1
 
 
-def smallest_class(W: Matrix, lap: int) -> int:
-    """Of a connected W with the period `lap`: the agents in the smallest of the classes that it leads round in turn."""
+def smallest_class(W: Matrix, period: int) -> int:
+    """Of a connected W with this period: the agents in the smallest of the classes that it leads round in turn."""
     level = _levels(csr_array(W != 0), [list(range(agents(W)))])
-    return int(np.bincount(level % lap, minlength=lap).min())
+    return int(np.bincount(level % period, minlength=period).min())
 
 
 def _levels(links: csr_array, parts: list[list[int]]) -> np.ndarray:
@@ -126,22 +126,22 @@ def _levels(links: csr_array, parts: list[list[int]]) -> np.ndarray:
     return level
 
 
-def spectrum(W: Matrix, *, lap: int = 1) -> Spectrum:
+def spectrum(W: Matrix, *, period: int = 1) -> Spectrum:
     """The eigenvalues of W: all of a dense one; of a sparse one the two or more largest, and the smallest.
 
     Parameters
     ----------
-    lap
+    period
         The period of a W of which it is known, by Perron and Frobenius, that its eigenvalues of modulus 1 are the
-        lap-th roots of one: there an iteration would search in vain.
+        period-th roots of one: there an iteration would search in vain.
     """
     if isinstance(W, np.ndarray):
         values = np.linalg.eigvalsh((W + W.T) / 2) if is_symmetric(W) else np.linalg.eigvals(W)
         values = values[np.argsort(-abs(values), kind="stable")]
         return Spectrum(values, float(abs(without_one(values)).max(initial=0.0)), float(np.real(values).min()))
     symmetric = is_symmetric(W)
-    if lap > 1 and not symmetric:
-        top = Extremes(np.exp(2j * np.pi * np.arange(lap) / lap), 0.0)
+    if period > 1 and not symmetric:
+        top = Extremes(np.exp(2j * np.pi * np.arange(period) / period), 0.0)
     else:
         top = extremes(W, 2, "LA") if symmetric else extremes(W, 3, "LM")
     bottom = extremes(W, 1, "SA" if symmetric else "SR")

@@ -3,7 +3,7 @@
 With losses of curvature at most h (the largest eigenvalue of any agent's Hessian) and W's row sums one:
 
 - DGD, x⁺ = W x − η g(x), is stable for symmetric W if η h < 1 + λ_min(W) [1]_. At λ_min = −1, and wherever W is
-  periodic, mixing turns a disagreement round for ever and the gradients push it outwards: no step size is stable.
+  periodic, some disagreement oscillates for ever and the gradients amplify it: no step size is stable.
 - CTA and ATC apply (I − ηH) to what is mixed, or mix what (I − ηH) leaves. For nonnegative W both contract in the norm
   Σ π_q ‖x_q‖², πᵀW = πᵀ, if η h < 2, whatever λ_min is; but an eigenvalue −1 is damped by the gradients only. Negative
   weights need not contract in that norm, and where they leave an eigenvalue of modulus one the rounds may diverge.
@@ -116,9 +116,9 @@ def silence_fault(W: Matrix) -> tuple[str, str] | None:
     )
 
 
-def agreement(rows: bool, columns: bool, settles: bool) -> str:
+def agreement(rows: bool, columns: bool, converges: bool) -> str:
     """What mixing that settles comes to, by which of its sums are one."""
-    if not settles or not (rows or columns):
+    if not converges or not (rows or columns):
         return "nothing"
     if not rows:
         return "the mean, by push-sum only"
@@ -143,9 +143,9 @@ def _fault(report: "MixingReport", algorithm: str) -> tuple[str, str] | None:
         return fault
     if not report.nonnegative and (fault := _fault_of_signs(report, algorithm)):
         return fault
-    if algorithm == "DGD" and report.nonnegative and (report.turns or report.largest_step <= _rounding(report)):
+    if algorithm == "DGD" and report.nonnegative and (report.oscillates or report.largest_step <= _rounding(report)):
         return (
-            f"{_turning(report)}, so mixing never damps that part of the disagreement, and the gradients at the "
+            f"{_oscillating(report)}, so mixing never damps that part of the disagreement, and the gradients at the "
             "models before mixing make it grow, at any step size",
             "lazy(W), or ATC or CTA over this one",
         )
@@ -169,9 +169,9 @@ def _fault_of_signs(report: "MixingReport", algorithm: str) -> tuple[str, str] |
         )
     if report.second_modulus > 1 + EIGENVALUE_TOLERANCE:
         reason = f"an eigenvalue of modulus {report.second_modulus:.6g} makes disagreement grow"
-    elif report.turns:
+    elif report.oscillates:
         reason = (
-            f"{_turning(report)}, so mixing never damps that part of the disagreement, and with weights down to "
+            f"{_oscillating(report)}, so mixing never damps that part of the disagreement, and with weights down to "
             f"{report.lowest:.4g} < 0 the gradients may leave it or make it grow, at any step size"
         )
     else:
@@ -188,9 +188,9 @@ def _doubts(report: "MixingReport", algorithm: str) -> Iterator[tuple[str, str]]
         yield from _small_shares(report)
     else:
         yield from bias(report.perron_left, report.size)
-    if report.turns:
+    if report.oscillates:
         yield (
-            f"oscillates: {_turning(report)}, so mixing alone never damps that part of the disagreement, only the "
+            f"oscillates: {_oscillating(report)}, so mixing alone never damps that part of the disagreement, only the "
             "gradients do",
             "lazy(W)",
         )
@@ -269,7 +269,7 @@ def _rounding(report: "MixingReport") -> float:
     return report.size * float(np.finfo(float).eps)
 
 
-def _turning(report: "MixingReport") -> str:
+def _oscillating(report: "MixingReport") -> str:
     """Which eigenvalues have modulus one beside 1 itself."""
     if report.period > 1:
         return f"W has period {report.period}"

@@ -125,7 +125,7 @@ def test_no_delay_is_the_algorithm_itself(run):
     features = plain.features()
     systems = [linear_system(e.algorithm, e.mixing, features, e.data) for e in (plain, wrapped)]
     np.testing.assert_array_equal(systems[0].matrix(), systems[1].matrix())
-    for name in ("size", "symmetric", "growth", "stable_step_size", "has_flow"):
+    for name in ("size", "symmetric", "growth", "sufficient_step_size", "has_flow"):
         assert getattr(systems[0], name) == getattr(systems[1], name)
     assert systems[1].symmetric
     assert systems[1].growth == 1
@@ -208,7 +208,7 @@ def radius(first, late, delay):
 @pytest.mark.parametrize("delay", [0, 1, 2, 3, 6])
 @pytest.mark.parametrize("mixing", [SYMMETRIC, 1.6 * SYMMETRIC - 0.6 * np.eye(4)], ids=["lazy", "λ_min < 0"])
 def test_late_gradients_are_stable_below_the_declared_step_size(delay, mixing):
-    edge = Delayed(DGD(step_size=1.0), gradients=delay).stable_step_size(mixing, 2.0)
+    edge = Delayed(DGD(step_size=1.0), gradients=delay).sufficient_step_size(mixing, 2.0)
     for seed in range(20):
         factors = np.random.default_rng(seed).normal(size=(4, 2, 2))
         hessians = factors @ factors.swapaxes(1, 2)
@@ -224,7 +224,7 @@ def test_late_gradients_are_stable_below_the_declared_step_size(delay, mixing):
 @pytest.mark.parametrize("delay", [1, 4])
 @pytest.mark.parametrize("algorithm", [DGD, CTA, ATC])
 def test_late_messages_are_stable_below_the_declared_step_size(algorithm, delay):
-    edge = Delayed(algorithm(step_size=1.0), messages=delay).stable_step_size(W, 2.0)
+    edge = Delayed(algorithm(step_size=1.0), messages=delay).sufficient_step_size(W, 2.0)
     own, others = np.diag(np.diag(W)), W - np.diag(np.diag(W))
     for seed in range(20):
         hessian = np.diag(2 * np.random.default_rng(seed).uniform(size=4) ** 0.1)
@@ -248,5 +248,5 @@ def test_no_step_size_is_declared_where_none_is_known():
         (Delayed(ATC(step_size=0.1), messages=1), 1.5 * np.eye(4) - 0.125),
         (Delayed(Twice(step_size=0.1), gradients=1), SYMMETRIC),
     ):
-        assert np.isnan(delayed.stable_step_size(mixing, 1.0)), (delayed, mixing)
+        assert np.isnan(delayed.sufficient_step_size(mixing, 1.0)), (delayed, mixing)
         assert np.isnan(delayed.growth(mixing, 1.0))

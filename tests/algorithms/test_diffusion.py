@@ -56,14 +56,14 @@ def test_only_dgd_with_symmetric_weights_is_declared_symmetric():
 def test_textbook_step_size_is_the_edge_for_dgd_on_one_quadratic():
     # Every agent with the same Hessian: M = W ⊗ 1 − η h, whose extreme eigenvalue is λ_min(W) − η h.
     cycle = np.eye(4) / 2 + np.roll(np.eye(4), 1, 0) / 4 + np.roll(np.eye(4), -1, 0) / 4
-    bound = DGD(step_size=1.0).stable_step_size(cycle, 3.0)
+    bound = DGD(step_size=1.0).sufficient_step_size(cycle, 3.0)
     edge = np.linalg.eigvalsh(cycle - bound * 3.0 * np.eye(4))
     assert np.abs(edge).max() == pytest.approx(1.0, abs=1e-12)
 
 
 def test_no_textbook_step_size_where_its_hypotheses_fail():
-    assert np.isnan(DGD(step_size=0.1).stable_step_size(W, 1.0))
-    assert np.isnan(ATC(step_size=0.1).stable_step_size(W, 1.0))
+    assert np.isnan(DGD(step_size=0.1).sufficient_step_size(W, 1.0))
+    assert np.isnan(ATC(step_size=0.1).sufficient_step_size(W, 1.0))
 
 
 @pytest.mark.parametrize("kind", [DGD, CTA, ATC])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntkp2p.algorithms import ATC, CHOCO, DGD, Delayed, LocalSGD, PushSum, TopK, World
-from ntkp2p.algorithms.event_round import awake_round, mean_round, must_be_asynchronous
+from ntkp2p.algorithms.event_round import active_round, mean_round, must_be_asynchronous
 from ntkp2p.algorithms.local_sgd import FORGETTING
 from ntkp2p.asynchrony import Events, Kind
 
@@ -33,35 +33,35 @@ def float64():
         yield
 
 
-def gradient(user, x):
-    return jnp.tanh(x @ jnp.asarray(PULL)[user]) - 0.3
+def gradient(agent, x):
+    return jnp.tanh(x @ jnp.asarray(PULL)[agent]) - 0.3
 
 
 def events(count=120, weight=W, seed=1):
     """All kinds of them at random, with two messages on their way at most."""
     rng, rows, flying, free = np.random.default_rng(seed), [], [], list(range(RELAYS))
     for _ in range(count):
-        user, peer = (int(q) for q in rng.choice(N, 2, replace=False))
+        agent, peer = (int(q) for q in rng.choice(N, 2, replace=False))
         kind = Kind(int(rng.integers(8)))
         if (kind == Kind.SEND and not free) or (kind == Kind.ARRIVE and not flying):
             kind = Kind.UPDATE
         if kind == Kind.SEND:
-            flying.append((user, peer, free.pop()))
+            flying.append((agent, peer, free.pop()))
             rows.append((kind, *flying[-1]))
         elif kind == Kind.ARRIVE:
             rows.append((kind, *flying.pop(0)))
             free.append(rows[-1][3])
         elif kind in (Kind.MESSAGE, Kind.EXCHANGE, Kind.LOST):
-            rows.append((kind, user, peer, -1))
+            rows.append((kind, agent, peer, -1))
         else:
-            rows.append((kind, user, -1, -1))
-    kind, user, peer, relay = (np.array(column, int) for column in zip(*rows, strict=True))
+            rows.append((kind, agent, -1, -1))
+    kind, agent, peer, relay = (np.array(column, int) for column in zip(*rows, strict=True))
     time = np.arange(1.0, count + 1)
-    return Events(N, time, kind, user, peer, relay, RELAYS, weight, time[-1], np.zeros(N, int))
+    return Events(N, time, kind, agent, peer, relay, RELAYS, weight, time[-1], np.zeros(N, int))
 
 
-class User:
-    """One user's own affairs, in the words of the definition."""
+class Agent:
+    """One agent's own affairs, in the words of the definition."""
 
     def __init__(self, number, algorithm):
         self.number, self.a = number, algorithm
@@ -85,22 +85,22 @@ class User:
 
 
 def recursion(algorithm, drawn):
-    users, flying = [User(q, algorithm) for q in range(N)], {}
-    for kind, user, peer, relay in zip(drawn.kind, drawn.user, drawn.peer, drawn.relay, strict=True):
+    agents, flying = [Agent(q, algorithm) for q in range(N)], {}
+    for kind, agent, peer, relay in zip(drawn.kind, drawn.agent, drawn.peer, drawn.relay, strict=True):
         if kind == Kind.UPDATE:
-            users[user].update()
+            agents[agent].update()
         elif kind in (Kind.DROP, Kind.RETURN):
-            users[user].begun = users[user].x
+            agents[agent].begun = agents[agent].x
         elif kind in (Kind.MESSAGE, Kind.EXCHANGE):
-            mine, theirs = users[user].x, users[peer].x
-            users[user].hears(theirs, drawn.weight[user, peer])
+            mine, theirs = agents[agent].x, agents[peer].x
+            agents[agent].hears(theirs, drawn.weight[agent, peer])
             if kind == Kind.EXCHANGE:
-                users[peer].hears(mine, drawn.weight[peer, user])
+                agents[peer].hears(mine, drawn.weight[peer, agent])
         elif kind == Kind.SEND:
-            flying[relay] = users[peer].x
+            flying[relay] = agents[peer].x
         elif kind == Kind.ARRIVE:
-            users[user].hears(flying.pop(relay), drawn.weight[user, peer])
-    return np.array([user.x for user in users])
+            agents[agent].hears(flying.pop(relay), drawn.weight[agent, peer])
+    return np.array([agent.x for agent in agents])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=repr)
@@ -110,7 +110,7 @@ def test_events_are_the_recursion_of_every_user(algorithm):
     assert set(drawn.kind) == set(Kind)
 
     def one(state, step):
-        return awake_round(algorithm, state, step, gradient), None
+        return active_round(algorithm, state, step, gradient), None
 
     state = jax.jit(lambda state: jax.lax.scan(one, state, jax.tree.map(jnp.asarray, drawn.steps()))[0])(state)
     x = algorithm.model(state)[:N]
@@ -125,7 +125,7 @@ def test_the_mean_step_is_the_mean_of_the_steps():
     state = jax.tree.unflatten(tree, [jnp.asarray(RNG.normal(size=leaf.shape)) for leaf in leaves])
     steps = jax.tree.map(jnp.asarray, drawn.steps())
     found = mean_round(algorithm, state, steps, jnp.asarray(shares), gradient)
-    one = jax.jit(lambda step: awake_round(algorithm, state, step, gradient))
+    one = jax.jit(lambda step: active_round(algorithm, state, step, gradient))
     after = [one(jax.tree.map(lambda a, k=k: a[k], steps)) for k in range(40)]
     expected = jax.tree.map(lambda *leaves: sum(p * leaf for p, leaf in zip(shares, leaves, strict=True)), *after)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

@@ -26,7 +26,7 @@ from ntkp2p.analysis.stability import _with_all_found
 from ntkp2p.data import Dataset
 from ntkp2p.dynamics import Spectrum, linear_system
 from ntkp2p.dynamics.delay import delay_margin, delay_matrices
-from ntkp2p.dynamics.spectrum import edge
+from ntkp2p.dynamics.spectrum import stability_tolerance
 from ntkp2p.kernels import Features
 
 W = metropolis(graphs.cycle(4))
@@ -54,7 +54,7 @@ def test_a_good_run_is_told_so(digits):
     assert str(report.verdicts["Proposition 1"]) == "applies: the flow is BIBO stable"
     assert report.certificates["uniform"].flow
     assert report.certificates["uniform"].growth == 1
-    assert report.textbook_limit <= report.step_size_limit
+    assert report.sufficient_step_size <= report.step_size_limit
     assert len(report.eigenvalues) == 16
 
 
@@ -164,7 +164,7 @@ def test_an_iterated_radius_decides_nothing_within_its_residual(digits):
 
     def seen(radius, from_below):
         found = Spectrum(radius, (radius - 1) / 0.1, 5e-4, from_below)
-        return dataclasses.replace(report, spectrum=found, edge=edge(system, found))
+        return dataclasses.replace(report, spectrum=found, stability_tolerance=stability_tolerance(system, found))
 
     doubtful = seen(1.0001, from_below=False)
     assert doubtful.stable == {"rounds": None, "flow": None}
@@ -197,7 +197,7 @@ def test_a_users_own_algorithm_is_analysed(digits):
     run = run_of(digits, Twice(step_size=0.05))
     report = stability(run)
     assert list(report.margins) == ["messages"]
-    assert np.isnan(report.textbook_limit)
+    assert np.isnan(report.sufficient_step_size)
     for factor, stable in ((0.99, True), (1.01, False)):
         algorithm = Twice(step_size=factor * report.step_size_limit)
         predicted = predict(dataclasses.replace(run, algorithm=algorithm))

@@ -56,27 +56,27 @@ def test_a_trace_ticks_as_given_and_ends():
 
 def test_a_trace_from_a_file(tmp_path):
     path = tmp_path / "trace.csv"
-    path.write_text("user, time, receiver\n1,0.25,0\n0,0.5,2\n2,1,0\n\n1,1.5,2\n")
+    path.write_text("agent, time, receiver\n1,0.25,0\n0,0.5,2\n2,1,0\n\n1,1.5,2\n")
     traces = load_trace(path, 3)
     assert [trace.times.tolist() for trace in traces] == [[0.5], [0.25, 1.5], [1]]
     assert [trace.receivers.tolist() for trace in traces] == [[2], [0, 2], [0]]
-    path.write_text("user,time\n0,1\n1,2\n")
+    path.write_text("agent,time\n0,1\n1,2\n")
     assert [trace.receivers for trace in load_trace(str(path), 2)] == [None, None]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("time,user\n", "first line is user,time or user,time,receiver, found time,user"),
+        ("time,agent\n", "first line is agent,time or agent,time,receiver, found time,agent"),
         ("", "found nothing"),
-        ("user,time\n0,1\n1,5\n0,0.5\n", "line 4: user 0 is at 1.0 already, found 0.5: sort"),
-        ("user,time\n0,1\n2,5\n", "line 3 names user 2, and there are the users 0, …, 1"),
-        ("user,time\n0,1\n-1,5\n", "line 3 names user -1"),
-        ("user,time,receiver\n0,1,7\n", "line 2 names user 7"),
-        ("user,time\n0,1\n", "user 1 has no line, so that it never updates: add"),
-        ("user,time\n0,one\n", "line 2 is '0,one': expected user,time, as numbers"),
-        ("user,time\n0,nan\n", "line 2 is '0,nan'"),
-        ("user,time,receiver\n0,1\n", "line 2 is '0,1': expected user,time,receiver"),
+        ("agent,time\n0,1\n1,5\n0,0.5\n", "line 4: agent 0 is at 1.0 already, found 0.5: sort"),
+        ("agent,time\n0,1\n2,5\n", "line 3 names agent 2, and there are the agents 0, …, 1"),
+        ("agent,time\n0,1\n-1,5\n", "line 3 names agent -1"),
+        ("agent,time,receiver\n0,1,7\n", "line 2 names agent 7"),
+        ("agent,time\n0,1\n", "agent 1 has no line, so that it never updates: add"),
+        ("agent,time\n0,one\n", "line 2 is '0,one': expected agent,time, as numbers"),
+        ("agent,time\n0,nan\n", "line 2 is '0,nan'"),
+        ("agent,time,receiver\n0,1\n", "line 2 is '0,1': expected agent,time,receiver"),
     ],
 )
 def test_what_is_no_trace_in_a_file(text, message, tmp_path):
@@ -100,12 +100,12 @@ def test_what_is_no_trace_in_a_file(text, message, tmp_path):
         (lambda: Weibull(1.0, -2), ValueError, "Weibull's scale"),
         (lambda: Trace([]), ValueError, "one time or more"),
         (lambda: Trace([0.5, 2.0, 1.0]), ValueError, r"times\[2\] = 1.0 .* comes before times\[1\] = 2.0: sort them"),
-        (lambda: Trace([0.0, 1.0]), ValueError, "above 0, where users begin, found 0.0"),
+        (lambda: Trace([0.0, 1.0]), ValueError, "above 0, where agents begin, found 0.0"),
         (lambda: Deterministic(1.0, random_phase="no"), TypeError, "random_phase is True or False, got 'no'"),
         (lambda: Trace([0.5, math.inf]), ValueError, "found inf"),
         (lambda: Trace([-1.0]), ValueError, "found -1"),
         (lambda: Trace([1.0, 2.0], [1]), ValueError, r"2 times has as many receivers, .* shape \(1,\)"),
-        (lambda: Trace([1.0], [0.5]), ValueError, "numbers of users, found shape .* of float64"),
+        (lambda: Trace([1.0], [0.5]), ValueError, "numbers of agents, found shape .* of float64"),
     ],
 )
 def test_what_is_no_clock(build, error, message):

@@ -26,16 +26,16 @@ PLANS = {
 }
 
 
-def plan(users=4, update=2.0, gossip=1.0, **options):
-    return AsynchronousGossip(users=users, update=Exponential(update), gossip=Exponential(gossip), **options)
+def plan(agents=4, update=2.0, gossip=1.0, **options):
+    return AsynchronousGossip(agents=agents, update=Exponential(update), gossip=Exponential(gossip), **options)
 
 
 def by_hand(events, replay, since, until):
     """∫ S dt of all pairs, and the time × pairs at each S, interval by interval."""
-    n, total, levels = events.users, np.zeros((events.users,) * 2), {}
+    n, total, levels = events.agents, np.zeros((events.agents,) * 2), {}
     ends = [*events.time[1:].tolist(), until]
-    lasting = {0: max(0.0, min(events.time[0], until) - since) * n * (n - 1)}
-    levels.update(lasting)
+    eventual = {0: max(0.0, min(events.time[0], until) - since) * n * (n - 1)}
+    levels.update(eventual)
     for begin, end, (*_, models, _) in zip(events.time.tolist(), ends, replay(events), strict=True):
         dt = max(0.0, min(end, until) - max(begin, since))
         for i in range(n):
@@ -50,14 +50,14 @@ def by_hand(events, replay, since, until):
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize(("since", "until"), [(0.0, None), (2.5, 9.0)])
 def test_staleness_as_counted_by_hand(name, since, until, replay):
-    events = plan(**PLANS[name]).draw(duration=12.0, seed=3)
+    events = plan(**PLANS[name]).simulate(duration=12.0, seed=3)
     end = 12.0 if until is None else until
     mean, levels = by_hand(events, replay, since, end)
     found = staleness(events, since=since, until=until)
     np.testing.assert_allclose(found.mean_by_pair, mean, rtol=1e-11, atol=1e-13)
     assert found.mean == pytest.approx(mean.sum() / 12, rel=1e-11)
-    np.testing.assert_allclose(found.by_user.about, mean.sum(axis=1) / 3, rtol=1e-11)
-    np.testing.assert_allclose(found.by_user.known, mean.sum(axis=0) / 3, rtol=1e-11)
+    np.testing.assert_allclose(found.by_agent.about, mean.sum(axis=1) / 3, rtol=1e-11)
+    np.testing.assert_allclose(found.by_agent.known, mean.sum(axis=0) / 3, rtol=1e-11)
     largest = max(level for level, time in levels.items() if time)
     shares = np.array([levels.get(level, 0.0) for level in range(largest + 1)]) / (12 * (end - since))
     np.testing.assert_allclose(found.distribution, shares, rtol=0, atol=1e-13)
@@ -76,10 +76,10 @@ def test_staleness_as_counted_by_hand(name, since, until, replay):
 def test_a_few_events_by_head():
     kind = [Kind.UPDATE, Kind.UPDATE, Kind.MESSAGE, Kind.UPDATE]
     events = Events(
-        users=2,
+        agents=2,
         time=np.array([1.0, 2.0, 4.0, 5.0]),
         kind=np.array(kind, np.int8),
-        user=np.array([0, 0, 1, 0], np.int32),
+        agent=np.array([0, 0, 1, 0], np.int32),
         peer=np.array([-1, -1, 0, -1], np.int32),
         relay=np.full(4, -1, np.int32),
         relays=0,
@@ -91,12 +91,12 @@ def test_a_few_events_by_head():
     found = staleness(events)
     np.testing.assert_allclose(found.mean_by_pair, [[0, 7 / 7], [0, 0]], rtol=1e-15)
     np.testing.assert_allclose(found.distribution, [(2 + 7) / 14, 3 / 14, 2 / 14], rtol=1e-15)
-    assert repr(found) == "Staleness(2 users from 0 to 7: mean 0.5, 95 % at most 2, largest 2)"
+    assert repr(found) == "Staleness(2 agents from 0 to 7: mean 0.5, 95 % at most 2, largest 2)"
     assert "95" not in repr(staleness(events, distribution=False))
 
 
 @pytest.mark.parametrize(
-    ("users", "scheme", "events"),
+    ("agents", "scheme", "events"),
     [
         (5, "push", 120_000),
         (20, "push", 200_000),
@@ -105,18 +105,18 @@ def test_a_few_events_by_head():
         (10, "push-pull", 120_000),
     ],
 )
-def test_the_mean_is_the_harmonic_number(users, scheme, events):
-    drawn = plan(users, 1.0, 2.0, scheme=scheme).draw(events=events, seed=1)
+def test_the_mean_is_the_harmonic_number(agents, scheme, events):
+    drawn = plan(agents, 1.0, 2.0, scheme=scheme).simulate(events=events, seed=1)
     found = staleness(drawn, since=20.0, distribution=False)
-    harmonic = sum(1 / k for k in range(1, users))
+    harmonic = sum(1 / k for k in range(1, agents))
     expected = harmonic / (4 if scheme == "push-pull" else 2)
-    assert expected_staleness(users, 1.0, 2.0, scheme=scheme) == pytest.approx(expected, rel=1e-12)
+    assert expected_staleness(agents, 1.0, 2.0, scheme=scheme) == pytest.approx(expected, rel=1e-12)
     assert found.mean == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("update", [Exponential(2.0, shift=0.5), Deterministic(1.0), Weibull(0.6, 0.66464)])
 def test_the_update_clock_enters_by_its_rate_alone(update):
-    drawn = AsynchronousGossip(users=10, update=update, gossip=Exponential(2.0)).draw(events=120_000, seed=1)
+    drawn = AsynchronousGossip(agents=10, update=update, gossip=Exponential(2.0)).simulate(events=120_000, seed=1)
     found = staleness(drawn, since=20.0, distribution=False)
     # By the rate that was drawn, which differs from the mean one where intervals have heavy tails.
     rate = drawn.updates.sum() / (10 * drawn.duration)
@@ -126,7 +126,9 @@ def test_the_update_clock_enters_by_its_rate_alone(update):
 
 
 def test_shifted_gossip_is_fresher_than_its_rate_says():
-    drawn = AsynchronousGossip(users=20, update=Exponential(1.0), gossip=Exponential(4.0, 0.25)).draw(events=150_000)
+    drawn = AsynchronousGossip(agents=20, update=Exponential(1.0), gossip=Exponential(4.0, 0.25)).simulate(
+        events=150_000
+    )
     found = staleness(drawn, since=20.0, distribution=False)
     assert 0.85 < found.mean / expected_staleness(20, 1.0, 4.0, gossip_shift=0.25) < 0.98
 
@@ -145,7 +147,7 @@ def test_the_rate_that_holds_a_staleness():
         (lambda events: staleness(events, since=-1.0), "got since = -1"),
         (lambda events: staleness(events, distribution=False).largest, r"use staleness\(events\)"),
         (lambda events: staleness(events).quantile(95), "between 0 and 1, got 95: 0.95"),
-        (lambda _: expected_staleness(1, 1.0, 1.0), "users is 2 or more, got 1"),
+        (lambda _: expected_staleness(1, 1.0, 1.0), "agents is 2 or more, got 1"),
         (lambda _: expected_staleness(5, 0.0, 1.0), "update_rate is above 0, and finite, got 0"),
         (lambda _: expected_staleness(5, 1.0, math.nan), "gossip_rate is above 0, and finite, got nan"),
         (lambda _: expected_staleness(5, 1.0, 1.0, update_shift=-1.0), "update_shift is 0 or more, and finite, got -1"),
@@ -154,6 +156,6 @@ def test_the_rate_that_holds_a_staleness():
     ],
 )
 def test_what_has_no_staleness(ask, message):
-    events = plan().draw(duration=10.0)
+    events = plan().simulate(duration=10.0)
     with pytest.raises(ValueError, match=message):
         ask(events)

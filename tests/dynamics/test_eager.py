@@ -65,7 +65,7 @@ def test_matrix_offset_and_models_are_those_of_the_compiled_system(algorithm, pr
     np.testing.assert_allclose(eager.apply(states[0]), compiled.apply(states[0]), atol=1e-13)
     np.testing.assert_array_equal(eager.models(states, np.arange(4)), compiled.models(states, np.zeros(4, int)))
     np.testing.assert_array_equal(eager.initial, compiled.initial)
-    for name in ("step_size", "symmetric", "growth", "stable_step_size", "has_flow"):
+    for name in ("step_size", "symmetric", "growth", "sufficient_step_size", "has_flow"):
         np.testing.assert_allclose(getattr(eager, name), getattr(compiled, name), rtol=1e-13, err_msg=name)
     assert eager.curvature == pytest.approx(compiled.curvature, rel=1e-12)
 

@@ -61,7 +61,7 @@ def test_trained_affine_is_predicted_rounds(algorithm, classes, digits):
     assert facts["converged"]
     assert facts["error_estimate"] < 1e-12
     assert facts["loss"] == "cross_entropy"
-    assert not {"spectral_radius", "stable_step_size"} & set(facts)
+    assert not {"spectral_radius", "sufficient_step_size"} & set(facts)
 
 
 def test_an_exact_kernel_couples_the_outputs_and_is_followed_too(digits):

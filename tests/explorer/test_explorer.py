@@ -56,7 +56,7 @@ def test_numpy_takes_the_same_rounds_of_an_exact_kernel(digits):
     s = np.random.default_rng(0).normal(size=found.size)
     np.testing.assert_allclose(found.apply(s), expected.matrix() @ s, rtol=0, atol=1e-12 * scale)
     np.testing.assert_array_equal(found.models(s[None], np.zeros(1)), expected.models(s[None], np.zeros(1, int)))
-    for name in ("curvature", "stable_step_size", "growth", "step_size"):
+    for name in ("curvature", "sufficient_step_size", "growth", "step_size"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12)
 
 
@@ -275,7 +275,7 @@ def test_a_partition_that_is_chosen_again_is_the_same(explorer):
 
 def test_the_verdict_says_what_is_unstable(explorer):
     assert "Rounds: <b>stable</b>" in explorer.verdict.value
-    bound = explorer.predicted["rounds"].dataset.attrs["stable_step_size"]
+    bound = explorer.predicted["rounds"].dataset.attrs["sufficient_step_size"]
     assert f"up to {bound:.3g}" in explorer.verdict.value
     explorer.step_size.value = 10.0
     assert "unstable" in explorer.verdict.value

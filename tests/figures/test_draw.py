@@ -52,8 +52,8 @@ def test_the_study_of_staleness_finds_its_laws(tmp_path, monkeypatch):
     assert agreed["right"] == agreed["decided"] == agreed["runs"] == 2
     # What holds the staleness at 1 is exactly λ = H_{n−1}. Over U updates a mean of delays D, which the same messages
     # lengthen for a time of 1/λ, varies by (E D² + 2 Var D / λ) / U, with Var D = π²/6 λ⁻² of the first messages.
-    n = np.array(study.QUICK.staleness_users)
-    rate = np.array([sum(1 / k for k in range(1, users)) for users in n])
+    n = np.array(study.QUICK.staleness_agents)
+    rate = np.array([sum(1 / k for k in range(1, agents)) for agents in n])
     deviation = np.sqrt((1 + np.pi**2 / 6 * (rate**-2 + 2 * rate**-3)) / capacity.UPDATES)
     inverse = np.linalg.pinv(np.stack([1 / rate, np.log(n) / rate], axis=1))[1]
     tolerance = 4 * np.linalg.norm(inverse * deviation)

@@ -47,7 +47,7 @@ ONE_WAY = nx.from_numpy_array(ROWS.T * (1 - np.eye(Q)), create_using=nx.DiGraph)
 
 
 def gossip(**options):
-    return AsynchronousGossip(**{"users": Q, "update": clocks.Exponential(1.0), "gossip": FAST} | options)
+    return AsynchronousGossip(**{"agents": Q, "update": clocks.Exponential(1.0), "gossip": FAST} | options)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def worst(a, b, variable):
     ids=lambda value: " ".join(value) or "plain" if isinstance(value, dict) else repr(value),
 )
 def test_along_its_events_an_affine_run_is_predicted_to_the_last_digits(run, options, algorithm):
-    events = gossip(**options).draw(events=ROUNDS, seed=3)
+    events = gossip(**options).simulate(events=ROUNDS, seed=3)
     experiment = run(events, algorithm)
     predicted, trained = predict(experiment), train(experiment)
     assert predicted.dataset.attrs["closed_form"]
@@ -98,7 +98,7 @@ def test_what_is_drawn_and_what_is_not_are_one_experiment(run):
     experiment = run(gossip())
     first, second = (train(experiment, draw=draw) for draw in (0, 1))
     assert worst(first, second, "global_loss") > 1e-3
-    along = predict(experiment.drawn(1))
+    along = predict(experiment.sampled(1))
     assert worst(second, along, "local_loss") < 1e-10
     np.testing.assert_array_equal(second.time, along.time)
     comparison = compare(first, *predictions(experiment).values())
@@ -125,17 +125,17 @@ class Affine:
 
     def follow(self, events, until=np.inf):
         x, begun = np.zeros((Q, self.J.shape[1])), np.zeros((Q, self.J.shape[1]))
-        for time, kind, user, peer in zip(events.time, events.kind, events.user, events.peer, strict=True):
+        for time, kind, agent, peer in zip(events.time, events.kind, events.agent, events.peer, strict=True):
             if time > until:
                 break
             if kind == Kind.UPDATE:
-                v, own = begun[user], self.own[user]
+                v, own = begun[agent], self.own[agent]
                 for _ in range(self.algorithm.steps):
                     v = v - self.algorithm.step_size * self.J[own].T @ (self.J[own] @ v + self.error[own]) / len(own)
-                x[user] += v - begun[user]
-                begun[user] = x[user]
+                x[agent] += v - begun[agent]
+                begun[agent] = x[agent]
             else:
-                x[user] = (x[user] + x[peer]) / 2
+                x[agent] = (x[agent] + x[peer]) / 2
         return x
 
 
@@ -144,8 +144,10 @@ def test_over_memoryless_clocks_the_mean_of_200_runs_is_as_predicted(run):
     experiment = run(gossip(), LocalSGD(0.2, steps=2), rounds=events)
     with jax.enable_x64(True):
         oracle, length = Affine(experiment), 60 / (4 * Q)
-    counted = np.array([oracle.follow(gossip().draw(events=events, seed=seed)) for seed in range(draws)])
-    timed = np.array([oracle.follow(gossip().draw(duration=2 * length, seed=seed), length) for seed in range(draws)])
+    counted = np.array([oracle.follow(gossip().simulate(events=events, seed=seed)) for seed in range(draws)])
+    timed = np.array(
+        [oracle.follow(gossip().simulate(duration=2 * length, seed=seed), length) for seed in range(draws)]
+    )
     theta = models_at_start(experiment)
     for time, found in zip(("rounds", "flow"), (counted, timed), strict=True):
         predicted = predict(experiment, time=time)
@@ -170,7 +172,7 @@ def models_at_start(experiment):
 
 @pytest.mark.slow
 def test_a_wide_network_is_predicted_within_its_linearisation_error(run):
-    events, errors = gossip(transmission=0.2).draw(events=ROUNDS, seed=1), []
+    events, errors = gossip(transmission=0.2).simulate(events=ROUNDS, seed=1), []
     for width in (32, 512):
         experiment = run(events, LocalSGD(0.3, steps=2), model=models.mlp(width=width, depth=1))
         errors.append(compare(train(experiment), predict(experiment)).errors("local_loss")["linearisation"])
@@ -180,14 +182,14 @@ def test_a_wide_network_is_predicted_within_its_linearisation_error(run):
 
 
 def test_cross_entropy_is_followed_along_the_events(run):
-    experiment = run(gossip().draw(events=ROUNDS, seed=2), LocalSGD(0.05), loss="cross_entropy")
+    experiment = run(gossip().simulate(events=ROUNDS, seed=2), LocalSGD(0.05), loss="cross_entropy")
     predicted = predict(experiment)
     assert not predicted.dataset.attrs["closed_form"]
     assert worst(predicted, train(experiment), "local_loss") < 1e-10
 
 
 def test_float32_trains_to_its_own_precision(run):
-    events = gossip().draw(events=ROUNDS, seed=2)
+    events = gossip().simulate(events=ROUNDS, seed=2)
     single, double = (train(run(events, precision=p)) for p in ("float32", "float64"))
     assert 0 < worst(single, double, "local_loss") < 1e-5
 
@@ -195,7 +197,7 @@ def test_float32_trains_to_its_own_precision(run):
 def few(algorithm):
     """A small run: three agents, two weights and a bias."""
     split = data.load("regression", samples=12, features=2).split(agents=3, by="iid")
-    experiment = Experiment(model=models.affine(), data=split, mixing=gossip(users=3), algorithm=algorithm, rounds=10)
+    experiment = Experiment(model=models.affine(), data=split, mixing=gossip(agents=3), algorithm=algorithm, rounds=10)
     return algorithm, experiment.mixing, experiment.features(), split
 
 
@@ -232,7 +234,7 @@ def test_runs_diverge_beyond_the_step_size_of_the_mean_square():
 
 def along(experiment, features):
     """The mean loss along the events of one draw."""
-    return predict(experiment.drawn(), features=features).global_loss.mean("agent").values
+    return predict(experiment.sampled(), features=features).global_loss.mean("agent").values
 
 
 def test_runs_that_diverge_are_stopped(run):
@@ -251,7 +253,7 @@ def test_the_mean_comes_to_rest_where_a_solve_says():
 @pytest.mark.slow
 def test_lateness_is_measured_and_set_beside_the_margin(run):
     n = Q
-    events = AsynchronousGossip(users=n, update=clocks.Deterministic(1.0, random_phase=True), gossip=FAST).draw(
+    events = AsynchronousGossip(agents=n, update=clocks.Deterministic(1.0, random_phase=True), gossip=FAST).simulate(
         events=4000
     )
     one = run(events, LocalSGD(0.2, delay=2), rounds=4000)
@@ -260,7 +262,7 @@ def test_lateness_is_measured_and_set_beside_the_margin(run):
     # A computation is the round itself, and its update waits for two more; intervals are shorter at the beginning.
     late = report.lateness["gradients"]
     assert (late.largest, late.mean) == (pytest.approx(2, rel=0.02), pytest.approx(2, rel=0.02))
-    # Each of the others reaches a user at the rate 3/(n−1), and it takes half: an interval of that.
+    # Each of the others reaches an agent at the rate 3/(n−1), and it takes half: an interval of that.
     L = n * np.eye(n) - np.ones((n, n))
     values, vectors = np.linalg.eigh(L * 3 / (n - 1) / 2)
     expected = vectors * np.exp(-values * report.interval) @ vectors.T
@@ -293,20 +295,20 @@ def test_the_margin_of_several_local_steps_with_momentum_is_of_their_own_rounds(
 
 def test_without_gossip_in_between_a_gradient_is_not_late(run):
     slow = clocks.Exponential(0.2)
-    events = gossip(update=clocks.Deterministic(1.0, random_phase=True), gossip=slow).draw(events=600)
+    events = gossip(update=clocks.Deterministic(1.0, random_phase=True), gossip=slow).simulate(events=600)
     found = timeliness(run(events, rounds=600)).lateness["gradients"]
     assert found.largest < 0.05
     assert found.margin.rounds >= 0
 
 
 def test_messages_and_gradients_are_counted_by_agent(run):
-    events = gossip(transmission=0.2, cap=(2, 1.0), update=STRAGGLER).draw(events=ROUNDS, seed=5)
+    events = gossip(transmission=0.2, cap=(2, 1.0), update=STRAGGLER).simulate(events=ROUNDS, seed=5)
     experiment = run(events, LocalSGD(0.2, steps=3))
     counted = communication(experiment)
     size = experiment.initialise().size
     for q in range(Q):
         sent = sum(k == Kind.SEND and p == q for k, p in zip(events.kind, events.peer, strict=True))
-        made = sum(k == Kind.UPDATE and u == q for k, u in zip(events.kind, events.user, strict=True))
+        made = sum(k == Kind.UPDATE and u == q for k, u in zip(events.kind, events.agent, strict=True))
         assert counted.messages[:, q].sum() == sent > 0
         assert counted.bytes[:, q].sum() == 4 * size * sent
         assert counted.gradients[:, q].sum() == 3 * made > 0
@@ -332,15 +334,15 @@ def test_a_trajectory_is_saved_and_drawn_against_events_and_wall_clock_time(run,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mixing": AsynchronousGossip(users=4, update=FAST, gossip=FAST)}, "mixing has 4 users"),
-        ({"mixing": gossip().draw(events=100), "rounds": 101}, "100 events for a run of 101"),
-        ({"mixing": gossip().draw(events=5), "rounds": 5}, "never updates|never reached"),
+        ({"mixing": AsynchronousGossip(agents=4, update=FAST, gossip=FAST)}, "mixing has 4 agents"),
+        ({"mixing": gossip().simulate(events=100), "rounds": 101}, "100 events for a run of 101"),
+        ({"mixing": gossip().simulate(events=5), "rounds": 5}, "never updates|never reached"),
         ({"algorithm": LocalSGD(0.2, delay=500)}, "500 of its updates later"),
         ({"algorithm": Averaging(0.2), "predicted": True}, r"world\.average is for rounds of all"),
     ],
 )
 def test_runs_that_do_not_fit_are_named(run, change, message):
-    given = {"mixing": gossip().draw(events=ROUNDS), "rounds": ROUNDS} | change
+    given = {"mixing": gossip().simulate(events=ROUNDS), "rounds": ROUNDS} | change
     act = predict if given.pop("predicted", False) else lambda experiment: experiment
     with pytest.raises(ValueError, match=message):
         act(run(**given))
@@ -348,7 +350,7 @@ def test_runs_that_do_not_fit_are_named(run, change, message):
 
 def test_a_run_that_is_drawn_need_not_have_everybody_in_it(run):
     short = run(gossip(), rounds=4)
-    assert predict(short.drawn()).stable is not None
+    assert predict(short.sampled()).stable is not None
     assert train(short).dataset.sizes["round"] == 5
     assert stability(short).spectrum.radius < 1
 
@@ -356,7 +358,7 @@ def test_a_run_that_is_drawn_need_not_have_everybody_in_it(run):
 def test_a_mini_batch_is_drawn_for_every_local_step(run):
     """Of two samples: two steps with one each have four outcomes."""
     split = data.load("regression", samples=6, features=2).split(agents=3, by="iid")
-    events = gossip(users=3).draw(events=60, seed=2)
+    events = gossip(agents=3).simulate(events=60, seed=2)
     first = int(np.argmax(events.kind == Kind.UPDATE)) + 1
     run = Experiment(
         model=models.affine(),
@@ -367,22 +369,22 @@ def test_a_mini_batch_is_drawn_for_every_local_step(run):
         record=[first],
         batch_size=1,
     )
-    user = events.user[first - 1]
-    found = {float(train(run, draw=draw).parameter_distance.sel(round=first)[user]) for draw in range(12)}
+    agent = events.agent[first - 1]
+    found = {float(train(run, draw=draw).parameter_distance.sel(round=first)[agent]) for draw in range(12)}
     assert len(found) == 4
 
 
 def test_other_mixing_is_another_experiment(run):
     graph = nx.cycle_graph(Q)
     plans = [gossip(), gossip(graph=graph), gossip(graph=graph, weight=0.4), gossip(update=clocks.Deterministic(1.0))]
-    drawn = gossip().draw(events=ROUNDS)
+    drawn = gossip().simulate(events=ROUNDS)
     mixings = [*plans, drawn, dataclasses.replace(drawn, weight=0.4)]
     assert len({run(mixing).describe()["mixing"] for mixing in mixings}) == len(mixings)
 
 
 def test_what_has_no_closed_form_says_why(run):
     shifted = gossip(update=clocks.Exponential(1.0, shift=0.5))
-    with pytest.raises(ValueError, match=r"not memoryless: predict single draws, experiment\.drawn\(0\)"):
+    with pytest.raises(ValueError, match=r"not memoryless: predict single draws, experiment\.sampled\(0\)"):
         predict(run(shifted))
     assert stability(run(shifted)).verdicts["rounds"].answer == "not known"
     with pytest.raises(ValueError, match="a map is of synchronous rounds"):
@@ -390,7 +392,7 @@ def test_what_has_no_closed_form_says_why(run):
     with pytest.raises(ValueError, match="variance_scale"):
         predict(run(gossip(), LocalSGD(0.2, variance_scale=1.0)))
     with pytest.raises(ValueError, match="no gradient flow"):
-        predict(run(gossip().draw(events=ROUNDS)), time="flow")
+        predict(run(gossip().simulate(events=ROUNDS)), time="flow")
     with pytest.raises(ValueError, match="clocks of their own"):
         timeliness(run(W, DGD(0.2)))
     with pytest.raises(ValueError, match="nobody applies an update in 20 events"):
@@ -420,7 +422,7 @@ TRACED = 'update = {trace = "ticks.csv"}\ngossip = {trace = "ticks.csv"}'
 
 
 def from_toml(folder, mixing):
-    (folder / "ticks.csv").write_text("user,time\n" + "".join(f"{k % 4},{k + 1}\n" for k in range(200)))
+    (folder / "ticks.csv").write_text("agent,time\n" + "".join(f"{k % 4},{k + 1}\n" for k in range(200)))
     (folder / "run.toml").write_text(TOML % mixing)
     return Experiment.from_toml(folder / "run.toml")
 
@@ -451,11 +453,11 @@ def from_toml(folder, mixing):
     ],
 )
 def test_clocks_are_read_from_a_file(tmp_path, mixing, same):
-    expected = gossip(users=4, **same)
+    expected = gossip(agents=4, **same)
     assert repr(from_toml(tmp_path, mixing).mixing) == repr(expected)
     drawn = from_toml(tmp_path, mixing + "\nseed = 7").mixing
-    events = expected.draw(events=120, seed=7)
-    for name in ("time", "kind", "user", "peer"):
+    events = expected.simulate(events=120, seed=7)
+    for name in ("time", "kind", "agent", "peer"):
         np.testing.assert_array_equal(getattr(drawn, name), getattr(events, name))
 
 

@@ -78,11 +78,11 @@ def test_what_a_run_is_made_of(run, changes, expected):
 
 def test_clocks_of_their_own(run):
     clock = p2p.clocks.Exponential(1.0)
-    gossip = p2p.AsynchronousGossip(users=4, update=clock, gossip=clock)
+    gossip = p2p.AsynchronousGossip(agents=4, update=clock, gossip=clock)
     local = {"algorithm": p2p.LocalSGD(0.1), "rounds": 200}
     timely = {"stich2019", "mitra2024", "lian2018", "boyd2006"}
     assert also(run, mixing=gossip, **local) == timely
-    assert also(run, mixing=gossip.draw(events=200, seed=0), **local) == timely
+    assert also(run, mixing=gossip.simulate(events=200, seed=0), **local) == timely
     freshest = dataclasses.replace(gossip, scheme="opportunistic", cap=(3, 1.0))
     assert also(run, mixing=freshest, **local) == timely | {"mitra2022", "draco2024"}
 

@@ -17,7 +17,7 @@ class OneLink(p2p.Mixing):
 
     agents = Q
 
-    def drawn(self, rounds, seed, /):
+    def sample(self, rounds, seed, /):
         rng, matrices = np.random.default_rng(seed), np.tile(np.eye(Q), (rounds, 1, 1))
         for W in matrices:
             pair = rng.choice(Q, 2, replace=False)
@@ -30,13 +30,13 @@ class TakingTurns(p2p.Mixing):
 
     agents = Q
 
-    def drawn(self, rounds, seed, /):
+    def sample(self, rounds, seed, /):
         k = np.arange(rounds)
         return p2p.Events(
-            users=Q,
+            agents=Q,
             time=np.arange(1.0, rounds + 1),
             kind=np.where(k % 2, Kind.MESSAGE, Kind.UPDATE),
-            user=k // 2 % Q,
+            agent=k // 2 % Q,
             peer=np.where(k % 2, (k // 2 - 1) % Q, -1),
             relay=np.full(rounds, -1),
             relays=0,
@@ -85,7 +85,7 @@ def test_every_draw_of_a_training_has_mixing_of_its_own():
 
 def test_what_is_drawn_is_checked():
     class Alone(OneLink):
-        def drawn(self, rounds, seed, /):
+        def sample(self, rounds, seed, /):
             return p2p.schedules.periodic([np.eye(Q)])
 
     with pytest.raises(p2p.InputError, match="mixing falls into 4 components"):
@@ -94,5 +94,5 @@ def test_what_is_drawn_is_checked():
     with pytest.raises(p2p.InputError, match="4 × 4 but the data are split over 3 agents"):
         run(OneLink(), data=data)
     experiment = run(OneLink())
-    with pytest.raises(p2p.InputError, match=r"give OneLink.drawn\(rounds, seed\), or experiment.topology"):
+    with pytest.raises(p2p.InputError, match=r"give OneLink.sample\(rounds, seed\), or experiment.topology"):
         p2p.linear_system(experiment.algorithm, experiment.mixing, experiment.features(), experiment.data)

@@ -138,7 +138,7 @@ def test_transitions_go_on_from_any_round(run):
         found = transition(system, last, first, time="rounds") @ start
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * np.linalg.norm(expected))
     far = solve(system, [begin + 300, begin + 301]).states("rounds")
-    later = solve(system.since(begin + 300, far[0]), [1]).states("rounds")[0]
+    later = solve(system.shifted(begin + 300, far[0]), [1]).states("rounds")[0]
     np.testing.assert_allclose(far[1], later, rtol=0, atol=1e-11 * np.linalg.norm(later))
 
 

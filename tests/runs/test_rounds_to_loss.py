@@ -33,10 +33,10 @@ def trained(experiment):
 
 
 @pytest.mark.parametrize(
-    ("share", "looks"), [(1.0, runs_rounds_to_loss.LOOKS), (0.6, runs_rounds_to_loss.LOOKS), (0.4, 7)]
+    ("share", "checkpoints"), [(1.0, runs_rounds_to_loss.CHECKPOINTS), (0.6, runs_rounds_to_loss.CHECKPOINTS), (0.4, 7)]
 )
-def test_the_first_round_that_trains_so_far(experiment, features, trained, share, looks, monkeypatch):
-    monkeypatch.setattr(runs_rounds_to_loss, "LOOKS", looks)
+def test_the_first_round_that_trains_so_far(experiment, features, trained, share, checkpoints, monkeypatch):
+    monkeypatch.setattr(runs_rounds_to_loss, "CHECKPOINTS", checkpoints)
     assert np.all(np.diff(trained) < 0)  # so that no dip can hide between two looks
     goal = share * trained[0] + 1e-12
     assert goal > trained[-1]

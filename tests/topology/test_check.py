@@ -504,7 +504,7 @@ def almost_still(Q, link):
 def test_what_is_aperiodic_settles_however_slowly(W):
     report = check_mixing(W)
     assert report.second_modulus > 1 - 1e-6
-    assert not report.turns
+    assert not report.oscillates
     assert report.agree_on == "the mean"
     assert all(re.match("works, but slow", str(v)) for v in report.verdicts.values())
 
