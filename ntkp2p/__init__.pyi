@@ -37,6 +37,7 @@ from ntkp2p.asynchrony import staleness as staleness
 from ntkp2p.base import devices as devices
 from ntkp2p.base.compiled import keep_compiled as keep_compiled
 from ntkp2p.base.errors import InputError as InputError
+from ntkp2p.base.errors import UnstableWarning as UnstableWarning
 from ntkp2p.dynamics import NoSteadyStateError as NoSteadyStateError
 from ntkp2p.dynamics import linear_system as linear_system
 from ntkp2p.dynamics import solve as solve

@@ -144,7 +144,11 @@ def test_figures_in_json(run, tmp_path, monkeypatch):
         "errors": [{"run": "a", "linearisation": 0.5, "solver": None}],
         "folder": str(tmp_path),
     }
-    assert "5.00e-01" in run("figures", "--out", tmp_path)[1]
+    code, out, _ = run("figures", "--out", tmp_path)
+    assert code == 0
+    assert "50 %" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 100  # the last line names the folder
+    assert "| a | 50 % |" in (tmp_path / "errors.md").read_text()
 
 
 def test_committed_figures_are_drawn_by_name_only(run, tmp_path, monkeypatch):
@@ -340,7 +344,7 @@ def test_cross_entropy_that_outgrows_all_bounds(run, experiment, tmp_path):
     )
     code, _, err = run("predict", path, "--out", tmp_path)
     assert code == 0, err
-    assert "the rounds are unstable: they outgrow all bounds; the mixing matrix alone has 3" in err
+    assert "rounds are unstable: the models overflow; the mixing matrix alone has spectral radius 3," in err
 
 
 def test_predict_and_train_write_what_they_say(run, experiment, tmp_path):
@@ -372,9 +376,9 @@ def test_a_delayed_run_is_predicted_in_rounds(run, experiment, tmp_path):
         "predict", experiment(("step_size = 0.2", "step_size = 2.0\ngradient_delay = 2")), "--out", tmp_path
     )
     assert code == 0, err
-    assert "Trajectory(rounds: Delayed DGD, " in out
-    assert "the rounds are unstable: spectral radius" in err
-    assert "stable below step_size = " in err
+    assert "rounds, after round 20: the linear model is unstable" in out
+    assert "the linear model's rounds are unstable: spectral radius" in err
+    assert "guaranteed below step_size = " in err
     assert {p.name for p in tmp_path.iterdir()} == {"experiment.toml", "predicted_rounds.nc", "predicted.png"}
 
 
@@ -549,8 +553,8 @@ def test_an_unstable_run_blames_a_single_matrix_only(mixing, capsys):
     run = SimpleNamespace(topology=schedules.periodic([W, np.eye(2)] if mixing == "schedule" else [W]))
     output.flag(run, {"rounds": predicted})
     said = capsys.readouterr().err
-    assert ("the mixing matrix alone has 3" in said) == (mixing != "schedule")
-    assert ("stable below step_size = 0.5" in said) == (mixing == "schedule")
+    assert ("the mixing matrix alone has spectral radius 3" in said) == (mixing != "schedule")
+    assert ("guaranteed below step_size = 0.5;" in said) == (mixing == "schedule")
 
 
 def test_pickle_in_npy(run, tmp_path):
@@ -566,15 +570,15 @@ def test_unwritable_folder(run, experiment, tmp_path):
 @pytest.mark.parametrize("step_size", ["1e9", pytest.param("1e3", marks=pytest.mark.slow)])
 def test_step_size_that_diverges(run, experiment, tmp_path, step_size):
     path = experiment(("step_size = 0.2", f"step_size = {step_size}"), ("rounds = 20", "rounds = 200"))
-    fails(run("train", path, "--out", tmp_path), "training diverges", "agent", "use a smaller step size")
+    fails(run("train", path, "--out", tmp_path), "training diverges", "agent", "guaranteed below step_size = 0.3755;")
     assert not np.isfinite(xr.load_dataset(tmp_path / "trained.nc", engine="h5netcdf")["local_loss"][-1]).all()
     # Predicted it is flagged and plotted, not an error; and so is the comparison.
     for command in ("predict", "compare"):
         code, out, err = run(command, path, "--out", tmp_path, "--json", "--quiet")
         assert code == 0
         assert json.loads(out)["runs"]["rounds"]["stable"] is False
-        assert "the rounds are unstable: spectral radius" in err  # a warning comes all the same
-        assert "stable below step_size" in err
+        assert "the linear model's rounds are unstable: spectral radius" in err  # also with --quiet
+        assert "guaranteed below step_size = 0.3755; exact limit: ntkp2p stability" in err
     assert (tmp_path / "predicted.png").exists()
     assert (tmp_path / "comparison.png").exists()
 

@@ -34,6 +34,7 @@ from ntkp2p.base.workers import Answers, Failure, locally, on_cluster, processor
 from ntkp2p.kernels import Features
 from ntkp2p.runs.comparison import SOURCES, Comparison
 from ntkp2p.runs.experiment import Experiment
+from ntkp2p.runs.instability import no_instability_warning
 from ntkp2p.runs.prediction import predictions
 from ntkp2p.runs.toml import tables_of
 from ntkp2p.runs.training import DivergedError, train
@@ -394,7 +395,8 @@ def _answers(cells: Sequence[_Cell], workers: int, scheduler: str | None) -> Ans
 def _computed(cell: _Cell, memory: int | None = None) -> xr.Dataset:
     started = time.perf_counter()
     run = Experiment.from_dict(cell.tables, folder=cell.folder)
-    trajectories = dict(predictions(run, features=_features(_Kernel(cell.kernel, run, memory))))
+    with no_instability_warning():  # the table and the plot mark unstable cells
+        trajectories = dict(predictions(run, features=_features(_Kernel(cell.kernel, run, memory))))
     if cell.train:
         try:
             trajectories["trained"] = train(run)

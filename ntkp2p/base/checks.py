@@ -12,6 +12,35 @@ from ntkp2p.base.errors import InputError
 
 Value = TypeVar("Value")
 
+#: Other common names of things, for suggestions.
+SYNONYMS = {
+    "ring": "cycle",
+    "loop": "cycle",
+    "clique": "complete",
+    "full": "complete",
+    "fully_connected": "complete",
+    "line": "path",
+    "chain": "path",
+    "lattice": "grid",
+    "mesh": "grid",
+    "er": "erdos_renyi",
+    "gnp": "erdos_renyi",
+    "rgg": "random_geometric",
+    "dsgd": "DGD",
+    "d-psgd": "DGD",
+    "dpsgd": "DGD",
+    "sgp": "PushSum",
+    "push_sum": "PushSum",
+    "fedavg": "LocalSGD",
+    "metropolis_hastings": "metropolis",
+    "topk": "top_k",
+    "randk": "random_k",
+    "fc": "mlp",
+    "linear": "affine",
+    "logistic": "cross_entropy",
+    "mse": "squared",
+}
+
 
 def lookup(table: Mapping[str, Value], name: object, kind: str) -> Value:
     """The entry of `table` called `name`.
@@ -48,6 +77,9 @@ def lookup(table: Mapping[str, Value], name: object, kind: str) -> Value:
 def suggestion(name: object, known: Iterable[str], /) -> str:
     """The known name closest to `name`, as a question to append to a message; empty if none is close."""
     lower = {key.lower(): key for key in known}
+    synonym = SYNONYMS.get(str(name).lower())
+    if synonym is not None and synonym.lower() in lower:
+        return f" (did you mean {synonym!r}?)"
     close = difflib.get_close_matches(str(name).lower(), lower, n=1)
     return f" (did you mean {lower[close[0]]!r}?)" if close else ""
 

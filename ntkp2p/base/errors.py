@@ -5,6 +5,12 @@ operating system, is a defect of the program.
 """
 
 
+class UnstableWarning(UserWarning):
+    """The linear model's rounds diverge in a prediction."""
+
+    __module__ = "ntkp2p"
+
+
 class InputError(ValueError):
     """A value, a file or a combination that cannot be used."""
 

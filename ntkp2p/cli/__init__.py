@@ -139,17 +139,16 @@ def figures(
     """
     from ntkp2p.base.compiled import keep_compiled
     from ntkp2p.base.workers import processors
-    from ntkp2p.figures import draw
+    from ntkp2p.figures import draw, errors
 
     keep_compiled()
     folder = _results(_figures_folder(out, committed=committed, others=quick or format != "png"))
-    with output.progress(shown=not quiet) as progress:
+    with output.progress(shown=not quiet, lines=True) as progress:
         options: dict[str, Any] = {"images": images, "format": format, "workers": min(processors(), MOST_WORKERS)}
         table = draw.draw(folder, quick=quick, only=only, progress=progress, **options)
-    text = table.to_string(float_format="{:.2e}".format, na_rep="")
-    about = f"Errors are the worst of any agent and round, relative to the initial loss. Written to {folder}/"
     plain = {"errors": table.reset_index().to_dict("records"), "folder": str(folder)}
-    output.show(f"{text}\n\n{about}", plain if json else None)
+    files = f"{folder}/" if only else f"{folder}/, this table to {errors.write(table, folder)}"
+    output.show(f"{errors.as_text(table)}\nWritten: {files}", plain if json else None)
 
 
 @app.command(
@@ -225,7 +224,10 @@ def predict(
     ax = both.plot()[0] if both else predicted["rounds"].plot()
     files.append(output.save_figure(ax.figure, folder / f"predicted.{format}"))
     output.flag(run, predicted)
-    output.show(both or predicted["rounds"], output.in_plain(run, predicted, files, both) if json else None)
+    errors = f"\n\n{both}" if both else ""
+    output.show(
+        output.summary(predicted, files) + errors, output.in_plain(run, predicted, files, both) if json else None
+    )
 
 
 @app.command(
@@ -251,7 +253,8 @@ def train(
             trained.save(folder / "trained.nc"),
             output.save_figure(trained.plot().figure, folder / f"trained.{format}"),
         ]
-        output.show(trained, output.in_plain(run, {"trained": trained}, files) if json else None)
+        result = {"trained": trained}
+        output.show(output.summary(result, files), output.in_plain(run, result, files) if json else None)
     if ended is not None:
         raise ended
 
@@ -325,7 +328,10 @@ def compare(
     if folder is not None:
         result = side_by_side(trained, *predicted.values())
         files = [result.save(folder), output.save_figure(result.plot()[0].figure, folder / f"comparison.{format}")]
-        output.show(result, output.in_plain(run, result.trajectories, files, result) if json else None)
+        output.show(
+            f"{output.summary(result.trajectories, files)}\n\n{result}",
+            output.in_plain(run, result.trajectories, files, result) if json else None,
+        )
     if isinstance(ended, KeyboardInterrupt):
         raise ended
     if ended is not None and folder is not None:  # predicted and flagged, so that it is a result and not a mistake
@@ -338,10 +344,9 @@ def info(*, json: Json = False, quiet: Quiet = False) -> None:
     from ntkp2p.base.info import info
 
     facts = info()
-    output.show(
-        "\n".join(f"{name:<{max(map(len, facts))}}  {output.in_words(value)}" for name, value in facts.items()),
-        facts if json else None,
-    )
+    width = max(map(len, facts))
+    lines = (f"{name:<{width}}  {output.in_words(value)}" for name, value in output.with_gibibytes(facts).items())
+    output.show("\n".join(lines), facts if json else None)
 
 
 @app.command(
@@ -494,8 +499,11 @@ def _begin(
 def _predicted(run: Experiment, folder: Path | None, cache: Path | None, *, quiet: bool) -> Mapping[Any, Trajectory]:
     """The predictions that there are, in rounds and in flow."""
     from ntkp2p import predictions
+    from ntkp2p.runs.instability import no_instability_warning
 
-    return predictions(run, features=_features(run, cache, shown=folder is not None and not quiet))
+    features = _features(run, cache, shown=folder is not None and not quiet)
+    with no_instability_warning():  # output.flag reports it
+        return predictions(run, features=features)
 
 
 def _features(run: Experiment, cache: Path | None, *, shown: bool) -> Features:

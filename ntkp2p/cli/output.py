@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from ntkp2p.runs.trajectory import Trajectory
 
 
+#: What a summary prints of a run, if it was measured.
+MEASURES = {
+    "local_loss": "local loss",
+    "global_loss": "global loss",
+    "test_loss": "test loss",
+    "test_accuracy": "test accuracy",
+    "consensus_distance": "consensus distance",
+}
+
+
 def say(message: str) -> None:
     print(f"ntkp2p: {' '.join(message.split())}", file=sys.stderr)
 
@@ -33,6 +43,18 @@ def show(result: Any, plain: Mapping[str, Any] | None) -> None:
         print(text.get(), end="")
     else:
         print(result)
+
+
+def with_gibibytes(facts: Any) -> Any:
+    """Bytes of memory in words, for people."""
+    if isinstance(facts, Mapping):
+        return {
+            name: f"{value / 2**30:.1f} GiB"
+            if name in ("total", "free") and value is not None
+            else with_gibibytes(value)
+            for name, value in facts.items()
+        }
+    return [with_gibibytes(value) for value in facts] if isinstance(facts, list) else facts
 
 
 def in_json(plain: Mapping[str, Any]) -> str:
@@ -89,7 +111,8 @@ def save_figure(figure, path: Path) -> Path:
 
 
 def flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
-    import numpy as np
+    """Report on stderr what limits a prediction: failures, the solver's accuracy, a shared kernel, instability."""
+    from ntkp2p.runs.instability import instability
 
     for verdict in (t.dataset.attrs for t in predicted.values()):
         if "failure" in verdict:
@@ -97,22 +120,50 @@ def flag(run: Experiment, predicted: Mapping[Any, Trajectory]) -> None:
     facts = predicted["rounds"].dataset.attrs
     error = max(t.dataset.attrs["error_estimate"] for t in predicted.values())
     if not all(t.dataset.attrs["converged"] for t in predicted.values()):
-        say(f"the solver's error estimate is {error:.1e}, not the accuracy asked for")
+        say(f"the solver's error estimate is {error:.1e}, above the accuracy requested")
     if (cost := facts.get("sharing_error")) is not None:
         say(f"the shared kernel differs from the exact one by {cost:.1%} on a sample of the data")
-    if predicted["rounds"].stable:
-        return
-    bound = facts.get("sufficient_step_size", np.nan)
-    # Of the matrices of a schedule none is at fault alone: one that grows may be undone by the next.
-    W = run.topology.matrix
-    mixing = 0.0 if W is None else max(abs(np.linalg.eigvals(W)))
-    if mixing > 1 + 1e-9:
-        remedy = f"the mixing matrix alone has {mixing:.4g}, which no step size mends: try lazy(W) or metropolis(graph)"
-    else:
-        remedy = f"stable below step_size = {bound:.4g}" if bound == bound else "use a smaller step size"
-    # What is integrated has no spectrum.
-    cause = f"spectral radius {facts['spectral_radius']:.4g} > 1" if facts["closed_form"] else "they outgrow all bounds"
-    say(f"the rounds are unstable: {cause}; {remedy}")
+    if sentence := instability(run, predicted["rounds"]):
+        say(sentence)
+
+
+def summary(trajectories: Mapping[Any, Trajectory], files: Sequence[Path]) -> str:
+    """The results of the worst, the mean and the best agent, and the files written."""
+    lines = []
+    for source, trajectory in trajectories.items():
+        last = trajectory.dataset.isel(round=_last_finite(trajectory))
+        lines += [f"{source}, after round {last['round'].item()}: {_verdict(trajectory)}"]
+        lines += [" " * 20 + "".join(f"{title:>12}" for title in ("worst agent", "mean", "best"))]
+        for name, label in MEASURES.items():
+            if name in last:
+                values = last[name].values
+                ends = values.min(), values.max()
+                worst, best = ends if name == "test_accuracy" else ends[::-1]
+                lines += [f"  {label:<18}" + "".join(f"{value:12.4g}" for value in (worst, values.mean(), best))]
+    return "\n".join([*lines, f"written: {', '.join(map(str, files))}"])
+
+
+def _last_finite(trajectory: Trajectory) -> int:
+    """The last recorded round in which the losses of all agents are finite; the last one of all if there is none."""
+    import numpy as np
+
+    losses = trajectory.dataset["global_loss"].values if "global_loss" in trajectory.dataset else np.zeros((1, 1))
+    finite = np.flatnonzero(np.isfinite(losses).all(axis=1))
+    return int(finite[-1]) if len(finite) else -1
+
+
+def _verdict(trajectory: Trajectory) -> str:
+    facts = trajectory.dataset.attrs
+    if trajectory.source == "trained":
+        return "training diverged" if "diverged_at" in facts else "real networks"
+    stable = "stable" if trajectory.stable else "unstable"
+    drawn = " in the mean over draws" if "mean_over" in facts else ""
+    return f"the linear model is {stable}{drawn}"
+
+
+def _step_in_words(label: str, done: int, total: int) -> None:
+    if label == "figures" and done:
+        say(f"{done} of {total} figures drawn")
 
 
 @contextmanager
@@ -134,10 +185,10 @@ def remarks(*, shown: bool) -> Iterator[None]:
 
 
 @contextmanager
-def progress(*, shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each run, on a terminal's stderr only."""
+def progress(*, shown: bool = True, lines: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each label on a terminal's stderr; elsewhere nothing, or with `lines` one line for each step."""
     if not (shown and sys.stderr.isatty()):
-        yield lambda label, done, total: None
+        yield _step_in_words if shown and lines else lambda label, done, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

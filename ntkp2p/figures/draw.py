@@ -116,7 +116,7 @@ def _side_by_side(tasks: Sequence[_Task], workers: int, progress: Progress) -> l
 def _drawn(task: _Task, progress: Progress = lambda label, done, total: None) -> list[dict[str, Any]]:
     """Draw and write some figures; a row of errors for each run."""
     study = Study(QUICK if task.quick else FULL, progress, images=task.images)
-    for name in task.names:
+    for number, name in enumerate(task.names, 1):
         with plt.style.context(STYLE):
             figure, results = FIGURES[name](study)
             with replacing(task.out / f"{name}.{task.format}") as temporary:
@@ -124,6 +124,7 @@ def _drawn(task: _Task, progress: Progress = lambda label, done, total: None) ->
             plt.close(figure)
         for part, result in results.items():
             save_netcdf(result, task.out / f"{name}{part}.nc")
+        progress("figures", number, len(task.names))
     return study.rows
 
 

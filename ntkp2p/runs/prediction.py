@@ -31,6 +31,7 @@ from ntkp2p.runs import measures
 from ntkp2p.runs.communication import sent_until
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.infinite_width import over_initialisations
+from ntkp2p.runs.instability import warn_if_unstable
 from ntkp2p.runs.mean_field import drawn_by, with_measured_shares
 from ntkp2p.runs.trajectory import Trajectory
 
@@ -178,7 +179,9 @@ def predictions(
     has_flow = experiment.has_flow
     times = times_of(has_flow) if times is None else times
     asked: list[Time] = [checked_time(time, has_flow=has_flow) for time in times]
-    return predictions_in(features_of(experiment, features), experiment, asked, method, rtol)
+    found = predictions_in(features_of(experiment, features), experiment, asked, method, rtol)
+    warn_if_unstable(experiment, found)
+    return found
 
 
 def predictions_in(

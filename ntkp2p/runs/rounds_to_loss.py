@@ -8,6 +8,7 @@ import numpy as np
 from ntkp2p.base.checks import real, whole_rounds
 from ntkp2p.kernels import Features
 from ntkp2p.runs.experiment import Experiment
+from ntkp2p.runs.instability import no_instability_warning
 from ntkp2p.runs.prediction import features_of, predict
 
 #: Up to so many rounds every one is looked at; a longer run is looked at so many times.
@@ -88,7 +89,8 @@ def rounds_to_loss(
 def mean_losses(experiment: Experiment, rounds: np.ndarray, features: Features) -> np.ndarray:
     """The agents' mean predicted global loss after each of some ascending rounds."""
     run = dataclasses.replace(experiment, rounds=max(1, int(rounds[-1])), record=rounds)
-    loss = predict(run, features=features).dataset["global_loss"].mean("agent")
+    with no_instability_warning():
+        loss = predict(run, features=features).dataset["global_loss"].mean("agent")
     return loss.sel(round=rounds).values
 
 

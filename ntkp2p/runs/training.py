@@ -34,6 +34,7 @@ from ntkp2p.models.networks import Flat, is_hashable
 from ntkp2p.runs import measures
 from ntkp2p.runs.communication import sent_until
 from ntkp2p.runs.experiment import Experiment
+from ntkp2p.runs.instability import advice_after_divergence
 from ntkp2p.runs.trajectory import Trajectory
 
 #: Agents whose networks each keep more bytes than this for a gradient's way back take theirs one after another: for
@@ -157,7 +158,7 @@ def train(
                 raise DivergedError(
                     f"training diverges: at round {now} the local loss of agent {lost[0]} is no longer finite "
                     f"with {experiment.algorithm.name}(step_size={float(experiment.algorithm.step_size):g}): "
-                    f"use a smaller step size, `predict` states a stable one",
+                    f"{advice_after_divergence(experiment)}",
                     _trajectory(experiment, drawn, recorded, stable=False, diverged_at=int(now)),
                 )
     except KeyboardInterrupt as interruption:
