@@ -31,6 +31,27 @@ def test_blocks_run(page):
     plt.close("all")
 
 
+def test_recipes_run_after_the_ten_lines():
+    namespace = {"__name__": "recipes"}
+    blocks = programs(ROOT / "docs" / "start.md")[:1] + ["import dataclasses\n"]
+    blocks += [block for block in programs(ROOT / "docs" / "recipes.md") if "math.inf" not in block]
+    assert len(blocks) > 6
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"recipes.md, block {number}", "exec"), namespace)
+        plt.close("all")
+
+
+@pytest.mark.needs("neural-tangents")
+def test_the_recipe_for_infinite_width_runs():
+    namespace = {"__name__": "recipes"}
+    blocks = programs(ROOT / "docs" / "start.md")[:1] + ["import dataclasses\n"]
+    blocks += [block for block in programs(ROOT / "docs" / "recipes.md") if "math.inf" in block]
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, "recipes.md", "exec"), namespace)
+    plt.close("all")
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
 def test_what_is_named_is_there(page):
     text = page.read_text(encoding="utf-8")

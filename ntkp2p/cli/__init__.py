@@ -85,7 +85,7 @@ def _whole(kind: Any, tokens: Sequence[Any]) -> int:
 
 Whole = Annotated[int | None, Parameter(converter=_whole)]
 Out = Annotated[Path, Parameter(help="The folder that gets the results; made if it does not exist.")]
-Toml = Annotated[Path, Parameter(help="An experiment in TOML; the README shows one.")]
+Toml = Annotated[Path, Parameter(help="An experiment in TOML; docs/experiment_file.md lists its fields.")]
 Format = Annotated[Literal["png", "pdf", "svg"], Parameter(help="Of the pictures; PDF and SVG are vector graphics.")]
 Cache = Annotated[Path | None, Parameter(help="A folder that keeps finished blocks of the kernel, to resume from.")]
 Json = Annotated[bool, Parameter(show_default=False, help="Print the result in JSON.")]

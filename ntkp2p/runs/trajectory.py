@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ntkp2p.base.checksums import is_intact, seal
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.files import netcdf_engine, replacing
 
@@ -321,29 +322,38 @@ def _labelled(columns: dict[str, Any], coordinates: dict[str, Any], facts: dict[
 
 
 def save_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], /) -> Path:
-    """Write a dataset through a temporary file beside the target."""
+    """Write a dataset, its arrays and the whole file with checksums, through a temporary file beside the target."""
     engine = netcdf_engine()
+    stored = {**dataset.data_vars, **dataset.coords}
+    numbers = {str(name) for name, array in stored.items() if array.size and array.ndim and array.dtype.kind in "biuf"}
+    checked = {name: {"fletcher32": True} for name in numbers}
     with replacing(path) as temporary:
-        dataset.to_netcdf(temporary, engine=engine)
+        dataset.to_netcdf(temporary, engine=engine, encoding=checked)
+        seal(temporary)
     return Path(path)
 
 
 def load_netcdf(path: str | os.PathLike[str], /) -> xr.Dataset:
-    """Read a dataset into memory, the file closed again.
+    """Read a dataset that `save_netcdf` wrote into memory, and close the file.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not netCDF.
+        If a byte of the file has changed since, or another program wrote it.
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist: give the path of a netCDF file that save() wrote")
+    # The checksum first: HDF5's library may end the process when it parses a damaged file.
+    intact = is_intact(Path(path))
+    if intact is False:
+        raise InputError(f"{path} is damaged: its checksum does not match, so compute and save it again")
+    if intact is None:
+        raise InputError(
+            f"{path} has no checksum, so it was cut off or not written by save(): "
+            "compute and save it again, or read it with xarray.load_dataset(path)"
+        )
     import xarray as xr
 
-    engine = netcdf_engine()
-    try:
-        return xr.load_dataset(path, engine=engine)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a netCDF file that this program can read: {error}") from error
+    return xr.load_dataset(path, engine=netcdf_engine())

@@ -18,6 +18,7 @@ import ntkp2p as p2p
 from ntkp2p import cli
 from ntkp2p.analysis.sweep import parse_settings
 from ntkp2p.base.workers import Failure, locally, on_cluster
+from ntkp2p.runs.trajectory import save_netcdf
 
 module = sys.modules["ntkp2p.analysis.sweep"]
 
@@ -231,7 +232,7 @@ def test_another_experiment_in_the_same_folder(toml, tmp_path, here):
     assert len(here) == len(stamps(tmp_path)) == 3
 
     file = slower.folder / p2p.sweep(path, one, out=tmp_path).rows[0]["file"]
-    xr.Dataset({"x": 1}).to_netcdf(file, engine="h5netcdf")
+    save_netcdf(xr.Dataset({"x": 1}), file)
     with pytest.raises(ValueError, match="is not of this sweep: move it away"):
         p2p.sweep(path, one, out=tmp_path)
     file.write_bytes(file.read_bytes()[:1000])
