@@ -33,7 +33,7 @@ def test_blocks_run(page):
 
 def test_recipes_run_after_the_ten_lines():
     namespace = {"__name__": "recipes"}
-    blocks = programs(ROOT / "docs" / "start.md")[:1] + ["import dataclasses\n"]
+    blocks = [*programs(ROOT / "docs" / "start.md")[:1], "import dataclasses\n"]
     blocks += [block for block in programs(ROOT / "docs" / "recipes.md") if "math.inf" not in block]
     assert len(blocks) > 6
     for number, block in enumerate(blocks):
@@ -44,7 +44,7 @@ def test_recipes_run_after_the_ten_lines():
 @pytest.mark.needs("neural-tangents")
 def test_the_recipe_for_infinite_width_runs():
     namespace = {"__name__": "recipes"}
-    blocks = programs(ROOT / "docs" / "start.md")[:1] + ["import dataclasses\n"]
+    blocks = [*programs(ROOT / "docs" / "start.md")[:1], "import dataclasses\n"]
     blocks += [block for block in programs(ROOT / "docs" / "recipes.md") if "math.inf" in block]
     assert len(blocks) == 3
     for block in blocks:

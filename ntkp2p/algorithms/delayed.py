@@ -33,6 +33,8 @@ from ntkp2p.base.checks import whole_rounds
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.topology.matrix import symmetric
 
+#: The longest delay, in rounds; the state holds a gradient or a model for each of them.
+LONGEST = 10_000
 #: What may be late: the key of a table [algorithm], and the parameter of `Delayed`.
 LATE = {"gradient_delay": "gradients", "message_delay": "messages"}
 
@@ -148,8 +150,8 @@ class Delayed(Modifier):
 
     def __init__(self, algorithm: Any, /, *, gradients: Any = 0, messages: Any = 0):
         super().__init__(algorithm)
-        self.gradients = whole_rounds("gradients", gradients)
-        self.messages = whole_rounds("messages", messages)
+        self.gradients = whole_rounds("gradients", gradients, most=LONGEST)
+        self.messages = whole_rounds("messages", messages, most=LONGEST)
 
     @property
     def synchronous(self):

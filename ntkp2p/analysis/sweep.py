@@ -258,7 +258,11 @@ def _values(name: str, text: str) -> list[Any]:
         piece = f"{piece},{part}" if piece else part.strip()
         try:
             values.append(tomllib.loads(f"value = {piece}")["value"])
-        except tomllib.TOMLDecodeError:
+        except RecursionError:
+            raise InputError(f"--set {name} has a value that is nested too deeply: use fewer brackets") from None
+        except ValueError as error:
+            if not isinstance(error, tomllib.TOMLDecodeError):
+                raise InputError(f"--set {name} has a number with too many digits: use a smaller one") from error
             if piece.startswith(("[", "{", '"', "'")):  # it goes on behind this comma
                 continue
             if not piece:

@@ -13,6 +13,7 @@ Examples
 """
 
 import csv
+import io
 import math
 import os
 from abc import ABC, abstractmethod
@@ -25,8 +26,9 @@ from typing import Any
 import numpy as np
 from scipy.special import gamma
 
-from ntkp2p.base.checks import is_real
+from ntkp2p.base.checks import is_real, shortened
 from ntkp2p.base.errors import InputError, InputTypeError
+from ntkp2p.base.reading import parsing, text_of
 
 #: Random numbers of one agent's process that are drawn at a time: at most 4 KiB as Python's numbers.
 _BLOCK = 128
@@ -254,21 +256,25 @@ def load_trace(path: str | os.PathLike[str], agents: int, /) -> tuple[Trace, ...
     """
     times: list[list[float]] = [[] for _ in range(agents)]
     receivers: list[list[int]] = [[] for _ in range(agents)]
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        header = [name.strip() for name in next(lines, [])]
-        if header not in (["agent", "time"], ["agent", "time", "receiver"]):
-            found = ",".join(header) or "nothing"
-            raise InputError(f"{path}: a trace's first line is agent,time or agent,time,receiver, found {found}")
-        for cells in filter(None, lines):
-            where = f"{path}, line {lines.line_num}"
-            agent, time, *receiver = _tick(cells, len(header), agents, where)
-            if times[agent] and time < times[agent][-1]:
-                raise InputError(
-                    f"{where}: agent {agent} is at {times[agent][-1]} already, found {time}: sort the lines"
-                )
-            times[agent].append(time)
-            receivers[agent] += receiver
+    if not isinstance(path, str | os.PathLike):
+        raise InputTypeError(f"a trace is read from a path in quotes, found {shortened(path)}")
+    text = text_of(Path(path))
+    with parsing(path, "a CSV file", "save it as plain text"):
+        lines = csv.reader(io.StringIO(text, newline=""))
+        (_, names), *rows = [(lines.line_num, cells) for cells in lines] or [(1, [])]
+    header = [name.strip() for name in names]
+    if header not in (["agent", "time"], ["agent", "time", "receiver"]):
+        found = shortened(",".join(header)) if header else "nothing"
+        raise InputError(f"{path}: a trace's first line is agent,time or agent,time,receiver, found {found}")
+    for number, cells in rows:
+        if not cells:
+            continue
+        where = f"{path}, line {number}"
+        agent, time, *receiver = _tick(cells, len(header), agents, where)
+        if times[agent] and time < times[agent][-1]:
+            raise InputError(f"{where}: agent {agent} ticks at {times[agent][-1]}, then at {time}: sort the lines")
+        times[agent].append(time)
+        receivers[agent] += receiver
     silent = next((agent for agent in range(agents) if not times[agent]), None)
     if silent is not None:
         raise InputError(
@@ -302,9 +308,9 @@ def _tick(cells: list[str], columns: int, agents: int, where: str) -> list[Any]:
         agent, time, *receiver = (kind(cell) for kind, cell in zip((int, float, int), cells, strict=False))
     except ValueError:
         agent, time, receiver = -1, math.nan, []
-    if len(cells) != columns or not 0 <= time < math.inf:
+    if len(cells) != columns or not 0 < time < math.inf:
         expected = ",".join(("agent", "time", "receiver")[:columns])
-        raise InputError(f"{where} is {','.join(cells)!r}: expected {expected}, as numbers that are not negative")
+        raise InputError(f"{where} is {','.join(cells)!r}: expected {expected} as numbers, with a time above 0")
     for number in (agent, *receiver):
         if not 0 <= number < agents:
             raise InputError(f"{where} names agent {number}, and there are the agents 0, …, {agents - 1}")

@@ -27,7 +27,7 @@ from ntkp2p.algorithms import Algorithm
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Trace
 from ntkp2p.asynchrony.events import Events, Kind, MeanStep, must_suit_clocks
 from ntkp2p.asynchrony.simulation import Simulation, streams
-from ntkp2p.base.checks import is_real, is_whole, lookup
+from ntkp2p.base.checks import LARGEST_SEED, is_real, lookup, shortened, whole
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.reports import html_table
 from ntkp2p.topology.matrix import square_matrix
@@ -124,11 +124,11 @@ class AsynchronousGossip(RunMixing):
     cap: Any = None
 
     def __post_init__(self):
-        _whole("agents", self.agents, least=2)
+        whole(self.agents, "agents", least=2)
         lookup(SCHEMES, self.scheme, "scheme")
         lookup(BEYOND, self.beyond, "beyond")
         if self.bound is not None:
-            _whole("bound", self.bound, least=1)
+            whole(self.bound, "bound", least=1)
         kept = {
             "update": _clocks("update", self.update, self.agents),
             "gossip": _clocks("gossip", self.gossip, self.agents),
@@ -207,9 +207,9 @@ class AsynchronousGossip(RunMixing):
         """
         if (events is None) == (duration is None):
             raise InputTypeError("draw takes either events=1000 or duration=100.0, and exactly one of them")
-        _whole("seed", seed, least=0)
+        whole(seed, "seed", least=0, most=LARGEST_SEED)
         if events is not None:
-            _whole("events", events, least=1)
+            whole(events, "events", least=1)
         if duration is not None:
             _positive("duration", duration)
             self._check_time(duration)
@@ -248,7 +248,7 @@ class AsynchronousGossip(RunMixing):
         TypeError, ValueError
             If the rounds are no such number, or a trace ends before.
         """
-        _whole("rounds", rounds, least=0)
+        whole(rounds, "rounds", least=0)
         computing, _, _, sending = zip(*streams(seed, self.agents), strict=True)
         stages = [[clock.ticks(rng) for clock, rng in zip(self.update_clocks, computing, strict=True)]]
         if self.transmission_clock is not None:
@@ -557,16 +557,11 @@ def _cap(cap: Any) -> tuple[int, float] | None:
         return None
     if np.shape(cap) != (2,):
         raise InputError(f"cap is (messages, window), got {cap!r}: for instance (3, 1.0)")
-    _whole("cap's messages", cap[0], least=1)
+    whole(cap[0], "cap's messages", least=1)
     _positive("cap's window", cap[1])
     return int(cap[0]), float(cap[1])
 
 
 def _positive(name: str, value: object) -> None:
     if not is_real(value) or not 0 < value < math.inf:
-        raise InputError(f"{name} is a time above 0, got {value!r}")
-
-
-def _whole(name: str, value: object, *, least: int) -> None:
-    if not is_whole(value) or value < least:
-        raise InputError(f"{name} is a whole number of {least} or more, got {value!r}")
+        raise InputError(f"{name} is a time above 0, got {shortened(value)}")

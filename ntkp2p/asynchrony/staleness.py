@@ -24,7 +24,7 @@ from scipy.special import digamma
 
 from ntkp2p.asynchrony.events import Events
 from ntkp2p.asynchrony.versions import Count
-from ntkp2p.base.checks import lookup
+from ntkp2p.base.checks import lookup, real, whole
 from ntkp2p.base.errors import InputError
 
 # How often a pair of agents speaks where each turns to others at rate 1, in each direction, relative to push.
@@ -205,9 +205,9 @@ def expected_staleness(
     1.833333
     """
     for name, value in {"update_rate": update_rate, "gossip_rate": gossip_rate}.items():
-        _must_be_rate(name, value)
+        real(value, name, above=0)
     for name, value in {"update_shift": update_shift, "gossip_shift": gossip_shift}.items():
-        _must_be_rate(name, value, least="0 or more")
+        real(value, name, least=0)
     directions = lookup(_DIRECTIONS, scheme, "scheme")
     return _harmonic(agents) * (gossip_shift + 1 / gossip_rate) / (update_shift + 1 / update_rate) / directions
 
@@ -240,18 +240,11 @@ def gossip_rate_for(staleness: int | float, agents: int, update_rate: int | floa
     >>> round(p2p.gossip_rate_for(0.5, agents=4, update_rate=1.0), 6)
     3.666667
     """
-    _must_be_rate("staleness", staleness)
+    real(staleness, "staleness", above=0)
     # S = (μ/λ) H is λ = (μ/S) H.
     return expected_staleness(agents, update_rate, staleness)
 
 
 def _harmonic(agents: int) -> float:
     """H_{n−1}."""
-    if agents < 2:
-        raise InputError(f"agents is 2 or more, got {agents}: nobody is stale about itself")
-    return float(digamma(agents) + np.euler_gamma)
-
-
-def _must_be_rate(name: str, value: int | float, *, least: str = "above 0") -> None:
-    if not (value > 0 or (value == 0 and least != "above 0")) or not np.isfinite(value):
-        raise InputError(f"{name} is {least}, and finite, got {value}")
+    return float(digamma(whole(agents, "agents", least=2)) + np.euler_gamma)

@@ -113,10 +113,11 @@ def must_be_share(name: str, value: Any, remedy: str, /, *, one: bool = False) -
     raise InputError(f"{name} must be above 0 and {'at most' if one else 'below'} 1, found {value!r}: {remedy}")
 
 
-def whole_rounds(name: str, value: Any, /, *, least: int = 0) -> int:
-    """A whole number of rounds."""
-    if not is_whole(value) or value < least:
-        raise InputError(f"{name} must be a whole number of rounds ≥ {least}, found {value!r}: for instance {name}=10")
+def whole_rounds(name: str, value: Any, /, *, least: int = 0, most: int = 10**9) -> int:
+    """Return a whole number of rounds between bounds; refuse anything else by name."""
+    if not is_whole(value) or not least <= value <= most:
+        bound = f"≥ {least}" if not is_whole(value) or value < least else f"≤ {most}"
+        raise InputError(f"{name} must be a whole number of rounds {bound}, found {shortened(value)}: try {name}=10")
     return int(value)
 
 
@@ -144,16 +145,36 @@ def plain(value: Any, /) -> Any:
     return int(value) if is_whole(value) else value
 
 
-def whole(value: object, name: str, *, least: int) -> int:
-    """A whole number of at least `least`, as Python's; refused by name where it is none."""
+#: The largest count, and the largest size of a real number, that any argument takes.
+LARGEST_COUNT, LARGEST_REAL = 10**9, 1e100
+#: The largest size of a number in an array: its fourth power is a float, which products of kernels and losses need.
+LARGEST_VALUE = 1e75
+#: The largest seed.
+LARGEST_SEED = 2**63 - 1
+
+
+def whole(value: object, name: str, *, least: int, most: int = LARGEST_COUNT) -> int:
+    """Return a whole number between bounds as a Python int; refuse anything else by name."""
     if not is_whole(value) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, found {value!r}")
+        raise InputError(f"{name} must be a whole number of at least {least}, found {shortened(value)}")
+    if value > most:
+        raise InputError(f"{name} must be a whole number from {least} to {most}, found {shortened(value)}")
     return int(value)
+
+
+def shortened(value: object) -> str:
+    """A value's `repr`, or the beginning of a long one; Python prints no integers above some thousand digits."""
+    if is_whole(value) and abs(value) >= 10**40:
+        return f"a number of about {int(abs(value)).bit_length() * 0.30103:.0f} digits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def real(value: object, name: str, *, least: int | float = -math.inf, above: int | float = -math.inf) -> float:
     """A finite number of at least `least` and above `above`, as Python's; refused by name where it is none."""
-    if not is_number(value) or not least <= value or not above < value:
+    if not is_number(value) or not least <= value or not above < value or not abs(float(value)) <= LARGEST_REAL:
         bound = f" of at least {least:g}" if least > -math.inf else f" above {above:g}" if above > -math.inf else ""
-        raise InputError(f"{name} must be a finite number{bound}, found {value!r}")
+        if is_number(value) and abs(float(value)) > LARGEST_REAL:
+            bound = f" within ±{LARGEST_REAL:g}"
+        raise InputError(f"{name} must be a finite number{bound}, found {shortened(value)}")
     return float(value)

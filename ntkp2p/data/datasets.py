@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
-from ntkp2p.base.checks import Count
+from ntkp2p.base.checks import LARGEST_VALUE, Count
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.reports import html_table
 
@@ -176,6 +176,8 @@ class Dataset:
 
 
 def as_numbers(values: Any, what: str) -> Float64[np.ndarray, "..."]:
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"{what} are a masked array: fill its masked entries or remove those samples")
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise InputError(f"{what} must be an array of numbers, not of {array.dtype}")
@@ -195,6 +197,8 @@ def _like(training: np.ndarray, values: Any, what: str) -> Float64[np.ndarray, "
 
 
 def check_finite(values: np.ndarray, what: str):
+    if np.any(np.isfinite(values) & (abs(values) > LARGEST_VALUE)):
+        raise InputError(f"{what} have values beyond ±{LARGEST_VALUE:g}, whose losses overflow: scale them")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
     if bad.size:
         kind = "NaN" if np.isnan(values[bad[0]]).any() else "infinity"

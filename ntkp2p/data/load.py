@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ntkp2p.base.checks import Count, lookup, real, whole
+from ntkp2p.base.checks import LARGEST_SEED, Count, lookup, real, whole
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.data.datasets import Dataset, as_numbers, check_finite, plural
 from ntkp2p.data.readers import csv_columns, digits_images, existing, idx_pair, mnist_images, npz_arrays
+
+#: From here on different whole numbers may be the same float.
+LARGEST_LABEL = 2**53
 
 
 def load(name: str, /, **options: Any) -> Dataset:
@@ -265,7 +268,7 @@ def regression(
     d = whole(features, "features", least=1)
     c = whole(outputs, "outputs", least=1)
     noise = real(noise, "noise", least=0)
-    rng = np.random.default_rng(whole(seed, "seed", least=0))
+    rng = np.random.default_rng(whole(seed, "seed", least=0, most=LARGEST_SEED))
     teacher, training, testing = rng.spawn(3)
     u, v = teacher.standard_normal((32, d)), teacher.standard_normal((32, c))
 
@@ -305,7 +308,7 @@ def _image_dataset(
     """Draw samples evenly over the classes and standardise; `test` if it has images of its own."""
     samples = whole(samples, "samples", least=1)
     test_samples = whole(test_samples, "test_samples", least=0)
-    rng = np.random.default_rng(whole(seed, "seed", least=0))
+    rng = np.random.default_rng(whole(seed, "seed", least=0, most=LARGEST_SEED))
     chosen = _chosen_classes(name, classes, labels)
     groups = _shuffled_groups(labels, chosen, rng)
     if test is None:
@@ -430,13 +433,15 @@ def _whole_labels(values: np.ndarray, what: str) -> Int64[np.ndarray, "n"]:
             f"{what} must be one whole number a sample, not {found}: "
             "number the classes, or learn them as targets of a regression"
         )
+    if np.any(np.abs(numbers) >= LARGEST_LABEL):
+        raise InputError(f"{what} must be below 2⁵³, where whole numbers differ as floats: number the classes from 0")
     return numbers.astype(np.int64)
 
 
 def _test_rows(rows: int, test_samples: Count, seed: Count, name: str) -> np.ndarray:
     """A mask of the rows that are set aside."""
     count = whole(test_samples, "test_samples", least=0)
-    rng = np.random.default_rng(whole(seed, "seed", least=0))
+    rng = np.random.default_rng(whole(seed, "seed", least=0, most=LARGEST_SEED))
     if count and count >= rows:
         raise InputError(f"{name} has {rows} samples; {count} for testing were asked: leave some for training")
     return np.isin(np.arange(rows), rng.permutation(rows)[:count])

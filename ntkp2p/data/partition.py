@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from ntkp2p.base.checks import Count, is_number, real, whole
+from ntkp2p.base.checks import LARGEST_SEED, Count, is_number, real, whole
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.base.reports import html_table
@@ -252,7 +252,7 @@ def split(
             raise InputError(f"by={by!r} takes no {name}: leave it out, or choose another by")
         if name in takes:
             options[name] = value
-    rng = np.random.default_rng(whole(seed, "seed", least=0))
+    rng = np.random.default_rng(whole(seed, "seed", least=0, most=LARGEST_SEED))
     described = ", ".join([by, *(f"{name}={value}" for name, value in options.items())])
     return AgentData(dataset=dataset, indices=tuple(deal(dataset, agents, rng, **options)), by=described)
 

@@ -4,7 +4,7 @@ import gzip
 import math
 import warnings
 import zipfile
-import zlib
+from collections import Counter
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int64, UInt8
 
 from ntkp2p.base.checks import lookup
 from ntkp2p.base.errors import InputError
+from ntkp2p.base.reading import MOST_BYTES, must_unpack_to_little, parsing, read_array
 
 # Images
 
@@ -56,20 +57,22 @@ def _idx_file(folder: Path, stem: str, dimensions: int) -> Path:
 
 def _read_idx(path: Path, *, dimensions: int) -> UInt8[np.ndarray, "..."]:
     """An IDX file: 0, 0, 8 (bytes), the number of dimensions, their sizes (uint32), the values."""
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path} is damaged ({error}): copy it again") from error
-    start = 4 + 4 * dimensions
-    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < start:
+    with path.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        # No more is unpacked than the header announces.
+        with parsing(path, "an undamaged file", "copy it again"), gzip.open(raw) if compressed else raw as file:
+            head = file.read(4 + 4 * dimensions)
+            shape = tuple(int(size) for size in np.frombuffer(head[4 : len(head) // 4 * 4], ">u4"))
+            wanted = math.prod(shape)
+            fits = head[:4] == bytes((0, 0, 8, dimensions)) and len(shape) == dimensions
+            content = file.read(min(wanted, MOST_BYTES) + 1) if fits else b""
+    if not fits:
         raise InputError(f"{path} is no IDX file of bytes in {dimensions} dimensions: replace it")
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
-    values = np.frombuffer(content, np.uint8, offset=start)
-    if values.size != math.prod(shape):
-        raise InputError(f"{path} holds {values.size} values where its header says {shape}: copy it again")
-    return values.reshape(shape)
+    if len(content) != wanted:
+        found = len(content) if len(content) < wanted else "more"
+        raise InputError(f"{path} holds {found} values where its header says {shape}: copy it again")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 # Files
@@ -84,19 +87,26 @@ def existing(file: str | PathLike[str]) -> Path:
 
 def csv_columns(path: Path) -> dict[str, Float64[np.ndarray, "n"]]:
     import pandas as pd
-    from pandas.api.types import is_numeric_dtype
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-    try:
-        with warnings.catch_warnings():
-            # Rows longer than the header: left to itself, pandas makes row names of their first
-            # values, or drops their last ones with a warning.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(path, index_col=False)
-    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own are ValueErrors
-        raise InputError(f"{path.name} cannot be read as CSV: {_one_line(error)}") from error
+    with parsing(path, "a CSV file", "correct it"), warnings.catch_warnings():
+        # Rows longer than the header: left to itself, pandas makes row names of their first
+        # values, or drops their last ones with a warning.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        header = [str(name) for name in pd.read_csv(path, header=None, nrows=1, dtype=str, na_filter=False).iloc[0]]
+        table = pd.read_csv(path, index_col=False)
     if table.empty:
         raise InputError(f"{path.name} has no rows under its header: add some")
+    if doubled := [name for name, times in Counter(header).items() if times > 1]:
+        raise InputError(f"{path.name} has more than one column {doubled[0]!r}: give each its own name")
+    if "" in header:
+        raise InputError(
+            f"{path.name} has a column without a name, which may be a row index: "
+            "name it, or write the file with to_csv(path, index=False)"
+        )
     for name in table.columns:
+        if is_bool_dtype(table[name]):
+            raise InputError(f"column {name!r} of {path.name} has truth values: write 0 and 1")
         if not is_numeric_dtype(table[name]):
             text = next((value for value in table[name] if isinstance(value, str)), None)
             raise InputError(
@@ -108,22 +118,16 @@ def csv_columns(path: Path) -> dict[str, Float64[np.ndarray, "n"]]:
 
 def npz_arrays(path: Path) -> dict[str, np.ndarray]:
     known = [half + name for half in ("", "test_") for name in ("inputs", "targets", "labels")]
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path.name} is no .npz archive: write it with numpy.savez")
+    remedy = "write plain numbers with numpy.savez, no Python objects"
     arrays = {}
-    with np.load(path, allow_pickle=False) as archive:
-        for name in archive.files:
+    with parsing(path, "a .npz archive", remedy):
+        must_unpack_to_little(path)
+        archive = zipfile.ZipFile(path)
+    with archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
             lookup(dict.fromkeys(known), name, f"array in {path.name}")
-            try:
-                arrays[name] = np.asarray(archive[name])
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                # Unpickling would run whatever code the file's author put there.
-                raise InputError(
-                    f"array {name!r} of {path.name} cannot be read ({_one_line(error)}): "
-                    "save plain numbers with numpy.savez, no Python objects"
-                ) from error
+            with parsing(path, f"an archive whose array {name!r} can be read", remedy), archive.open(member) as file:
+                arrays[name] = read_array(file, member.file_size)
+                file.read(1)  # to its end, where zipfile compares the checksum
     return arrays
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -27,7 +27,7 @@ from jaxtyping import Array, PyTree
 from ntkp2p.base.checks import Count, plain
 from ntkp2p.base.errors import InputError
 from ntkp2p.models import threefry
-from ntkp2p.models.networks import Network, Scaled, check_in_words, must_be_images, patches
+from ntkp2p.models.networks import Network, Scaled, check_in_words, must_be_images, must_fit_memory, patches
 
 #: Groups of channels that are normalised together; an odd number of channels is one group.
 GROUPS = 2
@@ -82,11 +82,14 @@ def resnet20(
     scales = check_in_words(weight_std, bias_std, outputs, channels=channels)
     widths = [channels * factor for factor in accumulate(STRIDES, mul)]
 
-    def init(key, x, outputs):
-        must_be_images("resnet20", x)
-        return _draw(key, x, [channels, *(width for width in widths for _ in range(2))], widths[-1], outputs)
-
+    convolutions = (channels, *(width for width in widths for _ in range(2)))
+    init = partial(_residual_layers, convolutions)
     return Network(f"resnet20(channels={channels}, {scales})", init, Residual(weight_std, bias_std), outputs)
+
+
+def _residual_layers(convolutions: tuple[int, ...], key: Any, x: Any, outputs: int) -> PyTree:
+    must_be_images("resnet20", x)
+    return _draw(key, x, convolutions, convolutions[-1], outputs)
 
 
 def vgg11(
@@ -132,19 +135,21 @@ def vgg11(
     channels, outputs = plain(channels), plain(outputs)
     scales = check_in_words(weight_std, bias_std, outputs, channels=channels)
 
-    def init(key, x, outputs):
-        must_be_images("vgg11", x)
-        (height, width), least = x.shape[1:3], 2 ** (len(STAGES) - 1) + 1
-        if min(height, width) < least:
-            raise InputError(
-                f"vgg11 halves images {len(STAGES)} times, which needs {least} × {least} pixels, "
-                f"found {height} × {width}: use resnet20() or cnn()"
-            )
-        widths = [channels * factor for stage in STAGES for factor in stage]
-        pixels = math.prod(math.ceil(size / 2 ** len(STAGES)) for size in (height, width))
-        return _draw(key, x, widths, pixels * widths[-1], outputs)
-
+    init = partial(_pooled_layers, channels)
     return Network(f"vgg11(channels={channels}, {scales})", init, Pooled(weight_std, bias_std), outputs)
+
+
+def _pooled_layers(channels: int, key: Any, x: Any, outputs: int) -> PyTree:
+    must_be_images("vgg11", x)
+    (height, width), least = x.shape[1:3], 2 ** (len(STAGES) - 1) + 1
+    if min(height, width) < least:
+        raise InputError(
+            f"vgg11 halves images {len(STAGES)} times, which needs {least} × {least} pixels, "
+            f"found {height} × {width}: use resnet20() or cnn()"
+        )
+    widths = [channels * factor for stage in STAGES for factor in stage]
+    pixels = math.prod(math.ceil(size / 2 ** len(STAGES)) for size in (height, width))
+    return _draw(key, x, widths, pixels * widths[-1], outputs)
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,7 @@ def _draw(key: Array, x: Array, widths: Sequence[int], features: int, outputs: i
     """θ₀ of normalised convolutions of the given channels and a dense readout of so many features."""
     fan_ins = [9 * channels for channels in [x.shape[-1], *widths[:-1]]]
     shapes = [*zip(fan_ins, widths, strict=True), (features, outputs), (outputs,)]
+    must_fit_memory(map(math.prod, shapes))
     ends = list(accumulate(map(math.prod, shapes)))
     numbers = threefry.normal(key, (ends[-1],))
     drawn = [numbers[end - math.prod(shape) : end] for end, shape in zip(ends, shapes, strict=True)]

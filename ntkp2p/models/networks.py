@@ -5,8 +5,9 @@ so that the tangent kernel has a limit as the width grows and one step size serv
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,6 +31,8 @@ ACTIVATIONS: Registry[Callable[[Array], Array]] = Registry(
     },
 )
 
+#: The largest sizes, standard deviation and number of parameters (8 bytes each) that a network may have.
+MOST_UNITS, MOST_LAYERS, LARGEST_STD, MOST_PARAMETERS = 10**7, 1000, 1e6, 2**33
 #: The activations whose kernels at infinite width are known in closed form.
 ANALYTIC = ("relu", "erf", "gelu")
 
@@ -292,14 +295,8 @@ def cnn(
     if architecture.infinite:
         return _infinite_network(name, outputs, architecture, remedy="cnn(channels=64)")
 
-    def init(key, x, outputs):
-        must_be_images("cnn", x)
-        fan_ins = [9 * c for c in [x.shape[-1], *[channels] * (depth - 1)]]
-        sizes = [*fan_ins, x.shape[1] * x.shape[2] * channels]
-        return _normal_layers(key, sizes, [*[channels] * depth, outputs])
-
     apply = Convolutional(weight_std, bias_std, activation)
-    return Network(name, init, apply, outputs, architecture=architecture)
+    return Network(name, partial(_convolutional_layers, channels, depth), apply, outputs, architecture=architecture)
 
 
 @in_float64
@@ -404,19 +401,30 @@ def must_be_images(network: str, x: Any) -> None:
 
 
 def _dense_network(name: str, hidden: list, outputs: int | None, architecture: Architecture) -> Network:
-    def init(key, x, outputs):
-        sizes = [math.prod(x.shape[1:]), *hidden, outputs]
-        return _normal_layers(key, sizes[:-1], sizes[1:])
-
+    init = partial(_dense_layers, tuple(hidden))  # not a closure, so that networks can be pickled
     apply = FullyConnected(architecture.weight_std, architecture.bias_std, architecture.activation)
     return Network(name, init, apply, outputs, outputs_share_kernel=not hidden, architecture=architecture)
 
 
-def _infinite_network(name: str, outputs: int | None, architecture: Architecture, *, remedy: str) -> Network:
-    def refuse(*_):
-        raise InputError(f"{name} has no parameters and can only be predicted: give it a size to train, {remedy}")
+def _dense_layers(hidden: tuple[int, ...], key: Any, x: Any, outputs: int) -> list[dict[str, Any]]:
+    sizes = [math.prod(x.shape[1:]), *hidden, outputs]
+    return _normal_layers(key, sizes[:-1], sizes[1:])
 
+
+def _convolutional_layers(channels: int, depth: int, key: Any, x: Any, outputs: int) -> list[dict[str, Any]]:
+    must_be_images("cnn", x)
+    fan_ins = [9 * c for c in [x.shape[-1], *[channels] * (depth - 1)]]
+    sizes = [*fan_ins, x.shape[1] * x.shape[2] * channels]
+    return _normal_layers(key, sizes, [*[channels] * depth, outputs])
+
+
+def _infinite_network(name: str, outputs: int | None, architecture: Architecture, *, remedy: str) -> Network:
+    refuse = partial(_refuse_to_train, name, remedy)
     return Network(name, refuse, refuse, outputs, architecture=architecture)
+
+
+def _refuse_to_train(name: str, remedy: str, *_: Any) -> Any:
+    raise InputError(f"{name} has no parameters and can only be predicted: give it a size to train, {remedy}")
 
 
 @dataclass(frozen=True)
@@ -467,11 +475,18 @@ class Convolutional(Scaled):
         return self.dense(readout, x.reshape(len(x), -1))
 
 
+def must_fit_memory(sizes: Iterable[int], /) -> None:
+    """Refuse layers with too many parameters, before any of them is drawn."""
+    if (total := sum(map(int, sizes))) > MOST_PARAMETERS:
+        raise InputError(f"the network has {total:.2g} parameters, more than {MOST_PARAMETERS:.2g}: make it smaller")
+
+
 def _normal_layers(key: Any, fan_ins: Sequence[Any], fan_outs: Sequence[Any]) -> list[dict[str, Any]]:
     def layer(key, n, m):
         weight, bias = threefry.split(key, 2)
         return {"weight": threefry.normal(weight, (n, m)), "bias": threefry.normal(bias, (m,))}
 
+    must_fit_memory((n + 1) * m for n, m in zip(fan_ins, fan_outs, strict=True))
     keys = threefry.split(key, len(fan_ins))
     return [layer(*args) for args in zip(keys, fan_ins, fan_outs, strict=True)]
 
@@ -510,9 +525,10 @@ def _describe(
 def check_in_words(weight_std: Any, bias_std: Any, outputs: Any, **sizes: Any) -> str:
     """Refuse what is not a size or a standard deviation; the scales in words."""
     for name, size in (sizes if outputs is None else sizes | {"outputs": outputs}).items():
-        whole(size, name, least=1)
+        whole(size, name, least=1, most=MOST_LAYERS if name == "depth" else MOST_UNITS)
     for name, std in {"weight_std": weight_std, "bias_std": bias_std}.items():
-        real(std, name, least=0)
+        if real(std, name, least=0) > LARGEST_STD:
+            raise InputError(f"{name} must be at most {LARGEST_STD:g}, found {std:g}: values near 1 are usual")
     return f"σ_w={weight_std:.4g}, σ_b={bias_std:.4g}"
 
 

@@ -1,5 +1,6 @@
 """A whole run, predicted: features, linear system, transition, and the measures along it."""
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -359,9 +360,10 @@ class _Models:
     """The agents' models at the recorded rounds: `coordinates` takes the number of one, and gives (Q, d)."""
 
     experiment: Experiment
-    features: Features
+    known_features: Features | None
     rounds: np.ndarray
     coordinates: Callable[[int], np.ndarray]
+    checksum: int | None = None
 
     @classmethod
     def of(cls, experiment: Experiment, features: Features, solution: Solution, time: Time) -> "_Models":
@@ -383,9 +385,39 @@ class _Models:
         initial, z = self.features.initial_at(x), self._coordinates(round)
         return initial + (self.features.matrix_at(x) @ z).reshape(len(z), *initial.shape)
 
+    @property
+    def features(self) -> Features:
+        """The linear model; a copy from another process computes it again, from the same data and network."""
+        if self.known_features is None:
+            found = self.experiment.features()
+            if _checksum(found) != self.checksum:
+                raise InputError("the features were given to predict and are not in the copy: predict again")
+            object.__setattr__(self, "known_features", found)
+        assert self.known_features is not None
+        return self.known_features
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the features, whose functions cannot be pickled; the models' coordinates in full."""
+        checksum = self.checksum if self.known_features is None else _checksum(self.known_features)
+        coordinates = np.stack([self.coordinates(at) for at in range(len(self.rounds))])
+        return {
+            "experiment": self.experiment,
+            "known_features": None,
+            "rounds": self.rounds,
+            "coordinates": coordinates.__getitem__,
+            "checksum": checksum,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
     def _coordinates(self, round: float) -> np.ndarray:
         z = self.coordinates(int(np.flatnonzero(self.rounds == round)[0]))
         return z.reshape(len(z), self.features.rank, self.features.columns)
+
+
+def _checksum(features: Features) -> int:
+    return zlib.crc32(np.ascontiguousarray(features.matrix).tobytes())
 
 
 def features_of(experiment: Experiment, features: Features | None, /) -> Features:

@@ -13,8 +13,9 @@ import numpy as np
 from ntkp2p.algorithms import ALGORITHMS, COMPRESSORS, Algorithm, Delayed
 from ntkp2p.algorithms.delayed import LATE
 from ntkp2p.asynchrony import CLOCKS, AsynchronousGossip, Events, load_trace
-from ntkp2p.base.checks import lookup, real, whole
+from ntkp2p.base.checks import LARGEST_SEED, lookup, real, whole
 from ntkp2p.base.errors import InputError
+from ntkp2p.base.reading import parsing, text_of
 from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.topology import Schedule, load_mixing, schedules
 from ntkp2p.topology.graphs import from_spec, sized
@@ -36,10 +37,9 @@ def tables_of(path: str | os.PathLike[str], /) -> tuple[dict[str, Any], Path]:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {found}: give the path of an experiment in TOML")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), path.parent
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+    text = text_of(path)
+    with parsing(path, "TOML", "correct the file"):
+        return tomllib.loads(text), path.parent
 
 
 def named(registry: Registry, entries: Mapping[str, Any], *, table: str | None = None, key: str = "name") -> Any:
@@ -163,7 +163,7 @@ def _asynchronous(entries: dict[str, Any], agents: int, rounds: Any) -> Events |
     clocks = AsynchronousGossip(agents=agents, **given)
     if "seed" not in entries:
         return clocks
-    seed = whole(entries["seed"], "seed in [mixing]", least=0)
+    seed = whole(entries["seed"], "seed in [mixing]", least=0, most=LARGEST_SEED)
     return clocks.simulate(events=whole(rounds, "rounds", least=1), seed=seed)
 
 

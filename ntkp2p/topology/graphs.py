@@ -16,16 +16,17 @@ Graph(star:4, 4 agents, 3 links)
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import networkx as nx
 import numpy as np
 
-from ntkp2p.base.checks import Count, is_whole
+from ntkp2p.base.checks import Count
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry, parameters_of
 from ntkp2p.base.specs import arguments_of, named_in, required
 from ntkp2p.topology.graph import DiGraph, Graph
+from ntkp2p.topology.sizes import sizes_of
 from ntkp2p.topology.weights import links_of
 
 AnyGraph = TypeVar("AnyGraph", bound=nx.Graph)
@@ -55,7 +56,7 @@ def cycle(n: Count) -> Graph:
     >>> sorted(p2p.graphs.cycle(4).edges)
     [(0, 1), (0, 3), (1, 2), (2, 3)]
     """
-    (n,) = _sizes("cycle", -math.inf, n=n)
+    (n,) = sizes_of("cycle", -math.inf, n=n)
     if n < 3:
         raise InputError(f"cycle(n) needs n >= 3, got {n}: use path({max(n, 1)})")
     return Graph.of(nx.cycle_graph(n), f"cycle:{n}")
@@ -85,7 +86,7 @@ def star(n: Count) -> Graph:
     >>> sorted(p2p.graphs.star(4).edges)
     [(0, 1), (0, 2), (0, 3)]
     """
-    (n,) = _sizes("star", -math.inf, n=n)
+    (n,) = sizes_of("star", -math.inf, n=n)
     if n < 2:
         raise InputError(f"star(n) needs n >= 2, got {n}: use path(1) for a single agent")
     return Graph.of(nx.star_graph(n - 1), f"star:{n}")
@@ -117,7 +118,7 @@ def complete(n: Count) -> Graph:
     >>> p2p.graphs.complete(6).number_of_edges()
     15
     """
-    (n,) = _sizes("complete", 1, n=n)
+    (n,) = sizes_of("complete", 1, n=n)
     return Graph.of(nx.complete_graph(n), f"complete:{n}")
 
 
@@ -145,7 +146,7 @@ def path(n: Count) -> Graph:
     >>> sorted(p2p.graphs.path(4).edges)
     [(0, 1), (1, 2), (2, 3)]
     """
-    (n,) = _sizes("path", 1, n=n)
+    (n,) = sizes_of("path", 1, n=n)
     return Graph.of(nx.path_graph(n), f"path:{n}")
 
 
@@ -173,7 +174,7 @@ def grid(rows: Count, columns: Count) -> Graph:
     >>> sorted(p2p.graphs.grid(2, 3).neighbors(4))
     [1, 3, 5]
     """
-    rows, columns = _sizes("grid", 1, rows=rows, columns=columns)
+    rows, columns = sizes_of("grid", 1, rows=rows, columns=columns)
     return _numbered(nx.grid_2d_graph(rows, columns), f"grid:{rows},{columns}")
 
 
@@ -201,7 +202,7 @@ def torus(rows: Count, columns: Count) -> Graph:
     >>> sorted(p2p.graphs.torus(3, 4).neighbors(0))
     [1, 3, 4, 8]
     """
-    rows, columns = _sizes("torus", -math.inf, rows=rows, columns=columns)
+    rows, columns = sizes_of("torus", -math.inf, rows=rows, columns=columns)
     if rows < 3 or columns < 3:
         raise InputError(
             f"torus(rows, columns) needs both >= 3, got {rows} and {columns}: "
@@ -234,7 +235,7 @@ def hypercube(dimension: Count) -> Graph:
     >>> sorted(p2p.graphs.hypercube(3).neighbors(0))
     [1, 2, 4]
     """
-    (dimension,) = _sizes("hypercube", -math.inf, dimension=dimension)
+    (dimension,) = sizes_of("hypercube", -math.inf, dimension=dimension)
     if dimension < 1:
         raise InputError(f"hypercube(dimension) needs dimension >= 1, got {dimension}: use path(1) for a single agent")
     return _numbered(nx.hypercube_graph(dimension), f"hypercube:{dimension}")
@@ -271,7 +272,7 @@ def exponential(n: Count) -> Graph:
     .. [1] B. Ying, K. Yuan, Y. Chen, H. Hu, P. Pan, W. Yin, "Exponential graph is provably
        efficient for decentralized deep training", NeurIPS 2021.
     """
-    (n,) = _sizes("exponential", 1, n=n)
+    (n,) = sizes_of("exponential", 1, n=n)
     return Graph.of(nx.circulant_graph(n, [2**j for j in range((n - 1).bit_length())]), f"exponential:{n}")
 
 
@@ -304,7 +305,7 @@ def erdos_renyi(n: Count, p: float, *, seed: int = 0) -> Graph:
     >>> p2p.graphs.erdos_renyi(5, 1.0).number_of_edges()  # with certainty all of them
     10
     """
-    (n,) = _sizes("erdos_renyi", 1, n=n)
+    (n,) = sizes_of("erdos_renyi", 1, n=n)
     if not 0 <= p <= 1:
         raise InputError(f"erdos_renyi(n, p) needs a probability 0 <= p <= 1, got {p}")
     graph = Graph.of(nx.gnp_random_graph(n, p, seed=seed), f"erdos_renyi:{n},{p},seed={seed}")
@@ -342,7 +343,7 @@ def random_geometric(n: Count, radius: float, *, seed: int = 0) -> Graph:
     >>> p2p.graphs.random_geometric(5, 1.5).number_of_edges()  # beyond √2 all are in reach
     10
     """
-    (n,) = _sizes("random_geometric", 1, n=n)
+    (n,) = sizes_of("random_geometric", 1, n=n)
     if not radius > 0:
         raise InputError(f"random_geometric(n, radius) needs radius > 0, got {radius}")
     graph = Graph.of(nx.random_geometric_graph(n, radius, seed=seed), f"random_geometric:{n},{radius},seed={seed}")
@@ -373,7 +374,7 @@ def directed_ring(n: Count) -> DiGraph:
     >>> sorted(p2p.graphs.directed_ring(3).edges)
     [(0, 1), (1, 2), (2, 0)]
     """
-    (n,) = _sizes("directed_ring", -math.inf, n=n)
+    (n,) = sizes_of("directed_ring", -math.inf, n=n)
     if n < 2:
         raise InputError(f"directed_ring(n) needs n >= 2, got {n}: use path(1) for a single agent")
     return DiGraph.of(nx.cycle_graph(n, create_using=nx.DiGraph), f"directed_ring:{n}")
@@ -410,7 +411,7 @@ def directed_exponential(n: Count) -> DiGraph:
     .. [1] B. Ying, K. Yuan, Y. Chen, H. Hu, P. Pan, W. Yin, "Exponential graph is provably
        efficient for decentralized deep training", NeurIPS 2021.
     """
-    (n,) = _sizes("directed_exponential", 1, n=n)
+    (n,) = sizes_of("directed_exponential", 1, n=n)
     graph = DiGraph.of(nx.empty_graph(n, create_using=nx.DiGraph), f"directed_exponential:{n}")
     graph.add_edges_from((i, (i + 2**j) % n) for i in range(n) for j in range((n - 1).bit_length()))
     return graph
@@ -445,7 +446,7 @@ def directed_random(n: Count, p: float, *, seed: int = 0) -> DiGraph:
     >>> p2p.graphs.directed_random(5, 1.0).number_of_edges()  # with certainty all of them
     20
     """
-    (n,) = _sizes("directed_random", 1, n=n)
+    (n,) = sizes_of("directed_random", 1, n=n)
     if not 0 <= p <= 1:
         raise InputError(f"directed_random(n, p) needs a probability 0 <= p <= 1, got {p}")
     graph = DiGraph.of(nx.gnp_random_graph(n, p, seed=seed, directed=True), f"directed_random:{n},{p},seed={seed}")
@@ -572,16 +573,6 @@ def sized(spec: object, agents: int, /) -> str:
     if sizes is not None or not required(parameters_of(GRAPHS[name])):
         return str(spec)
     return f"{name}:{agents}"
-
-
-def _sizes(function: str, least: int | float, /, **sizes: Any) -> list[int]:
-    """Sizes of a graph as numbers of Python; refused where one is no whole number, or below the least."""
-    for name, size in sizes.items():
-        if not is_whole(size):
-            raise InputError(f"{function}({', '.join(sizes)}) takes a whole number {name}, found {size!r}")
-        if size < least:
-            raise InputError(f"{function}({', '.join(sizes)}) needs {name} >= {least}, got {size}")
-    return list(map(int, sizes.values()))
 
 
 def _numbered(graph: nx.Graph, spec: str) -> Graph:

@@ -8,7 +8,11 @@ import scipy.sparse
 from jaxtyping import Float
 from scipy.sparse import csr_array
 
+from ntkp2p.base.checks import LARGEST_VALUE
 from ntkp2p.base.errors import InputError, InputTypeError
+
+#: More agents than any computation here can handle.
+MOST_AGENTS = 10**6
 
 
 def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q Q"]:
@@ -27,6 +31,8 @@ def square_matrix(W: object, /, *, name: str = "mixing") -> Float[np.ndarray, "Q
 
 def square(W: object, /, *, name: str = "mixing") -> np.ndarray | csr_array:
     """As `square_matrix`, but what is sparse stays sparse."""
+    if isinstance(W, np.ma.MaskedArray):
+        raise InputTypeError(f"{name} is a masked array: fill its masked entries, W.filled(0)")
     if isinstance(W, nx.Graph):
         raise InputTypeError(f"{name} is a graph, not a matrix: give its links weights, {usual_weights(W)}(graph)")
     if scipy.sparse.issparse(W):
@@ -67,8 +73,10 @@ def usual_weights(graph: nx.Graph) -> str:
 
 def _must_be_finite(matrix: np.ndarray | csr_array, name: str) -> None:
     values = matrix.data if isinstance(matrix, csr_array) else matrix
-    if np.isfinite(values).all():
+    if np.isfinite(values).all() and not np.any(abs(values) > LARGEST_VALUE):
         return
+    if np.isfinite(values).all():
+        raise InputError(f"{name} has an entry of {abs(values).max():.1e}, beyond {LARGEST_VALUE:g}: scale the weights")
     found = matrix.tocoo() if isinstance(matrix, csr_array) else None
     places = np.argwhere(~np.isfinite(values))
     row, column = places[0] if found is None else (c[places[0, 0]] for c in found.coords)

@@ -13,7 +13,8 @@ from scipy.sparse import csr_array
 
 from ntkp2p.base.checks import real_in, whole_in
 from ntkp2p.base.errors import InputError
-from ntkp2p.topology.matrix import square, square_matrix
+from ntkp2p.base.reading import must_unpack_to_little, parsing, read_array, text_of
+from ntkp2p.topology.matrix import MOST_AGENTS, square, square_matrix
 from ntkp2p.topology.weights import mixing_of
 
 #: The longest line of an edge list: from, to, weight.
@@ -86,7 +87,9 @@ def read(path: str | os.PathLike[str], /) -> np.ndarray | csr_array | nx.Graph:
 
 
 def _read_csv(path: Path) -> list[list[float]]:
-    table = [(row, cells) for row, cells in enumerate(csv.reader(_lines(path)), start=1) if cells]
+    lines = _lines(path)
+    with parsing(path, "a CSV file", "write numbers separated by commas"):
+        table = [(row, cells) for row, cells in enumerate(csv.reader(lines), start=1) if cells]
     if not table:
         raise InputError(f"{path} is empty: write one line of comma-separated numbers per agent")
     first, header = table[0]
@@ -120,30 +123,29 @@ def _read_row(path: Path, row: int, cells: list[str], *, width: int) -> list[flo
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not text: a {path.suffix} holds numbers separated by commas") from None
+    return text_of(path).splitlines()
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    # Not np.load: that would also open a zip archive which is merely called .npy.
-    try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not a whole .npy file of numbers; pickled arrays are refused: "
-            "save it with np.save(path, W.astype(float))"
-        ) from error
+    # Not np.load, which would also open a zip archive with the suffix .npy.
+    remedy = "save it with np.save(path, W.astype(float))"
+    with parsing(path, "a whole .npy file of numbers, without pickled arrays", remedy), path.open("rb") as file:
+        return read_array(file, path.stat().st_size)
 
 
 def _read_npz(path: Path) -> csr_array:
-    try:
-        return csr_array(scipy.sparse.load_npz(path))
-    # What is no zip archive, or one of something else, fails in the reader's own ways.
-    except Exception as error:
-        raise InputError(f"{path} is no sparse matrix: save it with scipy.sparse.save_npz(path, W)") from error
+    kind, remedy = "a sparse matrix", "save it with scipy.sparse.save_npz(path, W)"
+    with parsing(path, kind, remedy):
+        must_unpack_to_little(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            shape = tuple(int(size) for size in arrays["shape"])
+    if max(shape, default=0) > MOST_AGENTS:
+        raise InputError(f"{path} has the shape {shape}, for more than {MOST_AGENTS:,} agents: {remedy}")
+    with parsing(path, kind, remedy):
+        found = scipy.sparse.load_npz(path)
+        if hasattr(found, "check_format"):
+            found.check_format(full_check=True)  # SciPy's compiled code trusts the indices
+        return csr_array(found)
 
 
 # --- edge lists ---

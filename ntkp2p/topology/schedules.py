@@ -20,7 +20,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ntkp2p.base.checks import lookup
+from ntkp2p.base.checks import lookup, whole
 from ntkp2p.base.errors import InputError
 from ntkp2p.base.registry import Registry
 from ntkp2p.topology.matrix import square_matrix, symmetric
@@ -31,6 +31,9 @@ from ntkp2p.topology.weights import adjacency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+#: The largest schedules: their matrices, log₂ Q or Q of them, stay below some 2 GB.
+MOST_IN_SCHEDULE, MOST_IN_ROTATION = 5000, 600
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -311,8 +314,7 @@ def one_peer_exponential(agents: int) -> Schedule:
     .. [1] B. Ying, K. Yuan, Y. Chen, H. Hu, P. Pan, W. Yin, "Exponential graph is provably
        efficient for decentralized deep training", NeurIPS 2021.
     """
-    if agents < 1:
-        raise InputError(f"one_peer_exponential(agents) needs agents >= 1, got {agents}")
+    agents = whole(agents, "agents", least=1, most=MOST_IN_SCHEDULE)
     own, hops = np.eye(agents), 2 ** np.arange(max(1, (agents - 1).bit_length()))
     return periodic([(own + np.roll(own, hop, axis=1)) / 2 for hop in hops])
 
@@ -393,8 +395,7 @@ def rotating_ring(agents: int) -> Schedule:
     >>> [schedule.at(k)[0].tolist() for k in range(3)]
     [[0.5, 0.0, 0.0, 0.5], [0.5, 0.0, 0.5, 0.0], [0.5, 0.5, 0.0, 0.0]]
     """
-    if agents < 1:
-        raise InputError(f"rotating_ring(agents) needs agents >= 1, got {agents}")
+    agents = whole(agents, "agents", least=1, most=MOST_IN_ROTATION)
     own = np.eye(agents)
     return periodic([(own + np.roll(own, hop, axis=0)) / 2 for hop in range(1, max(agents, 2))])
 

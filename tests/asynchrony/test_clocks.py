@@ -67,14 +67,14 @@ def test_a_trace_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("time,agent\n", "first line is agent,time or agent,time,receiver, found time,agent"),
+        ("time,agent\n", "first line is agent,time or agent,time,receiver, found 'time,agent'"),
         ("", "found nothing"),
-        ("agent,time\n0,1\n1,5\n0,0.5\n", "line 4: agent 0 is at 1.0 already, found 0.5: sort"),
+        ("agent,time\n0,1\n1,5\n0,0.5\n", "line 4: agent 0 ticks at 1.0, then at 0.5: sort"),
         ("agent,time\n0,1\n2,5\n", "line 3 names agent 2, and there are the agents 0, …, 1"),
         ("agent,time\n0,1\n-1,5\n", "line 3 names agent -1"),
         ("agent,time,receiver\n0,1,7\n", "line 2 names agent 7"),
         ("agent,time\n0,1\n", "agent 1 has no line, so that it never updates: add"),
-        ("agent,time\n0,one\n", "line 2 is '0,one': expected agent,time, as numbers"),
+        ("agent,time\n0,one\n", "line 2 is '0,one': expected agent,time as numbers"),
         ("agent,time\n0,nan\n", "line 2 is '0,nan'"),
         ("agent,time,receiver\n0,1\n", "line 2 is '0,1': expected agent,time,receiver"),
     ],

@@ -311,8 +311,8 @@ STAR = graphs.star(4)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"agents": 1}, "agents is a whole number of 2 or more, got 1"),
-        ({"agents": 2.5}, "agents is a whole number"),
+        ({"agents": 1}, "agents must be a whole number of at least 2, found 1"),
+        ({"agents": 2.5}, "agents must be a whole number"),
         ({"update": [Exponential(1.0)] * 3}, "update has 3 clocks for 4 agents: give one for each"),
         ({"gossip": [Exponential(1.0)] * 5}, "gossip has 5 clocks for 4 agents"),
         ({"update": Trace([1.0], [2])}, "a trace of updates has no receivers"),
@@ -346,10 +346,10 @@ STAR = graphs.star(4)
         ({"absences": [(0, 2.0, 2.0)]}, "0 <= leaves < returns, got leaves = 2 and returns = 2"),
         ({"absences": [(0, 2.0, 5.0), (0, 4.0, 6.0)]}, "agent 0 leaves at 4, and is away until 5 already: join them"),
         ({"absences": [(0, 2.0)]}, r"an absence is \(agent, leaves, returns\), got \(0, 2.0\)"),
-        ({"bound": 0}, "bound is a whole number of 1 or more, got 0"),
+        ({"bound": 0}, "bound must be a whole number of at least 1, found 0"),
         ({"beyond": "stop"}, "unknown beyond 'stop'"),
         ({"cap": 3}, r"cap is \(messages, window\), got 3"),
-        ({"cap": (0, 1.0)}, "cap's messages is a whole number of 1 or more"),
+        ({"cap": (0, 1.0)}, "cap's messages must be a whole number of at least 1"),
         ({"cap": (2, 0.0)}, "cap's window is a time above 0, got 0"),
     ],
 )
@@ -378,7 +378,7 @@ def test_what_is_of_no_use_in_a_plan(options, message):
     [
         ({}, {}, TypeError, "exactly one of them"),
         ({}, {"events": 3, "duration": 3.0}, TypeError, "either events=1000 or duration=100.0"),
-        ({}, {"events": 0}, ValueError, "events is a whole number of 1 or more, got 0"),
+        ({}, {"events": 0}, ValueError, "events must be a whole number of at least 1, found 0"),
         ({}, {"duration": 0.0}, ValueError, "duration is a time above 0, got 0"),
         ({"transmission": 3.0}, {"duration": 2.0}, ValueError, "a message takes 3, longer than the duration 2"),
         ({}, {"duration": 1e-9}, ValueError, "nothing happens until 1e-09: agents compute for 0.5 on average"),

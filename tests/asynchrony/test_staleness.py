@@ -147,12 +147,15 @@ def test_the_rate_that_holds_a_staleness():
         (lambda events: staleness(events, since=-1.0), "got since = -1"),
         (lambda events: staleness(events, distribution=False).largest, r"use staleness\(events\)"),
         (lambda events: staleness(events).quantile(95), "between 0 and 1, got 95: 0.95"),
-        (lambda _: expected_staleness(1, 1.0, 1.0), "agents is 2 or more, got 1"),
-        (lambda _: expected_staleness(5, 0.0, 1.0), "update_rate is above 0, and finite, got 0"),
-        (lambda _: expected_staleness(5, 1.0, math.nan), "gossip_rate is above 0, and finite, got nan"),
-        (lambda _: expected_staleness(5, 1.0, 1.0, update_shift=-1.0), "update_shift is 0 or more, and finite, got -1"),
+        (lambda _: expected_staleness(1, 1.0, 1.0), "agents must be a whole number of at least 2, found 1"),
+        (lambda _: expected_staleness(5, 0.0, 1.0), "update_rate must be a finite number above 0, found 0"),
+        (lambda _: expected_staleness(5, 1.0, math.nan), "gossip_rate must be a finite number above 0, found nan"),
+        (
+            lambda _: expected_staleness(5, 1.0, 1.0, update_shift=-1.0),
+            "update_shift must be a finite number of at least 0, found -1",
+        ),
         (lambda _: expected_staleness(5, 1.0, 1.0, scheme="opportunistic"), "unknown scheme 'opportunistic'"),
-        (lambda _: gossip_rate_for(0.0, 5, 1.0), "staleness is above 0, and finite, got 0"),
+        (lambda _: gossip_rate_for(0.0, 5, 1.0), "staleness must be a finite number above 0, found 0"),
     ],
 )
 def test_what_has_no_staleness(ask, message):

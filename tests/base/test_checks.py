@@ -8,7 +8,7 @@ import ntkp2p as p2p
 from ntkp2p.base.checks import is_number, is_real, is_whole, real, real_in, whole, whole_in
 from ntkp2p.base.errors import InputError
 
-WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), jnp.asarray(3), 10**30]
+WHOLE = [3, np.int64(3), np.uint8(3), np.array(3), jnp.asarray(3), 10**9]
 REAL = [2.5, np.float64(2.5), np.float32(2.5), np.array(2.5), jnp.asarray(2.5)]
 NONE = [True, np.True_, "3", None, 3j, np.complex128(3), [3], np.array([3]), np.nan, np.array("3"), np.array(True)]
 
@@ -70,3 +70,31 @@ def test_counts_are_taken_from_numpy_and_no_truth_value_is_one(name):
     for bad in (True, "4", 4.0, np.array([4])):
         with pytest.raises(InputError, match="whole number"):
             COUNTS[name](bad)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("huge", [10**25, np.int64(2**62)])
+def test_counts_that_no_machine_can_hold_are_refused_at_once(name, huge):
+    with pytest.raises(InputError, match=r"whole number|takes at most [0-9,]+ agents"):
+        COUNTS[name](huge)
+
+
+def test_values_whose_squares_overflow_are_refused():
+    inputs, targets = np.zeros((4, 1)), np.ones((4, 1))
+    for wrong in ({"inputs": 1e200 + inputs}, {"targets": -1e200 * targets}):
+        with pytest.raises(InputError, match=r"beyond ±1e\+75, whose losses overflow: scale them"):
+            p2p.data.Dataset(**{"name": "d", "inputs": inputs, "targets": targets} | wrong)
+    with pytest.raises(InputError, match=r"has an entry of 1.0e\+200, beyond 1e\+75: scale the weights"):
+        p2p.check_mixing(1e200 * np.eye(2))
+    with pytest.raises(InputError, match=r"weight_std must be a finite number within ±1e\+100, found 1e\+308"):
+        p2p.models.affine(weight_std=1e308)
+    with pytest.raises(InputError, match=r"the network has 1e\+12 parameters"):
+        p2p.models.mlp(width=10**6, depth=2).init(None, np.zeros((1, 2)), 1)
+
+
+def test_masked_arrays_are_refused():
+    masked = np.ma.masked_array(np.full((3, 3), 1 / 3), mask=np.eye(3))
+    with pytest.raises(InputError, match="mixing is a masked array: fill its masked entries"):
+        p2p.check_mixing(masked)
+    with pytest.raises(InputError, match="inputs are a masked array"):
+        p2p.data.Dataset(name="d", inputs=masked, targets=np.ones((3, 1)))

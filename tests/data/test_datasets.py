@@ -169,7 +169,7 @@ def test_idx_refuses_what_is_not_there_or_damaged(tmp_path):
     refused(r"holds 11 values where its header says \(3, 2, 2\)", good[:-1])
     refused("no IDX file of bytes in 3 dimensions", b"nonsense and more")
     refused("no IDX file of bytes in 3 dimensions", good[:9])
-    refused("is damaged", gzip.compress(good)[:-4])
+    refused("is not an undamaged file", gzip.compress(good)[:-4])
     write_idx(images, np.zeros((2, 2, 2)))
     refused("all pixels of the images drawn .* are equal", images.read_bytes())
 
@@ -322,9 +322,9 @@ def test_csv_regression_with_test_rows(table):
         ("label\n1\n", {}, "1 target and 0 inputs with target='label'"),
         ("a,label\n1,2\n", {"target": []}, r"0 targets and 2 inputs with target=\[\]"),
         ("a,label\n", {}, "data.csv has no rows under its header"),
-        ("a,label\n1,2,3\n4,5,6\n", {}, "data.csv cannot be read as CSV: Length of header"),
-        ("a,label\n1,2\n4,5,6\n", {}, "data.csv cannot be read as CSV"),
-        ("", {}, "data.csv cannot be read as CSV"),
+        ("a,label\n1,2,3\n4,5,6\n", {}, r"data.csv is not a CSV file \(Length of header"),
+        ("a,label\n1,2\n4,5,6\n", {}, "data.csv is not a CSV file"),
+        ("", {}, "data.csv is not a CSV file"),
     ],
 )
 def test_csv_refuses(table, text, options, match):
@@ -397,13 +397,13 @@ def test_npz_refuses(archive, arrays, match):
 
 def test_npz_refuses_other_and_damaged_files(tmp_path, archive):
     np.save(tmp_path / "one.npy", two)
-    with pytest.raises(ValueError, match=r"one.npy is no .npz archive"):
+    with pytest.raises(ValueError, match=r"one.npy is not a .npz archive"):
         load("npz", file=tmp_path / "one.npy")
     file = archive(inputs=np.arange(1000.0).reshape(500, 2), targets=np.arange(500.0))
     content = bytearray(file.read_bytes())
     content[2000] ^= 0xFF
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"array 'inputs' of data.npz cannot be read"):
+    with pytest.raises(ValueError, match=r"data.npz is not an archive whose array 'inputs' can be read"):
         load("npz", file=file)
 
 

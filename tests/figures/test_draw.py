@@ -22,7 +22,8 @@ def test_a_figure_is_drawn_and_its_runs_are_written(name, tmp_path):
     assert list(run["source"].values) == ["trained", "rounds", "flow"]
     worst = np.abs(run["local_loss"][0] - run["local_loss"][1]).max() / run["local_loss"][1, 0].mean()
     assert table["linearisation"].iloc[0] == pytest.approx(float(worst), rel=1e-6, abs=1e-12)
-    assert seen[-1][1] == seen[-1][2] == run["round"][-1]
+    assert seen[-2][1] == seen[-2][2] == run["round"][-1]
+    assert seen[-1] == ("figures", 1, 1)
 
 
 @pytest.mark.slow

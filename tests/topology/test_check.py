@@ -575,7 +575,7 @@ def test_effective_neighbours_of_nobody_and_all():
 
 
 def test_effective_neighbours_where_there_is_no_variance_or_no_limit(sparse):
-    for W in (np.zeros((3, 3)), np.zeros((1, 1)), np.zeros((9, 9)), 2 * np.eye(9), 1e200 * np.eye(2)):
+    for W in (np.zeros((3, 3)), np.zeros((1, 1)), np.zeros((9, 9)), 2 * np.eye(9), 1e75 * np.eye(2)):
         assert np.isnan(check_mixing(W).effective_neighbours()), W
     for decay in (0, 0.5, 0.99):
         assert check_mixing(np.eye(9)).effective_neighbours(decay) == pytest.approx(1, rel=1e-5)
