@@ -1,6 +1,6 @@
 """One network at one N and dtype: our kernel, the rate of matrix products, and the rivals, in a process of their own.
 
-Prints a line of JSON when a route begins and one when it ends, so that whoever started the process knows what it died
+Prints a line of JSON when a route begins and one when it ends, so that the parent process knows what it died
 of. Not for use by hand: see ntk.py.
 """
 
@@ -165,7 +165,7 @@ def blocked(case: Case, pair: Pair, size: int) -> np.ndarray:
 def rival(case: Case, route: str, form: str) -> tuple[Pair, int, int]:
     """A route's kernel between two blocks, and its bytes per sample and per pair of samples."""
     apply = case.forms[form]
-    # Activations and their cotangents, and a gradient of every parameter for each sample with the room to make it.
+    # Activations and their cotangents, and a gradient of every parameter for each sample with the memory to compute it.
     walk, gradient = 3 * counts.activations(case.layers), 2 * counts.parameters(case.layers)
     per_sample, per_pair = case.bytes * (walk + gradient), 2 * case.bytes
     if route == "J Jᵀ":

@@ -1,4 +1,4 @@
-"""What a process that measures one case needs: its clock, its machine, and a line of JSON to whoever started it."""
+"""What a process that measures one case needs: its clock, its machine, and JSON for the parent process."""
 
 import json
 import math

@@ -159,7 +159,7 @@ def integrator(system: LinearSystem, step: int, total: int, solver: type, tolera
         ).ys
 
     def run(count, share=1.0):
-        # Always as many times, so that nothing is compiled anew: those beyond the end are the end.
+        # Always as many times, so that nothing is compiled again: those beyond the end are the end.
         times = share * step * np.minimum(np.arange(1, total + 1), count)
         states = follow(system.parameters, jnp.asarray(system.initial), jnp.asarray(times, float))
         return np.asarray(states)[:count], 0.0

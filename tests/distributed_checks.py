@@ -75,14 +75,14 @@ def kernel(mesh: Mesh | None = None, *, seed: int = 0, **options) -> dict[str, n
     found = p2p.kernels.TangentKernel(model.apply, model.params, x, mesh=mesh, **options)
     results = {"matrix": found.matrix()}
     blocks = [len(leaf.addressable_shards) for leaf in jax.tree.leaves(list(found._held.values()))]
-    layout = {"blocks": np.array(blocks), "groups": found._rows.groups, "room": found._room}
+    layout = {"blocks": np.array(blocks), "groups": found._rows.groups, "capacity": found._room}
     layout["least"] = 8 * found.rows**2 + found._least_work() + 8 * found._local
     results |= {"against": found.against(other), "diagonal": found.diagonal()}
     return results | layout | {"columns": found.columns(np.array([3, 30]))}
 
 
 def kernels() -> dict[str, np.ndarray]:
-    """The kernel on one, three and all devices: in one group, and in several with room for all or for one."""
+    """The kernel on one, three and all devices: in one group, and in several, with memory for all or for one."""
     results = {}
     for count in (1, 3, jax.device_count()):
         mesh = Mesh(np.asarray(jax.devices()[:count]), (p2p.devices.AXIS,))

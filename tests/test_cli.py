@@ -120,7 +120,7 @@ def test_every_command_can_be_quiet_and_speak_json(name, run):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands_and_options(run, tmp_path, shell):
-    # An output of one's own leaves the shell's own files alone.
+    # With --output, the shell's own files stay unchanged.
     code, _, _ = run("--install-completion", "--shell", shell, "--output", tmp_path / shell)
     assert code == 0
     script = (tmp_path / shell).read_text()

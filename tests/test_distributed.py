@@ -107,8 +107,8 @@ def test_training_on_eight_devices(start):
 def test_kernels_on_eight_devices(start):
     results = start("kernels", 8)()
     for count in (1, 3, 8):
-        assert results[f"{count}/small/groups"] == -(-37 // (2 * count)) <= results[f"{count}/small/room"]
-        assert results[f"{count}/tight/groups"] > results[f"{count}/tight/room"] == 1
+        assert results[f"{count}/small/groups"] == -(-37 // (2 * count)) <= results[f"{count}/small/capacity"]
+        assert results[f"{count}/tight/groups"] > results[f"{count}/tight/capacity"] == 1
         for case in ("whole", "small", "tight"):
             assert (results[f"{count}/{case}/blocks"] == count).all()
             for name in ("matrix", "against", "diagonal", "columns"):
@@ -156,7 +156,7 @@ def test_two_processes(start, free_port, tmp_path):
         (["--coordinator", "localhost:99999", "--processes", "2", "--process", "1"], "coordinator must be HOST:PORT"),
         (["--coordinator", "localhost:9", "--processes", "2", "--process", "2"], "process must be from 0 to 1"),
         (["--coordinator", "localhost:9", "--processes", "0", "--process", "0"], "processes must be at least 1"),
-        (["--coordinator", "localhost:{}", "--processes", "2", "--process", "1"], "process 1 of 2 met nobody at"),
+        (["--coordinator", "localhost:{}", "--processes", "2", "--process", "1"], "process 1 of 2 could not join at"),
         (["--coordinator", "localhost:{}", "--processes", "2", "--process", "0"], "process 1 of 2 did not come"),
     ],
 )

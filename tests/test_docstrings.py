@@ -266,12 +266,12 @@ class Faulty:
 
 
 def test_faults_of_a_class_are_found():
-    assert [fault.partition(": add it")[0].partition(": give it")[0] for fault in faults("room.Faulty", Faulty)] == [
-        "room.Faulty: parameter 'second' is not documented",
-        "room.Faulty: there is no attribute 'third' as documented",
-        "room.Faulty.shifted: parameter 'back' is not documented",
-        "room.Faulty.bare: this method is not documented",
-        "room.Faulty.total: this property is not documented",
+    assert [fault.partition(": add it")[0].partition(": give it")[0] for fault in faults("module.Faulty", Faulty)] == [
+        "module.Faulty: parameter 'second' is not documented",
+        "module.Faulty: there is no attribute 'third' as documented",
+        "module.Faulty.shifted: parameter 'back' is not documented",
+        "module.Faulty.bare: this method is not documented",
+        "module.Faulty.total: this property is not documented",
     ]
 
 
@@ -290,14 +290,14 @@ def test_faults_of_a_function_are_found():
     def silent(x):
         pass
 
-    assert faults("room.scaled", scaled) == [
-        "room.scaled: parameter 'x' is not documented: add it to the section Parameters",
-        "room.scaled: there is no parameter 'factor' as documented: it has x, options",
+    assert faults("module.scaled", scaled) == [
+        "module.scaled: parameter 'x' is not documented: add it to the section Parameters",
+        "module.scaled: there is no parameter 'factor' as documented: it has x, options",
     ]
-    assert faults("room.silent", silent) == ["room.silent: it is not documented: give it a docstring"]
+    assert faults("module.silent", silent) == ["module.silent: it is not documented: give it a docstring"]
 
 
 def test_an_example_that_fails_is_found():
-    right, wrong = (types.ModuleType("room", f">>> 1 + 1\n{answer}\n") for answer in (2, 3))
+    right, wrong = (types.ModuleType("module", f">>> 1 + 1\n{answer}\n") for answer in (2, 3))
     assert not failures(right)
     assert "Expected:\n    3\nGot:\n    2" in failures(wrong)

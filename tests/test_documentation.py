@@ -52,6 +52,44 @@ def test_the_recipe_for_infinite_width_runs():
     plt.close("all")
 
 
+def rows_of(text):
+    return [line.strip() for line in text.splitlines() if line.startswith("|")]
+
+
+def test_the_errors_in_the_readme_are_those_that_figures_wrote():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    quoted = rows_of(readme.partition("[figures/errors.md](figures/errors.md)")[2].partition("An affine model")[0])
+    written = rows_of((ROOT / "figures" / "errors.md").read_text(encoding="utf-8"))
+    assert quoted[:2] == written[:2]
+    assert len(quoted) > 6
+    assert set(quoted) <= set(written)
+
+
+def test_quoted_costs_are_those_that_benchmarks_wrote():
+    """Each number with a unit in the table rounds a number in the file that its row names."""
+    checked = 0
+    for row in rows_of((ROOT / "docs" / "cost.md").read_text(encoding="utf-8")):
+        if (named := re.search(r"`(benchmarks/\w+\.txt)`", row)) is None:
+            continue
+        numbers = re.findall(r"[\d,]+\.?\d*", (ROOT / named[1]).read_text(encoding="utf-8"))
+        known = {float(number.replace(",", "")) for number in numbers if number.strip(",")}
+        for quoted in re.findall(r"([\d.]+) (?:s|MiB|GiB)\b", row):
+            digits = len(quoted.partition(".")[2])
+            assert any(f"{number:.{digits}f}" == quoted for number in known), (named[1], quoted)
+            checked += 1
+    assert checked > 15
+
+
+def test_code_blocks_fit_the_first_page():
+    for page in [ROOT / "README.md", *PAGES]:
+        text = page.read_text(encoding="utf-8")
+        lines = "".join(re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)).splitlines()
+        lines += [
+            line[4:] for block in re.findall(r"^\n((?: {4}[^\n]*\n)+)", text, re.M) for line in block.splitlines()
+        ]
+        assert not [line for line in lines if len(line) > 88], page.name
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
 def test_what_is_named_is_there(page):
     text = page.read_text(encoding="utf-8")
@@ -66,10 +104,10 @@ def test_what_is_named_is_there(page):
 
 
 @pytest.mark.parametrize(
-    "room", [p2p, algorithms, asynchrony, data, dynamics, kernels, models, topology], ids=lambda m: m.__name__
+    "package", [p2p, algorithms, asynchrony, data, dynamics, kernels, models, topology], ids=lambda m: m.__name__
 )
-def test_what_is_public_is_in_the_reference(room):
+def test_what_is_public_is_in_the_reference(package):
     entries = set(re.findall(r"^\.\. auto\w+:: (\w+)$", REFERENCE, re.M))
-    rooms = set(re.findall(r"^\.\. currentmodule:: ntkp2p\.(?:\w+\.)?(\w+)$", REFERENCE, re.M))
-    tables = {name for name in room.__all__ if name.isupper() and isinstance(getattr(room, name), dict)}
-    assert set(room.__all__) - entries - rooms - tables == set()
+    pages = set(re.findall(r"^\.\. currentmodule:: ntkp2p\.(?:\w+\.)?(\w+)$", REFERENCE, re.M))
+    tables = {name for name in package.__all__ if name.isupper() and isinstance(getattr(package, name), dict)}
+    assert set(package.__all__) - entries - pages - tables == set()

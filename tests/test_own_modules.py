@@ -1,4 +1,4 @@
-"""Whatever a table names can come from a module of the user's own: in TOML, shell, sweep and explorer alike."""
+"""Every name in a table may refer to a user's module: in TOML, shell, sweep and explorer."""
 
 import os
 import subprocess
@@ -76,7 +76,7 @@ def halved_squares(outputs, targets):
 
 
 class TwoHalves(p2p.Mixing):
-    """The first half of the rounds everybody mixes with all others, and then nobody with any."""
+    """In the first half of the rounds all agents mix, and then none does."""
 
     def __init__(self, agents, *, first: int):
         self.agents, self.first = agents, first

@@ -64,7 +64,7 @@ class World(NamedTuple):
         All agents' mean in every row, in rounds `when=...` holds, and x itself in others: an exchange among all.
     finished, begins
         Whether an agent ends a computation in this round, and begins one: True where all do so in every round, (Q, 1)
-        where agents have clocks of their own. There `grad` is 0 for those who have not finished.
+        for asynchronous agents. There `grad` is 0 for an agent that has not finished.
 
     Examples
     --------
@@ -129,7 +129,7 @@ class Algorithm(eqx.Module):
     stochastic: ClassVar[Literal["row", "column", "doubly"]] = "row"
     #: Why the mixing must not change over time, and what to take instead; empty where it may.
     static: ClassVar[str] = ""
-    #: Why agents must not have clocks of their own, and what to take instead; empty where they may.
+    #: Why agents must not be asynchronous, and what to use instead; empty if they may be.
     synchronous: ClassVar[str] = ""
 
     def __check_init__(self):

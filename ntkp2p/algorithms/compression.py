@@ -30,7 +30,7 @@ VALUE, PLACE = 32, 16
 
 
 class Compressor(eqx.Module):
-    """What a lossy link lets through of one layer's values: C, which may draw, for every agent and round anew.
+    """A compressor C of one layer's values. It may be random, independently for every agent and round.
 
     A subclass defines how values are compressed, `__call__(values, key)`; all else has a default.
 
@@ -186,7 +186,7 @@ class TopK(Compressor):
 
 
 class RandomK(Compressor):
-    """Entries drawn at random, without replacement, in every layer, every round and by every agent anew.
+    """Random entries of every layer, without replacement, independently for every agent and round.
 
     Of d entries d · keep are sent, rounded up or down at random such that this is the mean: every entry is sent with
     the probability `keep`, exactly.

@@ -41,7 +41,7 @@ def check_algorithm(
     precision
         The floating-point type in which it trains.
     asynchronous
-        Whether a round is an event of agents with clocks of their own.
+        Whether a round is an event of asynchronous agents.
 
     Raises
     ------

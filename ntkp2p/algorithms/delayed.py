@@ -155,7 +155,7 @@ class Delayed(Modifier):
 
     @property
     def synchronous(self):
-        """Why its agents must not have clocks of their own, and what to take instead."""
+        """Why its agents must not be asynchronous, and what to use instead."""
         return (
             "its delays count rounds, and events have their own: take LocalSGD(delay=...) and "
             "AsynchronousGossip(transmission=...)"

@@ -63,7 +63,7 @@ class DGD(Algorithm):
             return float("nan")
         eigenvalues = np.linalg.eigvalsh(mixing)
         if eigenvalues[0] <= -1 or eigenvalues[-1] > 1 + 1e-12:
-            return float("nan")  # W alone does not settle: no step size mends that
+            return float("nan")  # W alone does not converge, whatever the step size
         return float((1 + eigenvalues[0]) / curvature)
 
     def growth(self, mixing, curvature, /):

@@ -58,7 +58,7 @@ def mean_round(algorithm: Algorithm, state: PyTree, steps: Any, shares: Any, gra
 
 
 def must_be_asynchronous(algorithm: Algorithm, /) -> None:
-    """Refuse an algorithm whose agents cannot have clocks of their own."""
+    """Refuse an algorithm whose agents cannot be asynchronous."""
     reason = algorithm.synchronous or algorithm.static
     if algorithm.stochastic != "row":
         sums = {"column": "column sums", "doubly": "row and column sums"}[algorithm.stochastic]
@@ -68,7 +68,7 @@ def must_be_asynchronous(algorithm: Algorithm, /) -> None:
     if not reason and not all(leaf.shape[:1] == (5,) for leaf in leaves):
         reason = "its state has parts that are not an agent's own"
     if reason:
-        raise InputError(f"{algorithm.name} is not for agents with clocks of their own: {reason}; LocalSGD is")
+        raise InputError(f"{algorithm.name} is not for asynchronous agents: {reason}; LocalSGD is")
 
 
 def _taken(state: PyTree, rows: Any) -> PyTree:
@@ -102,9 +102,9 @@ def _world(step: Any, gradient: Gradient) -> World:
 
 
 def refused(verb: str, /) -> Callable[..., Any]:
-    """A verb that refuses to act on agents with clocks of their own."""
+    """A verb that refuses to act on asynchronous agents."""
 
     def refuse(*_, **__):
-        raise InputError(f"{verb} is for rounds of all agents, and agents with clocks of their own act two at a time")
+        raise InputError(f"{verb} is for rounds of all agents, and asynchronous agents act at most two at a time")
 
     return refuse

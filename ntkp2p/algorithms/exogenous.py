@@ -161,7 +161,7 @@ class Course(NamedTuple):
     ----------
     states
         The exogenous leaves before the rounds 0, …, T, each of shape (T + 1, ...).
-    traffic
+    message_counts
         Of the rounds 0, …, T − 1.
     """
 
@@ -182,7 +182,7 @@ def course(
     Parameters
     ----------
     layers
-        The sizes of a model's layers, of which the messages' sizes depend; none if the traffic is not wanted.
+        The sizes of a model's layers, on which the messages' sizes depend; none if messages are not to be counted.
     """
     if (one := message_counts_of_any_round(algorithm, matrices.shape[1], layers=layers)) is not None:
         return Course([], MessageCounts(*(np.full(len(order), value) for value in one)))
@@ -289,7 +289,7 @@ def repetition(
     Parameters
     ----------
     periodic
-        Whether the order starts anew after its end.
+        Whether the order repeats after its end.
     most
         The rounds for which the course is wanted; without, it is followed for up to `LONGEST` or a little more.
     """

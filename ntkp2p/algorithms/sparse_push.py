@@ -11,7 +11,7 @@ compressor C and an averaging rate γ in (0, 1], one round is
 by itself.
 
 What is public of these algorithms leaves some things open. Our reading: as x counts from the common start, no message
-is spent on what everybody knows, nor is θ₀ itself scaled while messages are incomplete. **Dense start-up rounds** send
+is spent on what all agents know, nor is θ₀ itself scaled while messages are incomplete. **Dense start-up rounds** send
 everything, and mix at the rate 1.
 
 An entry that is sent every n-th round carries n times its value, so that γ is to be about 1/n: rates above 2/n can make
@@ -166,7 +166,7 @@ class SparsePush(Algorithm):
 
 
 class _ChocoState(NamedTuple):
-    """Models x, what everybody knows of them x̂, and the running sum s = W x̂ of what each agent has heard."""
+    """Models x, their public copies x̂, and the running sum s = W x̂ of what each agent has heard."""
 
     x: Float[Array, "Q d"]
     known: Float[Array, "Q d"]

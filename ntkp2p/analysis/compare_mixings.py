@@ -1,7 +1,7 @@
 """Which weights for this graph? The usual ones side by side, and how long a run takes with each.
 
 The fastest mixing is not always the fastest training: a run whose losses disagree little is helped more by what damps
-noise or leaves room for a larger step than by the spectral gap.
+noise or allows a larger step than by the spectral gap.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _draw_modes(report: "StabilityReport", ax: Axes) -> None:
     largest = np.abs(patterns).max()
     image = ax.imshow(patterns, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
     ax.figure.colorbar(image, ax=ax, label="share in the agent")
-    lasts = [f"{mode.rounds:.3g} rounds" if np.isfinite(mode.rounds) else "for ever" for mode in report.modes]
+    lasts = [f"{mode.rounds:.3g} rounds" if np.isfinite(mode.rounds) else "no decay" for mode in report.modes]
     values = [f"|λ| = {abs(mode.eigenvalue):.6g}" for mode in report.modes]
     ax.set_yticks(range(len(lasts)), [f"{v}\n{last}" for v, last in zip(values, lasts, strict=True)], fontsize=7)
     for row, column in zip(*np.nonzero(patterns < 0), strict=True):  # signs, which grey paper loses

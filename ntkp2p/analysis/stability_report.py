@@ -88,10 +88,10 @@ class StabilityReport(Report):
     roots
         The rightmost characteristic roots of the flow of an algorithm that is late, on a small system; else None.
     mean_square
-        Of memoryless clocks, by which factor an event takes the mean square of deviations further: runs settle below 1;
+        Of memoryless clocks, the growth factor of the deviations' mean square per event: runs converge below 1;
         NaN for others, or a large system.
     timeliness
-        Of agents with clocks of their own, how late their gradients and messages are; else None.
+        How late the gradients and messages of asynchronous agents are; else None.
     target, rounds_to_target
         The loss that was asked for, and the first round with it as `rounds_to_loss` predicts; None if it is never met.
     """
@@ -237,9 +237,9 @@ class StabilityReport(Report):
 def _verdict_of_rounds(report: StabilityReport) -> Verdict:
     limit, eta = report.step_size_limit, report.step_size
     if (rates := report.gossip) is not None:
-        settles = "settles" if rates.mean_square < 1 - STABILITY_TOLERANCE else "does not settle"
+        converges = "converges" if rates.mean_square < 1 - STABILITY_TOLERANCE else "does not converge"
         factor = f"{rates.mean_square:.6g} a round"
-        return Verdict("rounds", "not known", f"the mixing alone {settles} in the mean square, by {factor}")
+        return Verdict("rounds", "not known", f"the mixing alone {converges} in the mean square, by {factor}")
     if report.experiment.asynchronous and report.experiment.topology.horizon is not None:
         return Verdict("rounds", "not known", "events do not repeat themselves", "AsynchronousGossip(...) itself")
     if report.mean_square > 1 + report.stability_tolerance:
@@ -257,7 +257,7 @@ def _verdict_of_rounds(report: StabilityReport) -> Verdict:
             share += f"; an event multiplies the mean square of deviations by {report.mean_square:.8g}"
         return Verdict("rounds", "stable", radius + share)
     if limit == 0:
-        reason = "the mixing itself does not settle, whatever the step size"
+        reason = "the mixing itself does not converge, whatever the step size"
         return Verdict("rounds", "unstable", reason, "lazy(W) or metropolis(graph)")
     remedy = "a smaller step_size" if np.isnan(limit) else f"step_size < {limit:.6g}"
     return Verdict("rounds", "unstable", f"spectral radius {report.spectrum.radius:.8g} > 1", remedy)

@@ -1,7 +1,7 @@
 """One experiment with some of its fields varied, in every combination; each cell is computed once and kept as a file.
 
 Cells are computed apart, by processes of this machine or by the workers of a Dask cluster, and written here as they
-are finished. What is there is not computed again: whoever asks for the same sweep goes on where it stopped.
+are finished. Finished cells are not computed again: the same sweep resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def sweep(
         Before anything is computed: for a field or a value with which no cell can be run; if a file of a cell's name is
         damaged, or something else.
     OSError
-        If there is no such TOML file, the folder cannot be written to, nobody answers at the scheduler's address, or
+        If there is no such TOML file, the folder cannot be written to, the scheduler's address does not answer, or
         it is lost: what was finished then is kept.
     InputError
         If processes cannot be started.

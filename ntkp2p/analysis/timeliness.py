@@ -149,7 +149,7 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     Raises
     ------
     ValueError
-        If agents have no clocks of their own, the loss is not squared error, or nobody applies an update.
+        If agents are not asynchronous, the loss is not squared error, or no agent applies an update.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     (1.0, True)
     """
     if not experiment.asynchronous:
-        raise InputError("timeliness is of agents with clocks of their own: see stability(experiment).margins")
+        raise InputError("timeliness is defined for asynchronous agents: see stability(experiment).margins")
     if experiment.loss != "squared":
         raise InputError(f"under {experiment.loss} the rounds are not linear: ask for timeliness with squared error")
     run = experiment.sampled()
@@ -180,7 +180,7 @@ def timeliness(experiment: Experiment, /, *, features: Features | None = None) -
     events: Events = drawn.until(int(run.rounds))
     updates, delay = events.updates, getattr(run.algorithm, "delay", 0)
     if updates.max() <= delay:
-        raise InputError(f"nobody applies an update in {run.rounds} events: take more rounds")
+        raise InputError(f"no agent applies an update in {run.rounds} events: take more rounds")
     features = features_of(run, features)
     interval = float(events.time[-1] * events.agents / updates.sum())
     W = scipy.linalg.expm(interval * mixing_rates(events))

@@ -1,4 +1,4 @@
-"""Agents on clocks of their own: what they do when, decided before anything is learnt."""
+"""Asynchronous agents: clocks, simulated events and staleness, all independent of the learning."""
 
 from ntkp2p.asynchrony.clocks import Clock, Deterministic, Exponential, Trace, Weibull, load_trace
 from ntkp2p.asynchrony.events import Ages, Events, Kind, Steps

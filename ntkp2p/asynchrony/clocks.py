@@ -166,7 +166,7 @@ class Trace(Clock):
     times
         Of the ticks, ascending, above 0, shape (T,).
     receivers
-        For a gossip clock: whom the agent turns to at each tick, shape (T,). Otherwise chosen at random.
+        For a gossip clock: the receiver at each tick, shape (T,). By default receivers are random.
     """
 
     times: Any

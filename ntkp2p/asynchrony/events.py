@@ -65,7 +65,7 @@ class Steps(NamedTuple):
     Attributes
     ----------
     rows
-        Which rows, shape (K, 2): agents 0, …, n − 1, relays from n on, and for nobody the number of rows.
+        Which rows, shape (K, 2): agents 0, …, n − 1, relays from n on; the number of rows stands for none.
     weights
         What they take of each other: row a becomes Σ_b weights[a, b] · row b, shape (K, 2, 2).
     finished, begins
@@ -154,7 +154,7 @@ class Events(RunMixing):
     kind
         A `Kind` of each, shape (K,).
     agent, peer, relay
-        Who takes part, −1 for nobody, shape (K,) each.
+        The participants, −1 for none, shape (K,) each.
     relays
         How many messages are on their way at most.
     weight
@@ -201,7 +201,7 @@ class Events(RunMixing):
             k = int(np.argmin(known))
             raise InputError(
                 f"event {k} has kind {kind[k]}, agent {agent[k]}, peer {peer[k]} and relay {relay[k]}: agents are 0 to "
-                f"{self.agents - 1}, relays 0 to {self.relays - 1}, and −1 is nobody where a kind needs none"
+                f"{self.agents - 1}, relays 0 to {self.relays - 1}, and −1 means none where a kind needs none"
             )
 
     @property
@@ -265,7 +265,7 @@ class Events(RunMixing):
         return graph
 
     def draw_links(self, ax: "Axes", /) -> None:
-        """Draw who sends to whom into `ax`."""
+        """Draw the links from sender to receiver into `ax`."""
         from ntkp2p.asynchrony import plots
 
         plots.senders(self.senders(), ax=ax)

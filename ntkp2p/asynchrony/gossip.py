@@ -1,4 +1,4 @@
-"""Gossip of agents that are not synchronised: who computes when, who talks to whom when, and what becomes of messages.
+"""Asynchronous gossip: the times of computations and messages, the receivers, and the fate of messages.
 
 Examples
 --------
@@ -44,7 +44,7 @@ BEYOND = {name: name for name in ("wait", "drop")}
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class AsynchronousGossip(RunMixing):
-    """Agents that compute and talk on clocks of their own.
+    """Asynchronous agents, each with an update clock and a gossip clock.
 
     Each agent has two processes that do not wait for one another [1]_. A computation begins with the model as it is
     then, and ends one interval of the update clock later: the update is applied to the model as it is by then, and the
@@ -307,7 +307,7 @@ class AsynchronousGossip(RunMixing):
         return rounds[:, None] * (rates / rates.sum() @ each)
 
     def draw_links(self, ax: "Axes", /) -> None:
-        """Draw who sends to whom into `ax`."""
+        """Draw the links from sender to receiver into `ax`."""
         from ntkp2p.asynchrony import plots
 
         plots.senders(nx.complete_graph(self.agents) if self.graph is None else self.graph, ax=ax)
@@ -358,13 +358,13 @@ class AsynchronousGossip(RunMixing):
             rates, kind = np.triu(rates + rates.T), Kind.EXCHANGE
         active, other = np.nonzero(rates)
         agent, peer = (active, other) if self.scheme == "pull" else (other, active)
-        everybody, nobody = np.arange(n), np.full(n, -1)
+        every, none = np.arange(n), np.full(n, -1)
         events = Events(
             agents=n,
             time=np.zeros(n + len(agent)),
             kind=np.repeat(np.array([Kind.UPDATE, kind], np.int8), [n, len(agent)]),
-            agent=np.concatenate([everybody, agent]).astype(np.int32),
-            peer=np.concatenate([nobody, peer]).astype(np.int32),
+            agent=np.concatenate([every, agent]).astype(np.int32),
+            peer=np.concatenate([none, peer]).astype(np.int32),
             relay=np.full(n + len(agent), -1, np.int32),
             relays=0,
             weight=self.weight,
@@ -429,7 +429,7 @@ class AsynchronousGossip(RunMixing):
         fixed = self.transmission_clock
         if isinstance(fixed, Deterministic) and fixed.interval > duration:
             raise InputError(
-                f"a message takes {fixed.interval:g}, longer than the duration {duration:g}: nobody would hear anything"
+                f"a message takes {fixed.interval:g}, longer than the duration {duration:g}: no message would arrive"
             )
 
     def facts(self) -> tuple[np.ndarray, ...]:
@@ -547,7 +547,7 @@ def _absence(absence: Any, agents: int) -> tuple[int, float, float]:
     if not 0 <= leaves < returns:
         raise InputError(
             f"an absence needs 0 <= leaves < returns, got leaves = {leaves:g} and returns = {returns:g}: "
-            "returns = math.inf is for ever"
+            "returns = math.inf means never"
         )
     return int(agent), float(leaves), float(returns)
 

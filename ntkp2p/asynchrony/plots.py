@@ -20,7 +20,7 @@ MOST_EVENTS = 400
 
 
 def senders(links: nx.Graph, /, *, ax: Axes) -> None:
-    """Who sends to whom.
+    """The links between senders and receivers.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def senders(links: nx.Graph, /, *, ax: Axes) -> None:
         Where to draw.
     """
     graph(links, ax=ax)
-    ax.set_title("who sends to whom")
+    ax.set_title("links from sender to receiver")
 
 
 def events(events: Events, /, *, ax: Axes | None = None) -> Axes:
@@ -104,7 +104,7 @@ def clocks(mixing: AsynchronousGossip, /, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     mixing
-        Agents with clocks of their own.
+        Asynchronous agents.
     ax
         Where to draw; by default new axes.
     """

@@ -276,7 +276,7 @@ class Simulation:
             self._release(now, self.versions.hear(agent, row))
 
     def _skip(self, now: float) -> None:
-        """Where only opportunities are due that nobody takes, time would pass for ever."""
+        """Advance the time when all pending opportunities pass unused, which would otherwise never end."""
         if self.recorded != len(self.time):
             self.recorded, self.in_vain = len(self.time), 0
         self.in_vain += 1

@@ -42,9 +42,9 @@ class Count:
             first = end
             history[point] = n * np.trace(self.made) - self.made[:n].sum()
         for agent in range(n):
-            self._settle(self.until, agent)
+            self._add_up(self.until, agent)
         if self.levels is not None:
-            self.levels.settle(self.until)
+            self.levels.add_up(self.until)
         return history / (n * (n - 1))
 
     def means(self) -> Float[np.ndarray, "n n"]:
@@ -76,13 +76,13 @@ class Count:
                 self._merge(max(now, since), peer, rows[agent])
 
     def _merge(self, now: float, agent: int, heard: np.ndarray) -> None:
-        self._settle(now, agent)
+        self._add_up(now, agent)
         if self.levels is not None:
             self.levels.merge(now, agent, heard)
         row = self.rows[agent]
         np.maximum(row, heard, out=row)
 
-    def _settle(self, now: float, agent: int) -> None:
+    def _add_up(self, now: float, agent: int) -> None:
         """Sum what row `agent` was until now."""
         np.multiply(self.rows[agent], now - self.changed[agent], out=self.part)
         self.sums[agent] += self.part
@@ -106,7 +106,7 @@ class _Levels:
 
     def update(self, now: float, agent: int) -> None:
         """After the agent's update: the others are one more behind."""
-        self.settle(now)
+        self.add_up(now)
         levels = np.bincount((self.own[agent] - self.made[:, agent]).astype(np.intp))
         levels[0] = 0  # its own version, which is no pair
         if len(levels) > len(self.pairs):
@@ -116,14 +116,14 @@ class _Levels:
 
     def merge(self, now: float, agent: int, heard: np.ndarray) -> None:
         """Before the agent's row becomes the larger of what it was and what it hears."""
-        self.settle(now)
+        self.add_up(now)
         row = self.made[agent]
         news = np.flatnonzero(heard > row)
         for sign, version in ((-1, row), (1, heard)):
             levels = np.bincount((self.own[news] - version[news]).astype(np.intp))
             self.pairs[: len(levels)] += sign * levels
 
-    def settle(self, now: float) -> None:
+    def add_up(self, now: float) -> None:
         """Count the time since the last change."""
         if now > self.last:
             self.times += (now - self.last) * self.pairs

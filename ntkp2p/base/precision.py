@@ -1,7 +1,7 @@
 """Float64 for kernels and dynamics, whatever the user's JAX flags say.
 
 JAX computes in float32 unless told otherwise, process-wide. A prediction that is to agree with training to 1e-10
-cannot, so every public door that computes opens a float64 context for its own duration and leaves the process's
+cannot, so every public function that computes opens a float64 context for its own duration and leaves the process's
 flags as they were.
 """
 

@@ -1,4 +1,4 @@
-"""Tables of named choices that also take ``"package.module:Name"``, a choice from a module of the user's own."""
+"""Tables of named choices that also take ``"package.module:Name"``, a choice from a user's module."""
 
 import inspect
 import sys

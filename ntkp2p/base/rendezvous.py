@@ -40,14 +40,14 @@ def receive(names: Collection[str], port: int, timeout: float, /) -> None:
 
 
 def connect(name: str, host: str, port: int, timeout: float, /) -> None:
-    """Call at the door until it opens, and wait there for the others.
+    """Connect to process 0, trying again until it listens, and wait for the others.
 
     Raises
     ------
     TimeoutError
-        If nobody has opened, or not all have come, within `timeout` seconds.
+        If process 0 does not listen, or some process does not join, within `timeout` seconds.
     """
-    deadline, reason = time.monotonic() + timeout, "not everybody has come"
+    deadline, reason = time.monotonic() + timeout, "some processes have not joined"
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, port), timeout=left) as listener:
@@ -58,7 +58,7 @@ def connect(name: str, host: str, port: int, timeout: float, /) -> None:
             reason = reason if isinstance(error, TimeoutError) else error.strerror or str(error)
         time.sleep(0.1)
     raise TimeoutError(
-        f"{name} met nobody at {host}:{port} within {timeout:g} s ({reason}): is process 0 running there, "
+        f"{name} could not join at {host}:{port} within {timeout:g} s ({reason}): is process 0 running there, "
         "with the same number of processes, and the port open?"
     )
 

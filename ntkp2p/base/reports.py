@@ -165,7 +165,7 @@ def picture(draw: Callable[..., Any], /, *, size: tuple[float, float]) -> str:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")  # not one of pyplot's: nobody would close it
+    figure = Figure(figsize=size, layout="constrained")  # not one of pyplot's, which would stay open
     draw(ax=figure.add_subplot())
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=90)

@@ -14,7 +14,7 @@ def named_in(registry: Registry, spec: str, /) -> tuple[str, str | None]:
     """The name in a spec, and the text after its colon; None if there is no colon.
 
     In ``a:b`` the name is `a` where the registry has it or `b` cannot be the name of a function; otherwise it is
-    ``a:b``, a function in a module of the user's own. In ``a:b:c`` it is always ``a:b``.
+    ``a:b``, a function in a user's module. In ``a:b:c`` it is always ``a:b``.
     """
     name, *rest = (part.strip() for part in spec.split(":"))
     if len(rest) == 2 or (len(rest) == 1 and name not in registry and rest[0].isidentifier()):

@@ -58,7 +58,7 @@ def locally(function: Callable[[Any], Any], tasks: Sequence[Any], count: int, /)
         If processes do not even start.
     """
     left = list(tasks)
-    for _ in range(2):  # a process that dies takes all with it, and what these were at is begun anew
+    for _ in range(2):  # a process that dies takes all others with it, and their tasks start again
         for task, answer in _in_processes(function, left, min(count, len(left))):
             left.remove(task)
             yield task, answer
@@ -116,7 +116,7 @@ def on_cluster(function: Callable[[Any], Any], tasks: Sequence[Any], address: st
     ImportError
         Without dask.distributed.
     OSError
-        If nobody answers at the address, no worker has come there in a minute, or the scheduler is lost.
+        If the address does not answer, no worker joins within a minute, or the scheduler is lost.
     """
     with needed("a Dask cluster", "cluster"):
         from distributed import Client
@@ -135,11 +135,11 @@ def on_cluster(function: Callable[[Any], Any], tasks: Sequence[Any], address: st
             try:
                 error = future.exception()
                 answer = future.result() if error is None else Failure.of(error)
-            except CancelledError as lost:  # nobody here cancels
+            except CancelledError as lost:  # not cancelled by us
                 raise OSError(
                     f"the Dask scheduler at {address} was lost: start it, and the same sweep goes on with the cells "
                     "that are not finished"
                 ) from lost
-            # What nobody holds is not computed again when its worker dies.
+            # A result without a reference is not computed again when its worker dies.
             future.release()
             yield futures.pop(future), answer

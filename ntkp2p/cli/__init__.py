@@ -1,4 +1,4 @@
-"""The command line: the same doors as in Python, one line and exit code 2 for a user's mistake.
+"""The command line: the functions of the Python package; a mistake in the input gives one line and exit code 2.
 
 Results go to standard output, everything else to standard error. Heavy imports wait until a command needs them.
 """
@@ -49,7 +49,7 @@ Exit codes
     1    a defect of the program: report it with what ntkp2p info prints
     2    a mistake in what was typed or in a file: one line says which
     130  interrupted by Ctrl-C: one line says what is kept
-    141  whoever read the output, such as head, has stopped
+    141  the program that reads the output, such as head, has stopped
 
 Results go to standard output, with --json as JSON and nothing else. Progress, on a terminal only, remarks, warnings
 and errors go to standard error; --quiet leaves out progress and remarks.

@@ -38,7 +38,7 @@ def show(result: Any, plain: Mapping[str, Any] | None) -> None:
         from rich.console import Console
 
         console = Console()
-        with console.capture() as text:  # rich has an exit code of its own where nobody reads
+        with console.capture() as text:  # rich exits with its own code when the pipe is closed
             console.print(result)
         print(text.get(), end="")
     else:

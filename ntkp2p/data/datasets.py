@@ -75,7 +75,7 @@ class Dataset:
             self._check_half(half)
 
     def _set(self, name: str, value: object):
-        object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
+        object.__setattr__(self, name, value)  # the dataclass is frozen otherwise
 
     def _admit_labels(self):
         given = [x is not None for x in (self.labels, self.classes)]

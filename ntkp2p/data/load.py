@@ -323,8 +323,8 @@ def _image_dataset(
     # Training from the front of each class, test from the back: more of one leaves the other be.
     sizes = _even_shares(samples, np.array([group.size for group in groups]))
     fronts = [group[:size] for group, size in zip(groups, sizes, strict=True)]
-    room = np.array([group.size for group in test_groups]) - (sizes if test is None else 0)
-    test_sizes = _even_shares(test_samples, room)
+    free = np.array([group.size for group in test_groups]) - (sizes if test is None else 0)
+    test_sizes = _even_shares(test_samples, free)
     backs = [group[group.size - n :] for group, n in zip(test_groups, test_sizes, strict=True)]
 
     test_rows, test_labels = _mixed(backs, rng)

@@ -28,7 +28,7 @@ class AgentData:
     dataset
         The samples.
     indices
-        For each agent the rows of ``dataset.inputs`` that it holds. No row twice; rows that nobody
+        For each agent the rows of ``dataset.inputs`` that it holds. No row twice; rows that no agent
         holds are left out of `inputs`, `targets` and `labels`.
     by
         How they were dealt, for reports.
@@ -227,7 +227,7 @@ def split(
     Notes
     -----
     Every agent gets at least one sample. A Dirichlet draw that leaves one without is drawn again,
-    up to 100 times; the draws are thus conditioned on nobody being left without.
+    up to 100 times; the draws are thus conditioned on every agent having samples.
 
     Examples
     --------
@@ -299,8 +299,8 @@ def _skew(dataset: Dataset, agents: int, rng: np.random.Generator, *, skew: int 
     chunks = np.array_split(by_label, agents)
     # The rest fills the agents up to equal parts of all samples.
     full = [part.size for part in np.array_split(shuffled, agents)]
-    room = [size - chunk.size for size, chunk in zip(full, chunks, strict=True)]
-    fills = np.split(rest, np.cumsum(room)[:-1])
+    free = [size - chunk.size for size, chunk in zip(full, chunks, strict=True)]
+    fills = np.split(rest, np.cumsum(free)[:-1])
     return [np.concatenate(pair) for pair in zip(chunks, fills, strict=True)]
 
 

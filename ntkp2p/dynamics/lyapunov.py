@@ -37,7 +37,7 @@ ROUNDING = 1e-10
 class Certificate:
     """What a weighted norm proves.
 
-    Iterated, both numbers are lower bounds, which prove nothing unless the residual leaves room.
+    Iterated, both numbers are lower bounds, which prove nothing unless the residual is smaller than the margin.
 
     Attributes
     ----------

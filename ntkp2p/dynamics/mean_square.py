@@ -7,7 +7,7 @@ d_{k+1} = Π W_k d_k with Π = I − 11ᵀ/Q. Hence
     E d_kd_kᵀ = 𝓛^k(d_0 d_0ᵀ),  𝓛(X) = E[Π W X Wᵀ Π]             with that of 𝓛, the matrix E[ΠW ⊗ ΠW].
 
 Convergence in the mean is the weaker of the two: E‖d_k‖² falls by the second. Whole runs whose events are drawn are
-likewise: with M_e what event e does to the state, and p_e its probability, they settle in the mean square if the
+likewise: event e applies M_e to the state with probability p_e, and runs converge in the mean square if the
 spectral radius of X ↦ Σ p_e M_e X M_eᵀ is below 1.
 
 References
@@ -102,7 +102,7 @@ def mean_square_radius(system: LinearSystem, /) -> float:
     Returns
     -------
     radius
-        The spectral radius of X ↦ Σ p_e M_e X M_eᵀ on symmetric X: runs settle in the mean square below 1.
+        The spectral radius of X ↦ Σ p_e M_e X M_eᵀ on symmetric X: runs converge in the mean square below 1.
 
     Raises
     ------

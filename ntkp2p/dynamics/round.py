@@ -38,7 +38,7 @@ class Round:
     relays
         Rows of the state beside those of the agents, which hold messages on their way.
     asynchronous
-        Whether a round is an event of agents with clocks of their own: its mixing is then a `Steps` or a `MeanStep`.
+        Whether a round is an event of asynchronous agents; its mixing is then a `Steps` or a `MeanStep`.
     """
 
     algorithm: Algorithm

@@ -1,4 +1,4 @@
-r"""Is the system stable, how fast does it settle, and up to which step size?
+r"""Stability of a system, its rate of convergence, and its largest stable step size.
 
 The spectral radius of M decides for the rounds, the spectral abscissa of A = (M − I)/η for the flow. A mode M v = λ v
 decays like :math:`|\lambda|^k`, with the time constant −1/ln|λ| in rounds and −η/Re(λ − 1) in flow time.

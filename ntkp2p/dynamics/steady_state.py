@@ -55,15 +55,13 @@ def steady_state(
     Raises
     ------
     NoSteadyStateError
-        If the run is unstable, keeps oscillating, or drifts for ever, or its mixing changes over time.
+        If the run is unstable, keeps oscillating or drifting, or its mixing changes over time.
     NotConvergedError
         If the iteration does not reach `rtol`.
     """
     time = checked_time(time, has_flow=system.has_flow)
     if system.varying:
-        raise NoSteadyStateError(
-            "where rounds differ for ever nothing rests, as over mixing that changes over time: predict a long run"
-        )
+        raise NoSteadyStateError("mixing that changes over time has no steady state: predict a long run instead")
     ends = spectrum(system)
     if time == "rounds" and ends.radius > 1 + stability_tolerance(system, ends):
         raise NoSteadyStateError(
@@ -84,7 +82,7 @@ def steady_state(
     if residual > max(1e-6, rtol):
         raise NoSteadyStateError(
             f"no state rests: a part of the drive ({residual:.2g} of it) acts on modes that nothing damps, and they "
-            "drift for ever"
+            "drift without limit"
         )
     return system.initial + change, residual
 

@@ -36,7 +36,8 @@ def largest_step_size(system: LinearSystem, /, *, dense: int = DENSE_SIZE) -> fl
     """The η below which the rounds are stable: where their spectral radius passes one.
 
     Found by Brent's method between a stable and an unstable step size, and checked at smaller ones between which it
-    could pass one before. 0 if no step size is stable, for the mixing alone does not settle; inf if all looked at are.
+    could pass one before. 0 if no step size is stable, because the mixing alone does not converge; inf if all step
+    sizes that were tested are stable.
 
     Parameters
     ----------

@@ -334,7 +334,7 @@ def linear_system(
         Initial errors in place of f₀ − y, one column for each output that is followed: any number of them where the
         outputs share a kernel, for then each column goes its own way.
     rounds
-        For how many rounds it is wanted, where the algorithm has weights of its own that may take long to settle.
+        The number of rounds that matter, for an algorithm whose own weights may converge slowly.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The explorer: an experiment that is adjusted interactively in Jupyter, and predicted anew with every move."""
+"""The explorer: adjust an experiment interactively in Jupyter, with a new prediction after every change."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def rounded(value: float, /) -> float:
 
 
 def tables_from(start: Mapping[str, Any] | str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Tables of one's own, in which what can be chosen is named even where it is as by default."""
+    """A copy of the tables with every choice named, defaults included."""
     if start is None:
         return copy.deepcopy(START)
     if isinstance(start, Mapping):

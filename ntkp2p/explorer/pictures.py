@@ -42,9 +42,9 @@ class Picture:
     """
 
     def __init__(self, pixels: tuple[int, int], place: tuple[float, float, float, float]):
-        # As large as it is, or as the page leaves it room.
-        room = {"flex": f"{pixels[0]} 1 0%", "min_width": "0", "max_width": f"{pixels[0]}px", "height": "auto"}
-        self.image = widgets.Image(format="png", layout=widgets.Layout(**room))
+        # As large as it is, or as the page allows.
+        shrinks = {"flex": f"{pixels[0]} 1 0%", "min_width": "0", "max_width": f"{pixels[0]}px", "height": "auto"}
+        self.image = widgets.Image(format="png", layout=widgets.Layout(**shrinks))
         with plt.style.context(style.STYLE):
             self._canvas = FigureCanvasAgg(Figure(figsize=(pixels[0] / DPI, pixels[1] / DPI), dpi=DPI))
             self.axes = self._canvas.figure.add_axes(place)

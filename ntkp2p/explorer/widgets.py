@@ -305,7 +305,7 @@ class Explorer(widgets.VBox):
             return
         except DivergedError as error:
             trained, said = error.trajectory, str(error)
-        except Exception as error:  # in a thread nobody else would hear of it
+        except Exception as error:  # in a thread it would be lost
             said = str(error) if isinstance(error, MISTAKES) else f"a defect of the program: {error!r}"
         with self._painting:
             if not cancelled.is_set():

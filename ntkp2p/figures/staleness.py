@@ -155,7 +155,7 @@ def _draw_regression(found: xr.DataArray) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel(WALL)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    figure.suptitle("Local SGD of 5 steps on clocks of one's own: trained broad, one draw of events")
+    figure.suptitle("Asynchronous local SGD, 5 steps: trained (broad lines), one draw of events")
     return figure
 
 
@@ -277,7 +277,7 @@ AROUND = (0.7, 1.3, 0.85, 1.15)
 def boundary(study: Study, /) -> Drawn:
     """Runs on both sides of the predicted edge of stability, over the delay of updates, and their measured lateness.
 
-    A single run may still settle a little beyond the mean-square edge: what makes E‖s‖² grow there are rare draws.
+    A single run may converge slightly above the mean-square limit, where rare draws make E‖s‖² grow.
     """
     setting = study.setting
     delays, seeds = np.arange(setting.boundary_delays), np.arange(setting.boundary_seeds)

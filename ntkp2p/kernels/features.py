@@ -94,7 +94,7 @@ class Features:
         return self.matrix.shape[1]
 
     def dealt(self, samples: Int[np.ndarray, " n"], /) -> "Features":
-        """The same model with some of its training inputs: nothing is computed anew.
+        """The same model for some of its training inputs, without any new computation.
 
         Parameters
         ----------

@@ -153,7 +153,7 @@ def infinite_features(network: Network, x: np.ndarray, outputs: int, /, *, rtol:
 def neural_tangents() -> types.ModuleType:
     """The library neural-tangents, on a JAX that is newer than it.
 
-    `jax` and `sys.modules` are left as they were, so that whoever imports neural-tangents by themselves gets
+    `jax` and `sys.modules` are left as they were, so an independent import of neural-tangents gets
     what they would have got before; if they have done so already, theirs is used.
 
     Raises

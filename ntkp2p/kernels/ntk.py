@@ -4,7 +4,7 @@ r"""The empirical neural tangent kernel, Θ(x, x') = J(x) J(x')ᵀ with J = ∂f
 symmetric kernel one half of the pairs is computed. Every device of the mesh holds a block, a group of blocks is one
 array, and the other factor of the product travels around the ring of devices, so that one device, several, and those of
 several processes run the same program; half a turn is enough where rows and columns are the same samples. Factors are
-kept as long as there is room for them and computed anew where there is not; J is never held for all samples.
+kept while memory lasts and computed again otherwise; J is never held for all samples.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ Outputs = Literal["exact", "shared"]
 #: Samples of a block: enough for matrix products at full speed, few enough that half of them can be left out.
 BLOCK = {"cpu": 256}
 BLOCK_OF_ACCELERATORS = 2048
-#: Larger pieces of memory the C library maps anew for every call, page by page: half of the time, as measured.
+#: The C library maps larger pieces of memory again in every call, page by page: half of the time, as measured.
 KEPT_BY_MALLOC = 2**25
 #: Bytes of a block up to which the product of two blocks is compiled only when there are two.
 SMALL = 2**22
@@ -138,7 +138,7 @@ class TangentKernel:
     cache
         A folder that keeps finished blocks, so that a run that was killed goes on where it was.
     progress
-        Called with (products of blocks done, in all); for every batch of columns anew.
+        Called with (products of blocks done, in all); starting again for each batch of columns.
 
     Raises
     ------
@@ -244,7 +244,7 @@ class TangentKernel:
         return np.concatenate(groups).reshape(-1)[: self.rows]
 
     def release(self) -> None:
-        """Forget the factors that are kept, which free their memory and are computed anew when needed."""
+        """Drop the stored factors to free their memory; they are computed again when needed."""
         self._held.clear()
         self._travel = None
 
@@ -261,11 +261,11 @@ class TangentKernel:
         """Bytes that the work on a result of that many takes on this machine."""
         return self._least_work(min(self._room_beside(result), self._rows.groups))
 
-    def _least_work(self, room: int = 1) -> int:
-        """Bytes that the work takes on this machine with room for the factors of so many groups."""
+    def _least_work(self, groups: int = 1) -> int:
+        """Bytes that the work takes on this machine with the factors of this many groups in memory."""
         if self._device_memory is not None:
             return 0
-        return self._local * ((room + 1) * self._programs.bytes + self._programs.temporary)
+        return self._local * ((groups + 1) * self._programs.bytes + self._programs.temporary)
 
     def _room_beside(self, result: int) -> int:
         """How many groups' factors may be kept beside the one that travels and a result of that many bytes."""
@@ -288,7 +288,7 @@ class TangentKernel:
         samples, width = len(self._x), self._mesh.size
         size = BLOCK.get(self._mesh.devices.flat[0].platform, BLOCK_OF_ACCELERATORS)
         shapes = tuple(leaf.shape for leaf in self._leaves)
-        # A network that cannot be hashed is compiled anew each time.
+        # A network that cannot be hashed is compiled again each time.
         compile_for = _programs if is_hashable(apply) else _programs.__wrapped__
         while True:
             blocks = width * -(-samples // (width * size))
@@ -371,7 +371,7 @@ class TangentKernel:
                             yield _Pair(g, h, turn, symmetric and h in panel, here)
 
     def _factors(self, group: int):
-        """A group's factors, kept until the room is needed."""
+        """A group's factors, kept until their memory is needed."""
         if group not in self._held:
             while len(self._held) >= self._room:
                 self._held.pop(next(iter(self._held)))

@@ -38,7 +38,7 @@ LOSSES: Registry[Loss] = Registry("loss", {"squared": squared, "cross_entropy": 
 
 
 def must_be_loss(name: str, /, *, outputs: int) -> None:
-    """Refuse an unknown name, and a function of the user's own that does not return one value for each row."""
+    """Refuse an unknown name, and a user-defined function that does not return one value for each row."""
     loss = LOSSES[name]
     if name in LOSSES:
         return

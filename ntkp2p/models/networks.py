@@ -1,4 +1,4 @@
-"""Networks in NTK parameterisation: affine, fully connected, convolutional; and the door for a user's own.
+"""Networks in NTK parameterisation: affine, fully connected, convolutional; and user-defined networks.
 
 A layer with fan-in n computes σ_w W x / √n + σ_b b from standard normal W and b (Jacot, Gabriel and Hongler, 2018),
 so that the tangent kernel has a limit as the width grows and one step size serves every width.
@@ -64,7 +64,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Network:
-    """A network whose number of outputs is settled by the data.
+    """A network whose number of outputs is that of the data.
 
     Attributes
     ----------

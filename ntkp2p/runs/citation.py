@@ -53,7 +53,7 @@ class Citation(str):
 def citation(experiment: Experiment, /) -> Citation:
     """What to cite for a run: this library and its paper, the algorithm, the network, the data, and the software.
 
-    A mixing matrix does not say how its weights were found: whoever took the fastest ones, say, adds that source.
+    A mixing matrix does not record how its weights were found: add that source for the fastest mixing, for example.
 
     Parameters
     ----------

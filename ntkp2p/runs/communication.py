@@ -4,7 +4,7 @@ Nothing is measured on a network. An algorithm's round is followed without its m
 bytes for a number of a dense message, push-sum's weight among them, and 6 for an entry that a compressor keeps, 4 for
 its value and 2 for its place. A message goes to every agent r that hears q, W[r, q] ≠ 0; what a round sends to one
 neighbour travels together. An average of all agents is counted as a ring does it: 2 (Q − 1) messages of an agent, each
-with one of Q parts of its model. Where agents have clocks of their own, whatever is sent is counted, whether it is
+with one of Q parts of its model. For asynchronous agents, every message sent is counted, whether it is
 taken or not.
 """
 
@@ -244,7 +244,7 @@ def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.nd
 
 
 def _followed(experiment: Experiment, rounds: int) -> tuple[MessageCounts, np.ndarray, np.ndarray]:
-    """The traffic of the rounds; by distinct matrix how many hear each agent; which of these each round has."""
+    """Message counts of the rounds, each agent's receivers by distinct matrix, and each round's matrix."""
     schedule = experiment.topology
     order = schedule.order[np.arange(rounds) % len(schedule.order)]
     layers = experiment.layers

@@ -45,9 +45,9 @@ class Experiment:
     data
         The agents' data, `dataset.split(...)`.
     mixing
-        W, shape (Q, Q): row q receives. Or one of `ntkp2p.schedules`: round k mixes with its matrix W_k. Or agents with
-        clocks of their own, one event being one round: `AsynchronousGossip(...)`, of which every training draws events
-        of its own and a prediction is the mean over them, or the `Events` of one draw.
+        W, shape (Q, Q): row q receives. Or one of `ntkp2p.schedules`: round k mixes with its matrix W_k. Or
+        asynchronous agents, where each event counts as one round: an `AsynchronousGossip`, for which every training
+        draws its own events and a prediction is the mean over all events, or the `Events` of one draw.
     algorithm
         For instance `DGD(step_size=0.1)`.
     rounds
@@ -59,14 +59,14 @@ class Experiment:
         being logits, or ``"package.module:Name"``, a function of your own such as `ntkp2p.models.losses.squared`. Only
         squared error has a closed form; the others are predicted step by step.
     batch_size
-        So many samples, drawn without replacement by every agent in every round anew, are what a gradient is of; by
+        Mini-batch size: samples drawn per agent and round, without replacement; by
         default all of the agent's. A prediction is then of the mean over these draws.
     kernel
         "exact", or "shared": the mean over outputs, cheaper for many outputs and no longer exact. A prediction then
         states `sharing_error`, what it leaves out of the exact kernel.
     kernel_rtol
         Where the kernel's factor stops, relative to the largest diagonal entry; columns are computed until it does, so
-        that the samples may be more than a kernel of theirs that fits into memory. By default the kernel
+        for more samples than a kernel that fits in memory allows. By default the kernel
         is computed as a whole and factorised to rounding.
     precision
         In which floats the networks train: "float64" or "float32". Kernels and predictions are always float64.
@@ -155,7 +155,7 @@ class Experiment:
 
     @property
     def asynchronous(self) -> bool:
-        """Whether agents have clocks of their own."""
+        """Whether agents are asynchronous."""
         return self.topology.asynchronous
 
     @cached_property
@@ -171,9 +171,9 @@ class Experiment:
         mixing = source.sample(int(self.rounds), self._seed_of(draw))
         if mixing is source:
             return self
-        # It is the same run, and was checked: whether everybody takes part in so few events is left to chance.
+        # It is the same run, and was checked: with few events, some agents may not take part.
         drawn = copy.copy(self)
-        drawn.__dict__.update(mixing=mixing, topology=mixing)  # the dataclass is frozen for everybody else
+        drawn.__dict__.update(mixing=mixing, topology=mixing)  # the dataclass is frozen otherwise
         return drawn
 
     def _seed_of(self, draw: int) -> int:
@@ -262,9 +262,9 @@ class Experiment:
         return f"{words}, {_checksum(*self.topology.facts())}"
 
     def plot(self) -> list[Axes]:
-        """Who mixes with whom, with the weights, and the agents' samples by class; returns both axes.
+        """Plot the mixing graph with its weights, and the agents' samples by class; return both axes.
 
-        Of a schedule the mean over its rounds is drawn, of clocks and events who sends to whom.
+        Of a schedule the mean over its rounds is drawn, of clocks and events the links from sender to receiver.
         """
         from ntkp2p.runs import plots
 
@@ -290,8 +290,8 @@ class Experiment:
         ----------
         path
             A file with the fields of this class, `model`, `data`, `split`, `mixing` and `algorithm` being tables;
-            the README shows one. Paths in it are relative to its folder. Wherever it names a choice, such as an
-            algorithm or a graph, ``"package.module:Name"`` is one from a module of your own, which is imported as
+            docs/experiment_file.md lists them. Paths in it are relative to its folder. Wherever it names a choice, such
+            as an algorithm or a graph, ``"package.module:Name"`` is one from a module of your own, which is imported as
             Python finds it, in its path and not in the file's folder.
 
         Raises

@@ -71,7 +71,7 @@ def losses_of(
         A name of `ntkp2p.models.losses.LOSSES`.
     """
     errors, agents = LOSSES[loss](outputs, targets), outputs.shape[-3]
-    # Sample n weighs 1/N_q in the local loss of its owner q, and 1/(Q N_q) in everybody's global loss.
+    # Sample n weighs 1/N_q in the local loss of its owner q, and 1/(Q N_q) in every agent's global loss.
     weight = jnp.asarray(weights, outputs.dtype)
     own = jnp.asarray(owner)[None, :] == jnp.arange(agents)[:, None]
     return {
@@ -183,8 +183,8 @@ def _factors(directions, matrix, errors, data) -> Factors:
         basis, weighted = np.linalg.qr(weighted)
         inside = basis.T @ start
         rest, start = float(np.sum((start - basis @ inside) ** 2)), inside
-    everybody = [_residuals(weighted, start, np.ones(len(weighted)), agent) for agent in z]
-    return Factors(norms, {"local_loss": local, "global_loss": everybody}, {"local_loss": 0.0, "global_loss": rest / 2})
+    shared = [_residuals(weighted, start, np.ones(len(weighted)), agent) for agent in z]
+    return Factors(norms, {"local_loss": local, "global_loss": shared}, {"local_loss": 0.0, "global_loss": rest / 2})
 
 
 def _residuals(matrix, errors, weight, z) -> np.ndarray:

@@ -281,12 +281,12 @@ def comparison(comparison: "Comparison", variables: Sequence[str], /) -> list[Ax
 
 
 def experiment(experiment: "Experiment", /) -> list[Axes]:
-    """Who mixes with whom, with the weights, and which samples each agent has.
+    """The mixing graph with its weights, and the samples of each agent.
 
     Parameters
     ----------
     experiment
-        Of a schedule the mean of its matrices is drawn; of clocks and events who sends to whom.
+        Of a schedule the mean of its matrices is drawn; of clocks and events the links from sender to receiver.
     """
     with plt.style.context(STYLE):
         axes = list(plt.subplots(1, 2, figsize=(8.6, 3.8), layout="constrained")[1])

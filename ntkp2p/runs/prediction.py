@@ -61,7 +61,7 @@ def predict(
         "rounds": the algorithm's own discrete rounds. "flow": its gradient flow at t = η k; what is `Delayed` has none,
         nor have `Events`.
     features
-        Those of an experiment that differs in algorithm or mixing only, or computed with options of one's own
+        Those of an experiment that differs in algorithm or mixing only, or computed with other options
         (`experiment.features(cache=..., memory=...)`); by default computed here, which is most of the work.
     method, rtol
         How the linear system is solved, and how accurately: see `ntkp2p.dynamics.solve`, and for another loss than
@@ -82,7 +82,7 @@ def predict(
         for a network of any width, or an affine model, with
         `features=kernels.infinite_features(experiment.model, experiment.data.inputs, experiment.data.outputs)`.
 
-        With mini-batches, clocks of the agents' own, or entries of messages that are drawn, it is the mean of the
+        With mini-batches, asynchronous agents, or random entries of messages, it is the mean of the
         models over these draws, and what is measured of the mean models: attribute `mean_over` (under cross-entropy,
         where this is a mean-field approximation, `mean_field_over`). With `AsynchronousGossip` "rounds" are events, and
         "flow" is wall-clock time: both means are exact. For few states `mean_square_radius` is the factor by which an

@@ -78,7 +78,7 @@ def as_python(tables: Mapping[str, Any], /) -> str:
 
 
 def _modules(source: str) -> list[str]:
-    """The modules of the user's own that source calls functions of."""
+    """The users' modules whose functions the source calls."""
     called = (ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
     return sorted({name.rpartition(".")[0] for name in called if re.fullmatch(r"(?!p2p\.)(\w+\.)+\w+", name)})
 

@@ -107,7 +107,7 @@ _ASKED = {
 }
 
 
-#: What agents with clocks of their own are described by, beside the graph and its weights.
+#: The fields of asynchronous agents, in addition to the graph and its weights.
 _CLOCKED = [name for name in parameters_of(AsynchronousGossip) if name not in ("agents", "weight")]
 
 

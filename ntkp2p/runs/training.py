@@ -215,7 +215,7 @@ class _Run:
     precision
         Of the training.
     asynchronous
-        Whether rounds are events of agents with clocks of their own.
+        Whether rounds are events of asynchronous agents.
     mesh
         The devices.
     """
@@ -254,7 +254,7 @@ class _Run:
     def gradient(self, inputs: Array, targets: Array, weights: Array, theta: Array, key: Any) -> Array:
         """Of one agent's local loss, or of a mini-batch of it."""
         if self.batch_size is not None:
-            # Without replacement, every round anew; padding comes last.
+            # Without replacement, independently in every round; padding comes last.
             order = jnp.where(weights > 0, jax.random.uniform(key, weights.shape), -1)
             batch = jax.lax.top_k(order, self.batch_size)[1]
             inputs, targets = inputs[batch], targets[batch]
@@ -288,7 +288,7 @@ class _Run:
         return gradient_of
 
     def _world(self, given: _Given, k: Any) -> World:
-        # Rows of W times everybody's x: the compiler gathers these, the only time that devices talk in a round.
+        # Rows of W times all agents' x: the compiler gathers these, the only communication between devices in a round.
         # Accelerators would multiply float32 in fewer bits, and agents agree to no more than that.
         matrices, order = given.mixing
         W = matrices[0] if len(matrices) == 1 else matrices[order[k % len(order)]]
@@ -356,7 +356,7 @@ def _placed(experiment: Experiment, key: Array, mesh: Mesh) -> tuple[_Run, _Give
     data, agents, precision = experiment.data, experiment.agents, experiment.precision
     model = experiment.initialise().astype(precision)
     theta, network = model.flat()
-    # Idle agents fill the last devices: they mix with nobody, and hold somebody's data with weight 0.
+    # Idle agents fill the last devices: they do not mix, and hold another agent's data with weight 0.
     idle = -agents % mesh.size
     holder = np.minimum(np.arange(agents + idle), agents - 1)
     samples = data.inputs, data.targets, 1 / data.sizes[data.owner]
@@ -446,7 +446,7 @@ def _programs(run: _Run) -> _Programs:
     def advance(given, state, first, end):
         return jax.lax.fori_loop(first, end, partial(run.advanced, given), state)
 
-    def models_of(given, state):  # messages on their way are nobody's models, nor are idle agents'
+    def models_of(given, state):  # without messages in transit and idle agents
         return eqx.combine(given.constants, run.algorithm).model(state)[:agents]
 
     def evaluate(given, seen, state):

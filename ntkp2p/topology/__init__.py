@@ -1,4 +1,4 @@
-"""Who talks to whom, how strongly, and when: graphs, mixing matrices, schedules of them, and their check at the door.
+"""Graphs, mixing matrices, schedules, and their checks.
 
 A mixing matrix is a plain float64 array in which **row q receives**: x_q ← Σ_r W[q, r] x_r.
 """

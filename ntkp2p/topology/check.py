@@ -53,7 +53,7 @@ def validate_mixing(
     rounds: int | None = None,
     stochastic: Literal["row", "column", "doubly"] = "row",
 ) -> Float[np.ndarray, "Q Q"] | Schedule:
-    """Check a mixing matrix, or a schedule of them, at the door, and return it, never repaired.
+    """Validate a mixing matrix, or a schedule, and return it unchanged.
 
     Parameters
     ----------
@@ -219,12 +219,12 @@ class MixingReport(Report):
 
     @property
     def stochastic(self) -> bool:
-        """Nonnegative, with row or column sums one: then connection and period tell exactly whether mixing settles."""
+        """Nonnegative, with row or column sums one: connection and period then decide exactly whether W^k converges."""
         return self.nonnegative and (self.row_stochastic or self.column_stochastic)
 
     @property
     def oscillates(self) -> bool:
-        """Whether an eigenvalue other than 1 has modulus 1, so that some disagreement oscillates for ever.
+        """Whether an eigenvalue other than 1 has modulus 1, so some disagreement never decays.
 
         Of stochastic weights the period says so, by Perron and Frobenius, however close to 1 the second modulus is. Of
         others the eigenvalues do, within 1e-6.

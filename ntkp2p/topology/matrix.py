@@ -1,4 +1,4 @@
-"""The one door through which matrices enter."""
+"""Conversion and validation of matrices."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def symmetric(matrices: Float[np.ndarray, "*K Q Q"], /) -> bool:
 
 
 def usual_weights(graph: nx.Graph) -> str:
-    """The function that weighs a graph's links where nobody says which: push-sum's, if they may be one-way."""
+    """The default weights of a graph: push-sum's if its links are directed."""
     return "push_weights" if graph.is_directed() else "metropolis"
 
 

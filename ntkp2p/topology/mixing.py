@@ -1,6 +1,6 @@
-"""What everything else asks of mixing: who mixes with whom, for how many rounds, and what a round takes of time.
+"""The interface of mixing: its matrices by round, its number of rounds, and the duration of a round.
 
-A `Schedule` of matrices, the `Events` of agents with clocks of their own, and these clocks (`AsynchronousGossip`) give
+A `Schedule` of matrices, the `Events` of asynchronous agents, and their clocks (`AsynchronousGossip`) give
 the same answers. A matrix becomes a schedule of one where it enters.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Mixing(ABC):
-    """Who mixes with whom, and when. A subclass of your own defines `agents` and `drawn`, and can then be trained,
+    """Mixing that is sampled for each run. A subclass defines `agents` and `sample`, and can then be trained,
     predicted and analysed as a schedule or events can.
 
     Examples
@@ -74,7 +74,7 @@ class RunMixing(Mixing):
     Attributes
     ----------
     asynchronous
-        Whether agents have clocks of their own: a round is then an event, in which at most two of them act.
+        Whether agents are asynchronous: a round is then an event, in which at most two of them act.
     matrix
         W, shape (Q, Q), if all rounds mix with it; otherwise None.
     horizon
@@ -83,7 +83,7 @@ class RunMixing(Mixing):
         T; 1 where rounds are not of a schedule.
     matrices, order, periodic
         Of rounds of all agents: the distinct matrices, shape (D, Q, Q); which of them each round has, shape (T,); and
-        whether they begin anew after these T rounds. See `Schedule`.
+        whether they repeat after these T rounds. See `Schedule`.
     why_sampled
         Why only single draws have a closed form; empty if there is nothing to draw, or the mean has one.
     topics
@@ -182,4 +182,4 @@ class RunMixing(Mixing):
 
     @abstractmethod
     def draw_links(self, ax: "Axes", /) -> None:
-        """Draw who mixes with whom, and how strongly where that is fixed, into `ax`."""
+        """Draw the links, and their weights if these are fixed, into `ax`."""

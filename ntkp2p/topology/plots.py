@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ntkp2p.base.style import BLUE, DASHED, DOTTED, FAINT, STYLE, VERMILLION, note
 
-#: Graphs of more agents, or of more links, are not drawn: nobody could read them.
+#: Graphs of more agents, or of more links, are not drawn: they would not be legible.
 LARGEST_GRAPH, MOST_LINKS = 100, 1500
 
 
@@ -32,7 +32,7 @@ def weighted_graph(mixing: np.ndarray | None, graph: nx.Graph, /, *, ax: Axes) -
     W = _alike(graph) if mixing is None else mixing
     crowd = min(1.0, 30 / len(graph))
     own = np.diagonal(W)
-    areas = (80 + 500 * abs(own)) * crowd**2  # the smallest have room for their number
+    areas = (80 + 500 * abs(own)) * crowd**2  # the smallest can hold their number
     for u, v in graph.edges:
         ends = [row[u], row[v]]
         radii = np.sqrt(areas[ends]) / 2
@@ -159,4 +159,4 @@ def draw_mixing(matrix: Any, ax: Axes) -> None:
     symmetric = np.allclose(W, W.T, rtol=0, atol=1e-8)
     weighted_graph(W, nx.from_numpy_array(links.T != 0, create_using=nx.Graph if symmetric else nx.DiGraph), ax=ax)
     signs = "; dashed: below 0" if W.min() < 0 else ""
-    ax.set_title("width: weights; size: self-weights" + signs + ("" if symmetric else "\narrows: who sends to whom"))
+    ax.set_title("width: weights; size: self-weights" + signs + ("" if symmetric else "\narrows: sender to receiver"))

@@ -204,7 +204,7 @@ def as_run_mixing(mixing: object, /) -> RunMixing:
     Raises
     ------
     InputError
-        As `periodic`; or for mixing of a user's own that was not drawn yet.
+        As `periodic`; or for user-defined mixing that was not sampled yet.
     """
     if isinstance(mixing, RunMixing):
         return mixing
@@ -406,7 +406,7 @@ def failing_links(
     """Links that fail at random: in every round, each independently of the others and of the past.
 
     What a failed link does not carry stays where it keeps the sums that the algorithm needs. Of column sums one, the
-    sender keeps what it would have sent, P[u, u] + P[v, u], as it can if it knows whom it reaches in a round [1]_; of
+    sender keeps what it would have sent, P[u, u] + P[v, u], as it can if it knows its receivers in a round [1]_; of
     row sums one, the receiver takes its own value in place of the one that it misses, W[v, v] + W[v, u]. The two
     directions of a link fail separately, but for a symmetric W: its links fail in both directions at once, and it stays
     symmetric, so that both sums are kept.

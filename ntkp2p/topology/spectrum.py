@@ -220,7 +220,7 @@ def perron_left(W: Matrix, root: float = 1.0) -> Float[np.ndarray, " Q"] | None:
     size = agents(W)
     if isinstance(W, np.ndarray):
         system = root * np.eye(size) - W.T
-        system[-1] = 1.0  # the equations depend on one another, so any one of them makes room for the sum
+        system[-1] = 1.0  # the equations depend on one another, so any one of them can be replaced by the sum
         try:
             return np.linalg.solve(system, np.eye(size)[-1])
         except np.linalg.LinAlgError:  # links so weak that rounding takes W for one that is not connected

@@ -3,13 +3,13 @@
 With losses of curvature at most h (the largest eigenvalue of any agent's Hessian) and W's row sums one:
 
 - DGD, x⁺ = W x − η g(x), is stable for symmetric W if η h < 1 + λ_min(W) [1]_. At λ_min = −1, and wherever W is
-  periodic, some disagreement oscillates for ever and the gradients amplify it: no step size is stable.
+  periodic, some disagreement never decays and the gradients amplify it: no step size is stable.
 - CTA and ATC apply (I − ηH) to what is mixed, or mix what (I − ηH) leaves. For nonnegative W both contract in the norm
   Σ π_q ‖x_q‖², πᵀW = πᵀ, if η h < 2, whatever λ_min is; but an eigenvalue −1 is damped by the gradients only. Negative
   weights need not contract in that norm, and where they leave an eigenvalue of modulus one the rounds may diverge.
 - Push-sum, x⁺ = P(x − η g(x/w)), w⁺ = P w, needs column sums one, and then keeps the averages of x and w. The models
   x/w contract in the norm Σ w_q ‖x_q/w_q‖² if η h < 2 min w, w the right Perron vector of P with mean one. Where P has
-  a period T, w goes round for ever: T classes of agents hand on their sums of w, which are their sizes at first and Q/T
+  a period T, w never converges: T classes of agents hand on their sums of w, which are their sizes at first and Q/T
   in the Perron vector. The least w of a period counts.
 
 References
@@ -117,7 +117,7 @@ def silence_fault(W: Matrix) -> tuple[str, str] | None:
 
 
 def agreement(rows: bool, columns: bool, converges: bool) -> str:
-    """What mixing that settles comes to, by which of its sums are one."""
+    """What the agents agree on if W^k converges, by which of its sums are one."""
     if not converges or not (rows or columns):
         return "nothing"
     if not rows:
@@ -231,7 +231,7 @@ def _small_shares(report: "MixingReport") -> Iterator[tuple[str, str]]:
     if report.perron_right is None:
         return
     agent = int(report.perron_right.argmin())
-    share, course = report.perron_right[agent], "settles at"
+    share, course = report.perron_right[agent], "converges to"
     if report.period > 1 and not report.row_stochastic:
         share *= smallest_class(report.matrix, report.period) * report.period / report.size
         course = f"goes round with period {report.period}, down to"
@@ -253,14 +253,14 @@ def _missing_edge(W: Matrix, parts: list[list[int]]) -> tuple[str, str]:
         return "", f"{first}–{second}, both ways"
     mute, deaf = np.flatnonzero(~sends & receives), np.flatnonzero(sends & ~receives)
     if len(mute) and len(deaf):
-        reason = f", as agent {mute[0]} sends to nobody and agent {deaf[0]} receives from nobody"
+        reason = f", as agent {mute[0]} sends to no agent and agent {deaf[0]} receives from no agent"
         return reason, f"{mute[0]} → {deaf[0]}"
     agent = cut_off[0]
     other = second if agent == first else first
     if receives[agent]:
-        return f", as agent {agent} sends to nobody", f"{agent} → {other}"
+        return f", as agent {agent} sends to no agent", f"{agent} → {other}"
     if sends[agent]:
-        return f", as agent {agent} receives from nobody", f"{other} → {agent}"
+        return f", as agent {agent} receives from no agent", f"{other} → {agent}"
     return f", as agent {agent} neither sends nor receives", f"{agent}–{other}, both ways"
 
 

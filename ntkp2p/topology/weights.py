@@ -355,7 +355,7 @@ def from_graph(graph: nx.Graph, weights: str | None = None) -> Float[np.ndarray,
     Raises
     ------
     InputError
-        If the name is unknown, or a function of the user's own returns no square matrix of finite numbers.
+        If the name is unknown, or a user-defined function returns no square matrix of finite numbers.
     """
     if weights is None:
         return _usual(graph).toarray()

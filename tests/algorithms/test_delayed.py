@@ -156,7 +156,7 @@ def test_a_delayed_run_has_rounds_only(run):
 
 
 def test_the_step_size_is_the_modifiers_own():
-    """There is one only, so that whoever replaces it has replaced what the round steps by."""
+    """There is only one, so replacing it replaces the gradient of the round."""
     delayed = Delayed(CTA(step_size=0.1), gradients=1)
     assert delayed.algorithm == CTA(step_size=0.1)
     assert jax.tree.leaves(delayed) == [0.1]

@@ -115,7 +115,7 @@ def test_events_are_the_recursion_of_every_user(algorithm):
     state = jax.jit(lambda state: jax.lax.scan(one, state, jax.tree.map(jnp.asarray, drawn.steps()))[0])(state)
     x = algorithm.model(state)[:N]
     np.testing.assert_allclose(x, recursion(algorithm, drawn), rtol=1e-12, atol=1e-14)
-    assert np.abs(x).min() > 1e-6  # everybody has moved
+    assert np.abs(x).min() > 1e-6  # every agent has moved
 
 
 def test_the_mean_step_is_the_mean_of_the_steps():
@@ -178,7 +178,7 @@ def test_constants_out_of_range_are_named(constants, message):
     ("algorithm", "message"),
     [
         (PushSum(0.1), "column sums of one"),
-        (CHOCO(0.1, TopK(0.1)), "CHOCO is not for agents with clocks"),
+        (CHOCO(0.1, TopK(0.1)), "CHOCO is not for asynchronous agents"),
         (Delayed(DGD(0.1), gradients=1), r"LocalSGD\(delay=\.\.\.\)"),
     ],
 )

@@ -49,7 +49,7 @@ def test_rounds_are_the_recursion_agent_by_agent():
         for r in range(Q):
             g = np.tanh(x[r] / u[r]) @ H
             m[r] = mu * m[r] + g
-            # Agent r gives the same share to itself and to everybody that hears it.
+            # Agent r gives the same share to itself and to each of its receivers.
             for q in [r, *GRAPH.successors(r)]:
                 sums[q] += (x[r] - eta * (g + mu * m[r])) / (1 + GRAPH.out_degree(r))
                 weights[q] += u[r] / (1 + GRAPH.out_degree(r))

@@ -139,10 +139,10 @@ def test_a_large_system_is_analysed_by_iteration(digits, monkeypatch):
 
     run = run_of(digits, ATC(step_size=0.1))
     dense = stability(run)
-    room, margins = (importlib.import_module(f"ntkp2p.analysis.{name}") for name in ("stability", "delay_margins"))
-    monkeypatch.setattr(room, "DENSE", {True: 0, False: 0})
-    for module in (room, margins):
-        monkeypatch.setattr(module, "PBH_SIZE", 0)
+    module, margins = (importlib.import_module(f"ntkp2p.analysis.{name}") for name in ("stability", "delay_margins"))
+    monkeypatch.setattr(module, "DENSE", {True: 0, False: 0})
+    for part in (module, margins):
+        monkeypatch.setattr(part, "PBH_SIZE", 0)
     large = stability(run)
     assert large.spectrum.radius == pytest.approx(dense.spectrum.radius, abs=2e-3)
     assert large.step_size_limit == pytest.approx(dense.step_size_limit, rel=1e-3)
@@ -212,7 +212,7 @@ def test_schedules_have_multipliers_or_rates(digits):
     drawn = stability(run_of(digits, mixing=schedules.random_matchings(graphs.cycle(4), 50)))
     assert drawn.stable == {"rounds": None, "flow": None}
     assert drawn.gossip is not None
-    assert "settles in the mean square" in drawn.verdicts["rounds"].reason
+    assert "converges in the mean square" in drawn.verdicts["rounds"].reason
 
 
 @pytest.mark.needs("neural-tangents")

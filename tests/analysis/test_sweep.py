@@ -173,7 +173,7 @@ def test_a_cluster_loses_a_worker(toml, tmp_path, compiled):
     assert len(finished) == len(forgotten) == 1
     assert finished.items() <= stamps(tmp_path).items()
     assert_as_by_hand(result)
-    # What was written before the kill was computed once; what the worker had not handed over, anew.
+    # What was written before the kill was computed once; what the worker had not returned, again.
     assert computed.count(forgotten[0]) == 1
     assert len(set(computed)) == 4
     with pytest.raises(OSError, match="no Dask scheduler answers at"):

@@ -164,8 +164,8 @@ def test_relays_are_the_messages_on_their_way(replay):
 @pytest.mark.parametrize("transmission", [0.0, 0.5])
 def test_only_the_freshest_transmit(transmission):
     options = {"agents": 6, "update": 0.5, "gossip": 3.0, "transmission": transmission}
-    everybody, freshest = plan(**options), plan(**options, scheme="opportunistic")
-    all_events, events = (gossip.simulate(duration=150.0, seed=4) for gossip in (everybody, freshest))
+    every, freshest = plan(**options), plan(**options, scheme="opportunistic")
+    all_events, events = (gossip.simulate(duration=150.0, seed=4) for gossip in (every, freshest))
     # The same clocks and choices: of what push does, only that whose sender reflects the last update is left.
     models, latest, kept, silent, way = [{0} for _ in range(6)], 0, [], [0] * 6, {}
     columns = (getattr(all_events, name) for name in COLUMNS[1:])
@@ -212,7 +212,7 @@ def test_who_is_away_does_nothing(options):
         assert not (meanwhile & talks & (events.peer == agent)).any()
     lost = of_kind(events, Kind.LOST)
     assert all(any(agent == u and a <= time < b for u, a, b in away) for time, _, agent, *_ in lost)
-    # A computation begins anew on return, and takes the intervals that the agent's clock would have had next.
+    # A computation starts again on return, and takes the intervals that the agent's clock would have had next.
     ages = events.ages()
     undisturbed = plan(**options).simulate(duration=60.0, seed=1).ages()
     own = ages.time[ages.agent == 1]

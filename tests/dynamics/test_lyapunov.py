@@ -9,7 +9,7 @@ from ntkp2p import ATC, CTA, DGD, Experiment, check_mixing, graphs, linear_syste
 from ntkp2p.dynamics import LinearSystem
 from ntkp2p.dynamics.timetable import Timetable
 
-room = importlib.import_module("ntkp2p.dynamics.lyapunov")
+lyapunov = importlib.import_module("ntkp2p.dynamics.lyapunov")
 
 
 def system_of(digits, algorithm, W):
@@ -30,7 +30,7 @@ ONE_WAY = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5], [0.1, 
 def test_the_norms_bound_what_the_system_does(algorithm, digits):
     system = system_of(digits, algorithm(step_size=0.2), ONE_WAY)
     pi = check_mixing(ONE_WAY).perron_left
-    found = room.certificate(system, pi)
+    found = lyapunov.certificate(system, pi)
     assert found.flow
     assert found.rounds
     M = system.matrix()
@@ -53,39 +53,39 @@ def test_uniform_weights_prove_nothing_where_perron_weights_do(digits):
     lopsided = np.array([[0.98, 0.02, 0, 0], [0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0], [0.9, 0, 0, 0.1]])
     lopsided[0] = [0.97, 0.01, 0.01, 0.01]
     system = system_of(digits, DGD(step_size=0.02), lopsided)
-    plain = room.certificate(system, np.full(4, 0.25))
-    perron = room.certificate(system, check_mixing(lopsided).perron_left)
+    plain = lyapunov.certificate(system, np.full(4, 0.25))
+    perron = lyapunov.certificate(system, check_mixing(lopsided).perron_left)
     assert not plain.rounds
     assert perron.flow
     assert perron.rounds
-    flow, rounds = room.largest_transient(system)
+    flow, rounds = lyapunov.largest_transient(system)
     assert 1 < rounds <= perron.growth
     assert flow <= perron.growth
 
 
 def test_what_is_iterated_proves_nothing_within_its_residual(digits):
     system = system_of(digits, ATC(step_size=0.2), metropolis(graphs.cycle(4)))
-    dense = room.certificate(system, np.full(4, 0.25))
-    iterated = room.certificate(system, np.full(4, 0.25), dense=0)
+    dense = lyapunov.certificate(system, np.full(4, 0.25))
+    iterated = lyapunov.certificate(system, np.full(4, 0.25), dense=0)
     assert iterated.logarithmic_norm == pytest.approx(dense.logarithmic_norm, abs=2 * iterated.residual / 0.2)
     assert iterated.contraction == pytest.approx(dense.contraction, abs=2 * iterated.residual)
     assert iterated.residual > dense.residual == 0
     assert dense.flow
     # This flow decays slowly: an eigenvalue within the residual could be positive.
-    assert iterated.flow == (iterated.logarithmic_norm * 0.2 + iterated.residual <= room.ROUNDING)
+    assert iterated.flow == (iterated.logarithmic_norm * 0.2 + iterated.residual <= lyapunov.ROUNDING)
 
 
 def test_transients_of_a_shear_are_found():
     """‖exp(A t)‖ of A = [[−1, a], [0, −2]] reaches about a/4 (at t = ln 2, where e^{−t} − e^{−2t} = 1/4)."""
     M = np.eye(2) + np.array([[-1.0, 400.0], [0, -2.0]]) * np.log(2)  # one round is the time of the peak
     system = LinearSystem.of(M, np.zeros(2), np.zeros(2), step_size=np.log(2))
-    flow, _ = room.largest_transient(system)
+    flow, _ = lyapunov.largest_transient(system)
     assert flow == pytest.approx(100, rel=1e-4)
 
 
 def test_what_cannot_be_certified_is_refused(digits):
     system = system_of(digits, DGD(step_size=0.02), metropolis(graphs.cycle(4)))
     with pytest.raises(ValueError, match="positive, found 0"):
-        room.certificate(system, np.array([0.0, 0.5, 0.25, 0.25]))
+        lyapunov.certificate(system, np.array([0.0, 0.5, 0.25, 0.25]))
     with pytest.raises(ValueError, match="one mixing matrix"):
-        room.certificate(dataclasses.replace(system, timetable=Timetable(np.array([0, 1]))), np.full(4, 0.25))
+        lyapunov.certificate(dataclasses.replace(system, timetable=Timetable(np.array([0, 1]))), np.full(4, 0.25))

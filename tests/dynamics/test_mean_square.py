@@ -6,7 +6,7 @@ import pytest
 from ntkp2p import graphs, metropolis, schedules
 from ntkp2p.dynamics.mean_square import draws, gossip
 
-room = importlib.import_module("ntkp2p.dynamics.mean_square")
+mean_square = importlib.import_module("ntkp2p.dynamics.mean_square")
 
 
 def pairs(agents):
@@ -34,7 +34,7 @@ def test_one_matrix_is_its_own_second_modulus():
 def test_many_agents_are_iterated(monkeypatch):
     W = np.random.default_rng(0).dirichlet(np.ones(5), size=(3, 5))
     dense = gossip(W, np.array([0.5, 0.3, 0.2]))
-    monkeypatch.setattr(room, "DENSE_SIZE", 0)
+    monkeypatch.setattr(mean_square, "DENSE_SIZE", 0)
     iterated = gossip(W, np.array([0.5, 0.3, 0.2]))
     assert iterated.mean_square == pytest.approx(dense.mean_square, rel=1e-7)
     assert 0 < iterated.residual < 1e-7

@@ -101,7 +101,7 @@ def test_modes_that_nothing_damps_stay_where_they_are():
         (raw(np.diag([0.5, 1.1]), [1, 1], [0, 0]), "rounds", "spectral radius is 1.1 > 1"),
         (raw(np.diag([0.5, 1.1]), [1, 1], [0, 0]), "flow", "spectral abscissa is 0.1 > 0"),
         (raw(np.diag([0.5, -1.0]), [1, 1], [0, 0]), "rounds", "eigenvalue -1 keeps oscillating"),
-        (raw(np.diag([0.5, 1.0]), [1, 1], [0, 0]), "rounds", "drift for ever"),
+        (raw(np.diag([0.5, 1.0]), [1, 1], [0, 0]), "rounds", "drift without limit"),
         (raw(np.diag([0.5, 1.0]), [1, 1], [0, 0]), "rest", 'time must be "rounds" or "flow"'),
     ],
 )

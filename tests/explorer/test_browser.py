@@ -61,7 +61,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def lab(tmp_path, compiled_once):
-    """The address of a notebook in a JupyterLab that knows nothing of this user and talks to nobody."""
+    """The address of a notebook in a JupyterLab without any settings of this user and without access to the network."""
     folder, home = tmp_path / "notebooks", tmp_path / "home"
     folder.mkdir()
     home.mkdir()

@@ -61,7 +61,7 @@ def test_numpy_takes_the_same_rounds_of_an_exact_kernel(digits):
 
 
 def test_every_move_is_predicted_and_drawn(explorer, monkeypatch):
-    monkeypatch.setattr(Experiment, "features", None)  # the kernel is there, and only dealt anew
+    monkeypatch.setattr(Experiment, "features", None)  # the kernel is there, and only its rows are redistributed
     for widget, value in [
         (explorer.step_size, 0.25),
         (explorer.algorithm, "ATC"),
@@ -198,14 +198,14 @@ def test_weights_suit_the_algorithm_over_the_graph(explorer):
 
 
 def test_garbage_waits_for_the_end_of_a_move(explorer, monkeypatch):
-    room = importlib.import_module("ntkp2p.explorer.widgets")
+    module = importlib.import_module("ntkp2p.explorer.widgets")
     collecting = []
 
-    def predicted(*arguments, predict=room.explored):
+    def predicted(*arguments, predict=module.explored):
         collecting.append(gc.isenabled())
         return predict(*arguments)
 
-    monkeypatch.setattr(room, "explored", predicted)
+    monkeypatch.setattr(module, "explored", predicted)
     explorer.step_size.value = 0.2
     assert collecting == [False]
     assert gc.isenabled()
@@ -225,7 +225,7 @@ def test_another_model_or_data_set_has_another_kernel():
 
 @pytest.fixture
 def file(tmp_path):
-    """A data set of one's own, and what writes another in its place."""
+    """A user-defined data set, and what replaces it."""
     path = tmp_path / "own.csv"
 
     def write(seed: int) -> None:
@@ -436,7 +436,7 @@ def test_it_begins_with_tables_that_leave_things_out():
     explorer = explore(bare)
     assert explorer.experiment.describe() == Experiment.from_dict(bare).describe()
     assert (explorer.weights.value, explorer.partition.value) == ("push", "iid")
-    assert bare["mixing"] == {"graph": "directed_ring"}  # tables of one's own
+    assert bare["mixing"] == {"graph": "directed_ring"}  # a copy of the tables
 
 
 def test_what_is_wrong_at_the_start_is_raised(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Runs of agents with clocks of their own: predicted along their events, and over all of them, beside training."""
+"""Asynchronous runs: predicted along their events and in the mean over all events, and compared with training."""
 
 import dataclasses
 
@@ -393,9 +393,9 @@ def test_what_has_no_closed_form_says_why(run):
         predict(run(gossip(), LocalSGD(0.2, variance_scale=1.0)))
     with pytest.raises(ValueError, match="no gradient flow"):
         predict(run(gossip().simulate(events=ROUNDS)), time="flow")
-    with pytest.raises(ValueError, match="clocks of their own"):
+    with pytest.raises(ValueError, match="defined for asynchronous agents"):
         timeliness(run(W, DGD(0.2)))
-    with pytest.raises(ValueError, match="nobody applies an update in 20 events"):
+    with pytest.raises(ValueError, match="no agent applies an update in 20 events"):
         timeliness(run(gossip(), LocalSGD(0.2, delay=10), rounds=20))
     # Both can be trained.
     scaled = train(run(shifted, LocalSGD(0.2, variance_scale=1.0)))

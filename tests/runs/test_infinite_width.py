@@ -321,9 +321,9 @@ def test_any_width_and_seed_is_compared_with_the_average(predicted, tmp_path):
 
 def test_what_needs_parameters_is_refused(predicted):
     run, _ = predicted
-    for door in (train, lambda run: run.initialise()):
+    for function in (train, lambda run: run.initialise()):
         with pytest.raises(ValueError, match="no parameters and can only be predicted: give it a size"):
-            door(run)
+            function(run)
 
 
 def test_features_of_other_data_are_refused(predicted, digits):

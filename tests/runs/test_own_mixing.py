@@ -1,4 +1,4 @@
-"""Mixing of a user's own, a schedule and a source of events, in everything that takes mixing."""
+"""User-defined mixing, a schedule and a source of events, wherever mixing is used."""
 
 import dataclasses
 

@@ -143,7 +143,7 @@ def test_transitions_go_on_from_any_round(run):
 
 
 def test_the_lasting_rounds_decide_on_stability(run):
-    """Weights that have settled make push-sum a constant system, whose radius tells where training diverges."""
+    """Weights that have converged make push-sum a constant system, whose radius tells where training diverges."""
     limit = stability(run(PushSum(0.1))).step_size_limit
     radii = {}
     for factor in (0.98, 1.02):

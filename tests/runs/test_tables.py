@@ -57,7 +57,7 @@ CASES = {
         "mixing": {"scheme": "push", "graph": "cycle", "weights": "metropolis", "update": CLOCK, "gossip": CLOCK},
         "algorithm": {"name": "LocalSGD", "step_size": 0.1, "steps": 2},
     },
-    "clocks of their own, drawn": {
+    "asynchronous, sampled": {
         "rounds": 80,
         "mixing": {
             "scheme": "push",

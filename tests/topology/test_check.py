@@ -1,4 +1,4 @@
-"""The door-check's refusals, and the report against independent oracles."""
+"""The refusals of the validation, and the report against independent oracles."""
 
 import json
 import re
@@ -151,11 +151,11 @@ def test_the_door_makes_sparse_matrices_dense():
         ),
         (np.eye(9), "row", r"9 components, \{0\} \{1\} \{2\} \{3\} …,.*0–1, both ways, and so on"),
         (np.kron(np.eye(2), np.full((6, 6), 1 / 6)), "row", r"\{0, 1, 2, 3, …\} \{6, 7, 8, 9, …\}"),
-        ([[1, 0], [0.5, 0.5]], "row", r"\{0\} \{1\}, so .* agent 0 receives from nobody: add an edge 1 → 0$"),
+        ([[1, 0], [0.5, 0.5]], "row", r"\{0\} \{1\}, so .* agent 0 receives from no agent: add an edge 1 → 0$"),
         (
             [[1, 0.5], [0, 0.5]],
             "column",
-            r"\{0\} \{1\}, so .* agent 0 sends to nobody and agent 1 receives from nobody: add an edge 0 → 1$",
+            r"\{0\} \{1\}, so .* agent 0 sends to no agent and agent 1 receives from no agent: add an edge 0 → 1$",
         ),
         (
             np.kron([[1, 0.5], [0, 0.5]], np.full((2, 2), 0.5)),
@@ -175,12 +175,12 @@ def test_refuses_bad_sums_and_connections(W, stochastic, message):
     [
         (
             [(0, 1), (1, 2), (2, 3), (0, 2)],
-            "agent 3 sends to nobody and agent 0 receives from nobody",
+            "agent 3 sends to no agent and agent 0 receives from no agent",
             "3 → 0, and so on",
         ),
-        ([(0, 1), (1, 2), (2, 0), (0, 3)], "agent 3 sends to nobody", "3 → 0"),
-        ([(0, 1), (1, 2), (2, 0), (3, 0)], "agent 3 receives from nobody", "0 → 3"),
-        ([(1, 2), (2, 3), (3, 1), (1, 0)], "agent 0 sends to nobody", "0 → 1"),
+        ([(0, 1), (1, 2), (2, 0), (0, 3)], "agent 3 sends to no agent", "3 → 0"),
+        ([(0, 1), (1, 2), (2, 0), (3, 0)], "agent 3 receives from no agent", "0 → 3"),
+        ([(1, 2), (2, 3), (3, 1), (1, 0)], "agent 0 sends to no agent", "0 → 1"),
         ([(0, 1), (1, 2), (2, 0)], "agent 3 neither sends nor receives", "3–0, both ways"),
     ],
 )
@@ -369,7 +369,7 @@ def say(W, algorithm):
         ([[0.5, 0.5], [-0.1, 1.1]], "DGD ATC", r"does not work: agent 0's loss has the weight -0.25 < 0"),
         ([[0.5, -0.1], [0.5, 1.1]], "push-sum", r"does not work: weights down to -0.1 < 0.*push_weights\(graph\)"),
         ([[0.9, 0.01], [0.1, 0.99]], "push-sum", r"works: "),
-        ([[0.1, 0.01], [0.9, 0.99]], "push-sum", r"works, but agent 0's weight w settles at 0.022.*below 0.044/h"),
+        ([[0.1, 0.01], [0.9, 0.99]], "push-sum", r"works, but agent 0's weight w converges to 0.022.*below 0.044/h"),
     ],
 )
 def test_verdict_says_why_and_what_to_do(W, algorithms, verdict):

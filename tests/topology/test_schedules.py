@@ -341,7 +341,7 @@ def test_the_door_lets_in_what_is_connected_over_all_rounds():
         (
             periodic([[[1, 0.5, 0], [0, 0.5, 0], [0, 0, 1]], np.eye(3), [[0.5, 0, 0], [0, 1, 0], [0.5, 0, 1]]]),
             {"stochastic": "column"},
-            r"over all its rounds falls into 3 components, \{0\} \{1\} \{2\}, so .* agent 1 receives from nobody: add",
+            r"over all its rounds falls into 3 components, \{0\} \{1\} \{2\}, so .* agent 1 receives from no agent",
         ),
         (
             periodic([[[0.5, 0.5], [0.5, 0.5]], [[0, 0], [1, 1]]]),

@@ -379,7 +379,7 @@ def test_refuses_another_npz(tmp_path):
 
 @pytest.mark.parametrize("separator", [",", " ", "\t", ", "])
 def test_reads_edge_lists(tmp_path, separator):
-    links = ["# who hears whom", *(separator.join(map(str, edge)) for edge in BOYD.edges), ""]
+    links = ["# sender and receiver", *(separator.join(map(str, edge)) for edge in BOYD.edges), ""]
     (tmp_path / "W.edges").write_text("\n".join(links))
     assert np.array_equal(load_mixing(tmp_path / "W.edges"), metropolis(BOYD))
     W = np.array([[0.5, 0.25, 0], [0.5, 0.75, 0.125], [0, 0, 0.875]])
