@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from ntkp2p.algorithms import DGD, Delayed
-from ntkp2p.analysis.delay_margins import margins
+from ntkp2p.analysis.delay_margins import Margin, margins
 from ntkp2p.analysis.stability_report import Hypothesis, StabilityReport, hidden_in_words
 from ntkp2p.analysis.timeliness import timeliness
 from ntkp2p.base.checks import whole
@@ -18,7 +18,14 @@ from ntkp2p.base.precision import in_float64
 from ntkp2p.base.threads import one_thread
 from ntkp2p.dynamics.delay import CharacteristicRoots, characteristic_roots, delay_matrices
 from ntkp2p.dynamics.lyapunov import Certificate, certificate, largest_transient
-from ntkp2p.dynamics.mean_square import MOMENTS, draws, gossip, largest_mean_square_step_size, mean_square_radius
+from ntkp2p.dynamics.mean_square import (
+    MOMENTS,
+    Gossip,
+    draws,
+    gossip,
+    largest_mean_square_step_size,
+    mean_square_radius,
+)
 from ntkp2p.dynamics.minimality import PBH_SIZE, Hidden, hidden_modes, realisation
 from ntkp2p.dynamics.spectrum import (
     DENSE,
@@ -107,20 +114,15 @@ def stability(
     whole(modes, "modes", least=1)
     features = features_of(experiment, features)
     met = None if target is None else rounds_to_loss(experiment, target, features=features)
-    mixing = experiment.topology
     experiment = with_measured_shares(experiment)
+    mixing = experiment.topology
     system = linear_system(experiment.algorithm, mixing, features, experiment.data).eventual
-    dense = DENSE[system.symmetric]
-    report = None if mixing.matrix is None else check_mixing(mixing.matrix)
+    run = _Analysis(experiment, features, system, None if mixing.matrix is None else check_mixing(mixing.matrix))
     removed, removal = _removed(experiment, features)
-    flows = experiment.has_flow
-    small = system.size <= PBH_SIZE and not system.varying and flows
-    extremal, values = spectrum_and_eigenvalues(system, dense=dense)
-    slowest = [] if system.varying else slowest_modes(system, count=modes, dense=dense)
+    extremal, values = spectrum_and_eigenvalues(system, dense=run.dense)
+    slowest = [] if system.varying else slowest_modes(system, count=modes, dense=run.dense)
     extremal = _with_all_found(extremal, system, values, slowest)
-    moments = system.over_clocks and system.size <= MOMENTS
-    hidden = hidden_modes(*realisation(system, experiment.data)) if small else None
-    drawn = system.varying and not system.timetable.periodic
+    tolerance, hidden = stability_tolerance(system, extremal), run.hidden_modes()
     return StabilityReport(
         experiment=experiment,
         states=system.size,
@@ -128,31 +130,87 @@ def stability(
         removal=removal,
         hidden=hidden,
         spectrum=extremal,
-        stability_tolerance=stability_tolerance(system, extremal),
+        stability_tolerance=tolerance,
         eigenvalues=values,
-        # Of a symmetric system the iteration is as exact, and quicker.
-        step_size_limit=float("nan")
-        if drawn
-        else largest_mean_square_step_size(system)
-        if moments
-        else largest_step_size(system, dense=min(dense, DENSE[False])),
+        step_size_limit=run.step_size_limit(),
         sufficient_step_size=system.sufficient_step_size,
-        certificates={} if report is None or system.varying else _certificates(system, report, dense),
-        transient=largest_transient(system) if system.size <= DENSE_SIZE and not system.varying and flows else None,
+        certificates=run.certificates(),
+        transient=run.transient(),
         modes=slowest,
-        gossip=gossip(*draws(mixing))
-        if drawn and not mixing.asynchronous and experiment.algorithm.stochastic == "row"
-        else None,
-        hypotheses=[] if report is None or not flows else _hypotheses(experiment, report, hidden),
-        margins={}
-        if report is None or not flows
-        else margins(experiment, features, system, extremal.radius <= 1 + stability_tolerance(system, extremal)),
+        gossip=run.gossip_rates(),
+        hypotheses=run.hypotheses(hidden),
+        margins=run.delay_margins(stable=extremal.radius <= 1 + tolerance),
         roots=_roots(experiment, features, system),
-        mean_square=mean_square_radius(system) if moments else float("nan"),
+        mean_square=mean_square_radius(system) if run.has_moments else float("nan"),
         timeliness=timeliness(experiment, features=features) if experiment.asynchronous else None,
         target=target,
         rounds_to_target=met,
     )
+
+
+@dataclass(frozen=True)
+class _Analysis:
+    """What a report is computed from; each part that does not apply to the run is None, NaN or empty."""
+
+    experiment: Experiment
+    features: Features
+    system: LinearSystem
+    mixing: MixingReport | None
+
+    @property
+    def dense(self) -> int:
+        """The number of states up to which all eigenvalues are computed."""
+        return DENSE[self.system.symmetric]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the rounds are a sample of random ones, without a period."""
+        return self.system.varying and not self.system.timetable.periodic
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether the second moments over memoryless clocks are small enough to be computed."""
+        return self.system.over_clocks and self.system.size <= MOMENTS
+
+    @property
+    def constant_flow(self) -> bool:
+        return self.experiment.has_flow and not self.system.varying
+
+    def hidden_modes(self) -> list[Hidden] | None:
+        if not self.constant_flow or self.system.size > PBH_SIZE:
+            return None
+        return hidden_modes(*realisation(self.system, self.experiment.data))
+
+    def step_size_limit(self) -> float:
+        if self.sampled:
+            return float("nan")
+        if self.has_moments:
+            return largest_mean_square_step_size(self.system)
+        # For a symmetric system the iteration is as accurate as the dense computation, and faster.
+        return largest_step_size(self.system, dense=min(self.dense, DENSE[False]))
+
+    def certificates(self) -> dict[str, Certificate]:
+        if self.mixing is None or self.system.varying:
+            return {}
+        return _certificates(self.system, self.mixing, self.dense)
+
+    def transient(self) -> tuple[float, float] | None:
+        applies = self.constant_flow and self.system.size <= DENSE_SIZE
+        return largest_transient(self.system) if applies else None
+
+    def gossip_rates(self) -> Gossip | None:
+        mixing = self.experiment.topology
+        applies = self.sampled and not mixing.asynchronous and self.experiment.algorithm.stochastic == "row"
+        return gossip(*draws(mixing)) if applies else None
+
+    def hypotheses(self, hidden: list[Hidden] | None) -> list[Hypothesis]:
+        if self.mixing is None or not self.experiment.has_flow:
+            return []
+        return _hypotheses(self.experiment, self.mixing, hidden)
+
+    def delay_margins(self, *, stable: bool) -> dict[str, Margin]:
+        applies = self.mixing is not None and self.experiment.has_flow
+        return margins(self.experiment, self.features, self.system, stable) if applies else {}
 
 
 def _with_all_found(found: Spectrum, system: LinearSystem, values: np.ndarray, slowest: list[Mode]) -> Spectrum:

@@ -89,7 +89,9 @@ def _facts(trajectory: Trajectory, *, without: Mapping[str, Any]) -> dict[str, A
     flags = {name: bool(facts[name]) for name in ("closed_form", "converged") if name in facts}
     measures = {name: values.values for name, values in last.data_vars.items()}
     ended = {"round": last["round"].item(), "time": last["time"].item(), "final": measures}
-    return facts | flags | {"stable": trajectory.stable} | ended
+    trained = trajectory.source == "trained"
+    verdict = {"diverged": trajectory.diverged} if trained else {"stable": trajectory.stable}
+    return facts | flags | verdict | ended
 
 
 def in_words(value: Any) -> str:
@@ -155,7 +157,7 @@ def _last_finite(trajectory: Trajectory) -> int:
 def _verdict(trajectory: Trajectory) -> str:
     facts = trajectory.dataset.attrs
     if trajectory.source == "trained":
-        return "training diverged" if "diverged_at" in facts else "real networks"
+        return "training diverged" if trajectory.diverged else "real networks"
     stable = "stable" if trajectory.stable else "unstable"
     drawn = " in the mean over draws" if "mean_over" in facts else ""
     return f"the linear model is {stable}{drawn}"

@@ -95,7 +95,7 @@ def agent_curves(
         _mark_unstable(ax, trajectories)
         if legend:
             # What grows leaves the upper left free; there the legend goes, below the mark. A range leaves nothing free.
-            place = {} if all(t.stable for t in trajectories) else {"loc": "upper left", "bbox_to_anchor": (0, 0.93)}
+            place = {} if not any(t.grows for t in trajectories) else {"loc": "upper left", "bbox_to_anchor": (0, 0.93)}
             place = place if few else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}
             beside = {_SideBySide: HandlerTuple(ndivide=None, pad=0)}
             # To be read on curves, too.
@@ -257,7 +257,7 @@ def _between(x: Any, known: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _mark_unstable(ax: Axes, trajectories: Sequence[Trajectory]) -> None:
-    unstable = [LABELS[t.source] for t in trajectories if not t.stable]
+    unstable = [LABELS[t.source] for t in trajectories if t.grows]
     if unstable:
         ax.text(0.03, 0.97, "unstable: " + "; ".join(unstable), transform=ax.transAxes, va="top", color=VERMILLION)
 

@@ -35,7 +35,7 @@ from ntkp2p.runs import measures
 from ntkp2p.runs.communication import sent_until
 from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.instability import advice_after_divergence
-from ntkp2p.runs.trajectory import Trajectory
+from ntkp2p.runs.trajectory import GROWN, Trajectory
 
 #: Agents whose networks each keep more bytes than this for a gradient's way back take theirs one after another: for
 #: ResNet-20 and VGG-11 on a CPU that was nearly twice as fast as together, in a seventh and in half of the memory.
@@ -159,23 +159,25 @@ def train(
                     f"training diverges: at round {now} the local loss of agent {lost[0]} is no longer finite "
                     f"with {experiment.algorithm.name}(step_size={float(experiment.algorithm.step_size):g}): "
                     f"{advice_after_divergence(experiment)}",
-                    _trajectory(experiment, drawn, recorded, stable=False, diverged_at=int(now)),
+                    _trajectory(experiment, drawn, recorded, diverged_at=int(now)),
                 )
     except KeyboardInterrupt as interruption:
         if not recorded:
             raise
         now = int(rounds[len(recorded) - 1])
-        kept = _trajectory(experiment, drawn, recorded, stable=True, interrupted_at=now)
+        kept = _trajectory(experiment, drawn, recorded, interrupted_at=now)
         raise TrainingInterrupted(f"training was interrupted at round {now} of {rounds[-1]}", kept) from interruption
-    return _trajectory(experiment, drawn, recorded, stable=True)
+    return _trajectory(experiment, drawn, recorded)
 
 
 def _trajectory(experiment: Experiment, drawn: Experiment, recorded: list[dict], **attributes) -> Trajectory:
     measured = {name: np.stack([m[name] for m in recorded]) for name in recorded[0]}
     rounds = experiment.recorded[: len(recorded)]
     measured |= sent_until(drawn, rounds)
-    times, precision = drawn.time(rounds), experiment.precision
-    return Trajectory.of(experiment, "trained", rounds, measured, times=times, precision=precision, **attributes)
+    times, precision, losses = drawn.time(rounds), experiment.precision, measured["local_loss"]
+    diverged = not np.isfinite(losses).all() or bool(losses.max() > GROWN * losses[0].max() > 0)
+    attributes |= {"precision": precision, "diverged": diverged}
+    return Trajectory.of(experiment, "trained", rounds, measured, times=times, **attributes)
 
 
 def _must_agree(experiment: Experiment, draw: int, mesh: Mesh) -> None:

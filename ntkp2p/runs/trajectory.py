@@ -52,6 +52,10 @@ class Models(Protocol):
         ...
 
 
+#: A trained run has diverged once a loss is this many times the largest initial one.
+GROWN = 1000.0
+
+
 class Trajectory:
     """Every agent's measures over the recorded rounds.
 
@@ -137,8 +141,26 @@ class Trajectory:
 
     @property
     def stable(self) -> bool:
-        """False for a run that diverges: predicted by its spectrum, or seen in training."""
+        """Whether the linear model of a prediction is stable: its spectrum decides, not the recorded rounds.
+
+        Raises
+        ------
+        InputError
+            For a trained run, which says nothing about later rounds: see `diverged`.
+        """
+        if self.source == "trained":
+            raise InputError("a trained run does not decide stability: see its attribute diverged")
         return bool(self.dataset.attrs.get("stable", True))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a trained run's losses grew beyond `GROWN` times the largest initial one, or are not finite."""
+        return bool(self.dataset.attrs.get("diverged", False))
+
+    @property
+    def grows(self) -> bool:
+        """Whether a trained run diverged, or a prediction's linear model is unstable."""
+        return self.diverged if self.source == "trained" else not self.stable
 
     @property
     def infinite(self) -> bool:
@@ -300,7 +322,7 @@ class Trajectory:
 
     def __repr__(self) -> str:
         d = self.dataset
-        state = "" if self.stable else ", unstable"
+        state = "" if not self.grows else ", diverged" if self.source == "trained" else ", unstable"
         state += "" if d.attrs.get("converged", True) else ", solver not converged"
         state += ", interrupted" if "interrupted_at" in d.attrs else ""
         state += f", mean over draws ({d.attrs['mean_over']})" if "mean_over" in d.attrs else ""

@@ -286,7 +286,8 @@ class MixingReport(Report):
         Returns
         -------
         float
-            Of a sparse matrix an estimate, from 64 random probes; NaN if the variance has no limit, or is zero.
+            For a sparse matrix an estimate from 64 random probes. NaN where it is undefined: if neither row nor column
+            sums are one, so that W does not average, or if the variance has no limit or is zero.
 
         Raises
         ------
@@ -308,6 +309,8 @@ class MixingReport(Report):
         """
         if not 0 <= decay < 1:
             raise InputError(f"decay must be at least 0 and below 1, found {decay}: {DECAY} is usual")
+        if not (self.row_stochastic or self.column_stochastic):
+            return float("nan")
         return topology_spectrum.effective_neighbours(self.matrix, self.eigenvalues, float(decay))
 
     @cached_property

@@ -369,7 +369,7 @@ def test_training_that_diverges_is_said(explorer):
     explorer.train.click()
     ended(explorer)
     assert "training diverges" in explorer.note.value
-    assert not explorer.trained.stable
+    assert explorer.trained.diverged
 
 
 def test_the_experiment_goes_elsewhere(explorer, tmp_path):

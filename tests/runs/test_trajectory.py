@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from ntkp2p import (
     DGD,
     DivergedError,
     Experiment,
+    InputError,
     Trajectory,
     compare,
     graphs,
@@ -166,9 +169,18 @@ def test_only_one_experiment_is_compared(experiment, trajectories):
         compare(trajectories["trained"], other)
 
 
-def test_divergence_keeps_what_was_recorded(experiment):
-    import dataclasses
+@pytest.mark.parametrize(("step_size", "diverged"), [(0.1, False), (20.0, True)])
+def test_a_training_that_grew_has_diverged_though_its_losses_are_finite(experiment, step_size, diverged):
+    algorithm = DGD(step_size=step_size)
+    run = dataclasses.replace(experiment, algorithm=algorithm, rounds=30, model=models.affine(), record=2)
+    trained = train(run)
+    assert np.isfinite(trained.local_loss).all()
+    grown = float(trained.local_loss.max() / trained.local_loss[0].max())
+    assert (grown > 1000) == diverged == trained.diverged
+    assert ("diverged" in repr(trained)) == diverged
 
+
+def test_divergence_keeps_what_was_recorded(experiment):
     run = dataclasses.replace(experiment, algorithm=DGD(step_size=1e6), rounds=400, record=21, model=models.affine())
     predicted = predictions(run)
     assert not predicted["rounds"].stable
@@ -176,7 +188,10 @@ def test_divergence_keeps_what_was_recorded(experiment):
     with pytest.raises(DivergedError, match="training diverges: at round") as diverged:
         train(run)
     trained = diverged.value.trajectory
-    assert not trained.stable
+    assert trained.diverged
+    assert trained.grows
+    with pytest.raises(InputError, match="does not decide stability: see its attribute diverged"):
+        _ = trained.stable
     assert np.isfinite(trained.local_loss[:-1]).all()
     # As long as it lasts, what diverges is what was predicted to.
     finite = trained.local_loss[:-1]
