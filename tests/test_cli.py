@@ -601,6 +601,20 @@ def test_commands_that_cannot_be_run(run, arguments, fragments, tmp_path, monkey
     fails(run(*arguments), *fragments)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_in_any_encoding(encoding):
+    def printed(*arguments):
+        program = [sys.executable, "-m", "ntkp2p", "check", "--graph", "cycle:4", *arguments]
+        done = subprocess.run(
+            program, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding}, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(encoding)
+
+    assert "Mixing matrix, 4" in printed()
+    assert json.loads(printed("--json"))["verdicts"]
+
+
 def test_the_installed_program():
     def program(*arguments):
         return subprocess.run([sys.executable, "-m", "ntkp2p", *arguments], capture_output=True, text=True)

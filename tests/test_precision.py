@@ -5,8 +5,12 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+import xarray as xr
+
+import ntkp2p as p2p
 
 PROGRAM = """
 import json
@@ -76,3 +80,41 @@ def test_float32_training_is_float32_and_close(digits):
     expected = train(double).local_loss
     error = np.abs(single.local_loss - expected).max() / expected.max()
     assert 1e-12 < error < 1e-5
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        jax.threefry_partitionable(False),
+        jax.default_prng_impl("rbg"),
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion("strict"),
+        jax.debug_nans(True),
+        jax.disable_jit(True),
+    ],
+    ids=["partitionable", "rbg", "rank promotion", "dtype promotion", "debug nans", "disable jit"],
+)
+def test_no_flag_changes_a_run(flag, digits):
+    """Random entries and mini-batches are drawn in training; a loss of zero has a gradient that is not a number."""
+    run = p2p.Experiment(
+        model=p2p.models.mlp(width=4, depth=1),
+        data=digits(agents=3, samples=12, test_samples=4),
+        mixing=p2p.push_weights(p2p.graphs.directed_ring(3)),
+        algorithm=p2p.SparsePush(0.1, p2p.RandomK(0.2)),
+        rounds=4,
+        batch_size=2,
+    )
+    plain = p2p.predict(run), p2p.train(run)
+    with flag:
+        flagged = p2p.predict(run), p2p.train(run)
+    for one, other in zip(plain, flagged, strict=True):
+        xr.testing.assert_identical(one.dataset, other.dataset)
+
+
+def test_a_platform_without_a_device_is_one_line(tmp_path):
+    program = "import ntkp2p as p2p; p2p.models.prepare(p2p.models.affine(), __import__('numpy').ones((1, 2)), 1)"
+    program += "; p2p.kernels.empirical_ntk(lambda p, x: x @ p, __import__('numpy').ones((2, 1)), [[1.0, 2.0]])"
+    environment = os.environ | {"JAX_PLATFORMS": "cuda", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == "ntkp2p.InputError: JAX finds no device for JAX_PLATFORMS=cuda: unset it, or set JAX_PLATFORMS=cpu"

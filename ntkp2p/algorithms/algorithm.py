@@ -1,4 +1,4 @@
-"""What an algorithm is: one round of all agents, in terms of the verbs that it is handed."""
+"""The interface of an algorithm: one round of all agents, written with the operations of a `World`."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -43,32 +43,32 @@ def _mean(x: Float[Any, "Q d"], /, *, when: Any = True) -> Float[Any, "Q d"]:
 
 
 class World(NamedTuple):
-    """The verbs through which a round touches the world.
+    """The operations that a round may use.
 
-    All take and return `x` of shape (Q, d): row q is how far agent q's model has moved from the start θ₀ that all
-    agents share. Training hands out the gradients of real networks at θ₀ + x (d = P parameters), prediction those of
-    the linearised networks (d coordinates).
+    All of them take and return `x` of shape (Q, d): row q is the displacement of agent q's model from the common
+    initialisation θ₀. In training, `grad` returns the gradients of the real networks at θ₀ + x (d = P parameters); in
+    prediction, those of the linearised networks (d coordinates).
 
     Attributes
     ----------
     mix
-        Neighbours' weighted sums, W x.
+        The weighted sums over neighbours, W x.
     grad
-        Every agent's gradient of its own local loss, at its own row; `grad(x, when=...)` is 0 in rounds that take none.
+        The gradient of every agent's local loss at the agent's row; `grad(x, when=...)` is 0 where `when` is false.
     own
-        What of W x needs no message: every agent's own row times its self-weight, diag(W) x.
+        The part of W x that needs no message, diag(W) x: every agent's row times its self-weight.
     compress
-        `compress(x, compressor)`: what a lossy link lets through of x, layer by layer; all of it in rounds where
-        `everything=...` holds, and by default. Mix what it returns, as it is, and the message counts as compressed.
+        `compress(x, compressor)`: the compressed values of x, layer by layer; x itself in rounds where
+        `everything=...` is true, and by default. A message counts as compressed if its result is mixed unchanged.
     average
-        All agents' mean in every row, in rounds `when=...` holds, and x itself in others: an exchange among all.
+        The mean over all agents in every row in rounds where `when=...` is true, else x itself.
     finished, begins
-        Whether an agent ends a computation in this round, and begins one: True where all do so in every round, (Q, 1)
-        for asynchronous agents. There `grad` is 0 for an agent that has not finished.
+        Whether an agent ends a computation in this round, and begins one: True if all agents do so in every round;
+        shape (Q, 1) for asynchronous agents, for which `grad` is 0 until a computation is finished.
 
     Examples
     --------
-    Two agents that average, and whose gradients are those of ‖x − y_q‖²/2:
+    Two agents that average, with the local losses ‖x − y_q‖²/2:
 
     >>> import numpy as np
     >>> import ntkp2p as p2p
@@ -93,10 +93,9 @@ class World(NamedTuple):
 class Algorithm(eqx.Module):
     """A peer-to-peer algorithm: a frozen record of its constants, and one pure `round`.
 
-    Whoever writes one defines `round`; training, prediction and plots follow. The state is any pytree of
-    arrays; by default it is `x` itself. Its leaves of a shape that depends on d move with the models. The others,
-    such as push-sum's weights or a count of rounds, must not depend on the models: they are exogenous, and a prediction
-    knows them beforehand.
+    A subclass defines `round`; training, prediction and plots use it. The state is any pytree of arrays, by default
+    `x` itself. Leaves whose shape depends on d depend on the models. The other leaves, such as push-sum's weights or
+    a count of rounds, must not depend on the models: this model-independent state is known before the run.
 
     Parameters
     ----------
@@ -110,7 +109,7 @@ class Algorithm(eqx.Module):
 
     Examples
     --------
-    Gradient descent of agents that do not talk at all:
+    Gradient descent without communication:
 
     >>> import numpy as np
     >>> import ntkp2p as p2p
@@ -122,19 +121,19 @@ class Algorithm(eqx.Module):
     array([0.5, 2. ])
     """
 
-    # A whole number, as TOML may have it, would be no parameter of the linear system.
+    # TOML may give an integer, which would not be a parameter of the linear system.
     step_size: Any = eqx.field(converter=lambda value: float(value) if type(value) is int else value)
 
     #: What the rows and columns of the mixing matrix must sum to: "row", "column" or "doubly" (stochastic).
     stochastic: ClassVar[Literal["row", "column", "doubly"]] = "row"
-    #: Why the mixing must not change over time, and what to take instead; empty where it may.
+    #: Why the mixing must not change over time, and what to use instead; empty if it may.
     static: ClassVar[str] = ""
     #: Why agents must not be asynchronous, and what to use instead; empty if they may be.
     synchronous: ClassVar[str] = ""
 
     def __check_init__(self):
         value = self.step_size
-        # What is differentiated was checked as a number.
+        # A traced value was checked before, as a number.
         if not (isinstance(value, Tracer) or (is_number(value) and float(value) > 0)):
             raise InputError(
                 f"step_size must be a finite positive number, found {value!r}: "
@@ -142,24 +141,24 @@ class Algorithm(eqx.Module):
             )
 
     def __repr__(self) -> str:
-        return eqx.tree_pformat(self, width=10_000)  # in one line
+        return eqx.tree_pformat(self, width=10_000)  # on one line
 
     @property
     def name(self) -> str:
-        """What results and messages call it."""
+        """The name in results and messages."""
         return type(self).__name__
 
     @property
     def nonlinear(self) -> str:
-        """Why its rounds of linear models are not affine, so that it can be trained only; empty where they are."""
+        """Why the rounds of linear models are not affine, so the algorithm can only be trained; empty if they are."""
         return ""
 
     @property
     def has_flow(self) -> bool:
         """Whether rounds s ↦ M s + b discretise the gradient flow ds/dt = (M − I) s/η + b/η.
 
-        By default where the models are the state, so that a subclass defines neither `init` nor `model`: what else an
-        algorithm keeps, such as a velocity, follows rounds.
+        The default is true if the state is the model, that is, if a subclass defines neither `init` nor `model`. Other
+        state, such as a velocity, follows rounds and not a flow.
         """
         kind = type(self)
         return kind.init is Algorithm.init and kind.model is Algorithm.model
@@ -171,28 +170,28 @@ class Algorithm(eqx.Module):
         Parameters
         ----------
         state
-            As `init` makes it.
+            The state, as returned by `init`.
         world
-            What the round may use of the world.
+            The operations that the round may use.
         """
 
     def init(self, x: Float[Any, "Q d"], /) -> PyTree:
-        """The state in which agents with models `x`, shape (Q, d), begin: `x` is 0, the common start."""
+        """Return the initial state for models `x`, shape (Q, d), where x = 0 is the common initialisation."""
         return x
 
     def model(self, state: PyTree, /) -> Float[Any, "Q d"]:
-        """Every agent's model in a `state`, as it is evaluated, shape (Q, d)."""
+        """Return every agent's model, shape (Q, d), from a state."""
         return state
 
     def is_symmetric(self, mixing: np.ndarray, /) -> bool:
         """Whether the round of linear models over a matrix `mixing` is a symmetric map.
 
-        It is declared, for it selects Lanczos over Arnoldi.
+        A symmetric map is solved by Lanczos instead of Arnoldi.
         """
         return False
 
     def sufficient_step_size(self, mixing: np.ndarray, curvature: float, /) -> float:
-        """The textbook's step size below which linear rounds are stable; nan where there is none.
+        """A step size below which linear rounds are stable, known from the literature; NaN if there is none.
 
         Parameters
         ----------
@@ -204,9 +203,9 @@ class Algorithm(eqx.Module):
         return float("nan")
 
     def growth(self, mixing: np.ndarray, curvature: float, /) -> float:
-        """A bound of ‖M^k‖₂ over all k for the rounds M of linear models, and of their flow; nan where none is known.
+        """A bound on ‖M^k‖₂ over all k, for the rounds M of linear models and for their flow; NaN if none is known.
 
-        It turns the residual of an approximate solution into a bound of its error.
+        With it, the residual of an approximate solution gives a bound on its error.
 
         Parameters
         ----------
@@ -217,9 +216,9 @@ class Algorithm(eqx.Module):
 
 
 def without_constants(algorithm: Algorithm, /) -> tuple[Any, Algorithm]:
-    """The real constants of an algorithm, and what is left of it; compressors keep theirs.
+    """Split an algorithm into its real constants and the rest; compressors keep theirs.
 
-    Those of compressors say how many entries are sent, so that they decide on shapes.
+    The constants of compressors determine the number of entries that are sent, and so the shapes of arrays.
     """
     spec = jax.tree.map(
         lambda part: not is_compressor(part) and eqx.is_inexact_array_like(part), algorithm, is_leaf=is_compressor

@@ -1,7 +1,7 @@
 """The diffusion family: DGD, combine-then-adapt and adapt-then-combine.
 
-One round of each, with W the mixing matrix, η the step size and g the agents' local gradients, and the gradient
-flow that its round discretises (t = η k):
+The table gives the round of each algorithm and the gradient flow that it discretises (t = η k), with the mixing matrix
+W, the step size η and the agents' local gradients g:
 
 ==========  ===================================  ====================================
 algorithm   round                                flow dx/dt
@@ -11,7 +11,7 @@ CTA         v = W x,  x⁺ = v − η g(v)            −(I − W) x / η − g(
 ATC         x⁺ = W (x − η g(x))                  −(I − W) x / η − W g(x)
 ==========  ===================================  ====================================
 
-Some authors call the first of these CTA as well.
+Some authors use the name CTA for DGD.
 
 References
 ----------
@@ -29,9 +29,9 @@ from ntkp2p.topology.spectrum import perron_left
 
 
 class DGD(Algorithm):
-    """Distributed gradient descent: mix, and step along the gradient at the model *before* mixing.
+    """Distributed gradient descent: mix, and add a gradient step at the model *before* mixing.
 
-    With a constant step size its fixed point is biased by O(η) off the minimiser of the global loss.
+    With a constant step size, its fixed point differs by O(η) from the minimiser of the global loss.
 
     Parameters
     ----------
@@ -63,14 +63,16 @@ class DGD(Algorithm):
             return float("nan")
         eigenvalues = np.linalg.eigvalsh(mixing)
         if eigenvalues[0] <= -1 or eigenvalues[-1] > 1 + 1e-12:
-            return float("nan")  # W alone does not converge, whatever the step size
+            return float("nan")  # W alone does not converge, for any step size
         return float((1 + eigenvalues[0]) / curvature)
 
     def growth(self, mixing, curvature, /):
         if self.step_size <= self.sufficient_step_size(mixing, curvature):
             return 1.0  # symmetric, with eigenvalues in [−1, 1]
-        # W = a I + (1 − a) W' with self-weights a: contracts in the Perron norm while |a − η λ| ≤ a.
-        return _perron(mixing) if self.step_size * curvature <= 2 * np.diagonal(mixing).min() else float("nan")
+        # W = a I + (1 − a) W' with the self-weights a: the round contracts in the Perron norm if |a − η λ| ≤ a.
+        return (
+            _perron_bound(mixing) if self.step_size * curvature <= 2 * np.diagonal(mixing).min() else float("nan")
+        )
 
 
 class CTA(Algorithm):
@@ -102,7 +104,7 @@ class CTA(Algorithm):
         return _contractive_step_size(mixing, curvature)
 
     def growth(self, mixing, curvature, /):
-        return _perron(mixing) if self.step_size * curvature <= 2 else float("nan")
+        return _perron_bound(mixing) if self.step_size * curvature <= 2 else float("nan")
 
 
 class ATC(Algorithm):
@@ -115,7 +117,7 @@ class ATC(Algorithm):
 
     Examples
     --------
-    The steps lead to (0.5, 2), which is averaged:
+    The gradient steps lead to (0.5, 2), and mixing averages them:
 
     >>> import numpy as np
     >>> import ntkp2p as p2p
@@ -133,19 +135,20 @@ class ATC(Algorithm):
         return _contractive_step_size(mixing, curvature)
 
     def growth(self, mixing, curvature, /):
-        return _perron(mixing) if self.step_size * curvature <= 2 else float("nan")
+        return _perron_bound(mixing) if self.step_size * curvature <= 2 else float("nan")
 
 
 def _contractive_step_size(mixing: np.ndarray, curvature: float) -> float:
-    # ‖W‖₂ ≤ 1 holds for doubly stochastic W; then ‖W (I − η H)‖₂ < 1 if η < 2 / λ_max(H).
+    # ‖W‖₂ ≤ 1 holds for doubly stochastic W. Then ‖W (I − η H)‖₂ < 1 if η < 2 / λ_max(H).
     return 2 / curvature if np.linalg.norm(mixing, 2) <= 1 + 1e-12 else float("nan")
 
 
-def _perron(mixing: np.ndarray) -> float:
-    """√(max π / min π), what the norm Σ π_q ‖x_q‖², π W = π, may differ from the plain one; nan where it is none.
+def _perron_bound(mixing: np.ndarray) -> float:
+    """Return √(max π / min π) with π the left Perron vector, π W = π, as a bound on growth; NaN if there is none.
 
-    W does not expand it: by Jensen's inequality Σ_q π_q ‖Σ_r W[q, r] x_r‖² ≤ Σ_r π_r ‖x_r‖². Nor does a gradient step
-    of every agent by itself with η λ_max(H) ≤ 2. For a doubly stochastic W it is 1.
+    W does not increase Σ_q π_q ‖x_q‖²: by Jensen's inequality, Σ_q π_q ‖Σ_r W[q, r] x_r‖² ≤ Σ_r π_r ‖x_r‖². Neither
+    does a local gradient step of every agent with η λ_max(H) ≤ 2. √(max π / min π) compares the square root of this sum
+    with the Euclidean norm. For a doubly stochastic W it is 1.
     """
     rows = mixing.sum(axis=1)
     if (mixing < 0).any() or not np.allclose(rows, 1, rtol=0, atol=1e-9):

@@ -219,7 +219,7 @@ class CHOCO(Algorithm):
         return False
 
     def init(self, x, /):
-        # Everybody knows the common start, and W x = x there.
+        # All agents know the common start, and W x = x there.
         return _ChocoState(x, x, x)
 
     def model(self, state, /):

@@ -148,7 +148,7 @@ def _draw_map(map: "StabilityMap", ax: Axes) -> Axes:
         across, up, radius.values - 1, cmap=colours, vmin=1e-6, vmax=0.5, shading="nearest", rasterized=True
     )
     exact: dict[str, Any] = {"linewidth": 1.6, "linestyle": "-", "label": "largest stable step size"}
-    textbook: dict[str, Any] = {"linewidth": 1, "linestyle": DASHED, "label": "textbook's sufficient bound"}
+    textbook: dict[str, Any] = {"linewidth": 1, "linestyle": DASHED, "label": "sufficient bound of the literature"}
     for bounds, style in ((map.limits, exact), (map.textbook, textbook)):
         if name.endswith("delay"):  # whole rounds: there is nothing between two rows
             ax.stairs(bounds, _edges(up), orientation="horizontal", baseline=None, color="black", **style)

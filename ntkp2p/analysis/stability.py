@@ -1,4 +1,4 @@
-"""Is a whole run stable, why, and what to change: algorithm, mixing, data and network taken together."""
+"""Stability of a run, its reasons and remedies, for algorithm, mixing, data and network together."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ if TYPE_CHECKING:
 def stability(
     experiment: Experiment, /, *, features: Features | None = None, modes: int = 5, target: Any = None
 ) -> StabilityReport:
-    """Whether a run is stable, in rounds and in flow, why, and up to which step size and delay.
+    """Analyse the stability of a run in rounds and in flow, and its largest stable step size and delays.
 
-    All of it is of the assembled system: what the algorithm makes of linear models on this mixing, these data and this
-    network. It does not depend on the targets, nor on the number of rounds.
+    The analysis is that of the linear system: the algorithm applied to the linear models of this network on these data
+    and this mixing. It depends neither on the targets nor on the number of rounds.
 
     Parameters
     ----------
@@ -67,25 +67,26 @@ def stability(
     features
         As for `ntkp2p.predict`.
     modes
-        How many of the slowest modes are reported.
+        The number of slowest modes in the report.
     target
-        A loss whose round is to be predicted, as for `ntkp2p.rounds_to_loss`.
+        A loss for which the number of rounds is predicted, as by `ntkp2p.rounds_to_loss`.
 
     Returns
     -------
     report
-        With a text form, tables for the notebook, `to_dict()` for JSON and `plot()`.
+        A report that prints as text and as HTML, with `to_dict()` for JSON and `plot()`.
 
     Raises
     ------
     ValueError
-        If the loss is not squared error, whose rounds alone are linear, or the algorithm's rounds are not affine.
+        If the loss is not squared error or the algorithm's rounds are not affine.
 
     Notes
     -----
-    Up to 1,500 states of a symmetric system, and 600 of others, all eigenvalues are computed; beyond, the extreme ones
-    by iteration, with their residuals. What crowds below 1 is then seen from one side only, or where M is not symmetric
-    as well as the residual allows; the report says so, and gives no verdict where that decides it.
+    All eigenvalues are computed up to 1,500 states of a symmetric system and 600 states of other systems. For larger
+    systems the extreme eigenvalues are found by iteration, with their residuals. Eigenvalues close to 1 are then known
+    from one side only, or, for nonsymmetric M, up to the residual; the report states this, and gives no verdict where
+    the residual exceeds the margin.
 
     Examples
     --------

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One of those of Proposition 1 (Chaudhari, Pranav, Anand and Moura).
+    """A hypothesis of Proposition 1 (Chaudhari, Pranav, Anand and Moura).
 
     Attributes
     ----------
     name
-        What is supposed.
+        The hypothesis in words.
     holds
-        Whether it does.
+        Whether it holds.
     found
-        What was found, in words.
+        The finding in words.
     """
 
     name: str
@@ -46,54 +46,54 @@ class Hypothesis:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StabilityReport(Report):
-    """What `stability` found out about a run; print it for a table and the verdicts.
+    """The result of `stability`; print it for a table and the verdicts.
 
     Attributes
     ----------
     experiment
         The run.
     states
-        n of the minimal features.
+        The number of states n, in minimal features.
     removed
-        The marginal modes that features leave out: directions of the parameters, common to all agents, that no sample
-        feels. None at infinite width, which has no parameters.
+        The number of marginal modes that the features omit: directions of the parameters, common to all agents, that
+        do not change any output. None at infinite width, which has no parameters.
     removal
-        "shown by rank tests" where these have found as many uncontrollable and unobservable ones in the parameters
-        themselves, else "by construction"; or why there is no number.
+        "shown by rank tests" if these found the same number of uncontrollable and unobservable modes in the
+        parameters, else "by construction"; or why there is no number.
     hidden
-        Modes that stay uncontrollable or unobservable in features, for small systems, else None. They are
-        disagreement that decays.
+        Modes that are uncontrollable or unobservable in features, for small systems, else None. They are decaying
+        disagreement.
     spectrum
-        Of the rounds and of the flow, on the minimal features.
+        Spectral radius of the rounds and spectral abscissa of the flow, in minimal features.
     stability_tolerance
-        By how much the spectral radius may exceed 1 in a stable system: by rounding, or as far as iteration may err.
+        The amount by which the computed spectral radius of a stable system may exceed 1, due to rounding or iteration.
     eigenvalues
-        All of M's, or of a period's map; the extreme ones of a large system.
+        All eigenvalues of M, or of the map of a period; the extreme ones for a large system.
     step_size_limit, sufficient_step_size
-        The exact and the textbook's sufficient bound of stable step sizes; NaN where there is none. Of memoryless
-        clocks the exact one is in the mean square, or of the mean alone where `mean_square` is NaN.
+        The largest stable step size of the linear model, and the sufficient bound of the literature; NaN if there is
+        none. For memoryless clocks the former holds in the mean square, or in the mean where `mean_square` is NaN.
     certificates
-        By "uniform" and, where W is row- but not doubly stochastic, "Perron" weights.
+        Lyapunov certificates with "uniform" weights and, if W is row but not doubly stochastic, "Perron" weights.
     transient
-        The largest ‖exp(A t)‖ and ‖M^k‖ that were met, of small systems, else None.
+        The largest ‖exp(A t)‖ and ‖M^k‖ found, for small systems, else None.
     modes
-        The slowest.
+        The slowest modes.
     gossip
-        Rates of the mixing alone where a schedule does not repeat itself, its rounds read as independent draws.
+        Rates of the mixing alone for a schedule without a period, whose rounds are treated as independent draws.
     hypotheses
-        Of Proposition 1, one by one; empty for a schedule.
+        The hypotheses of Proposition 1; empty for a schedule.
     margins
-        How late "gradients" and "messages" may be; empty for a schedule, or an algorithm that is late already, and
-        without what the algorithm asks for more than once a round.
+        The delay margins of "gradients" and "messages"; empty for a schedule or an algorithm with delays. A verb that
+        the algorithm uses more than once per round has no margin.
     roots
-        The rightmost characteristic roots of the flow of an algorithm that is late, on a small system; else None.
+        The rightmost characteristic roots of the delayed flow, for small systems, else None.
     mean_square
-        Of memoryless clocks, the growth factor of the deviations' mean square per event: runs converge below 1;
-        NaN for others, or a large system.
+        For memoryless clocks, the growth factor of the deviations' mean square per event: runs converge below 1. NaN
+        for other mixing and for large systems.
     timeliness
-        How late the gradients and messages of asynchronous agents are; else None.
+        The delays of gradients and messages of asynchronous agents; else None.
     target, rounds_to_target
-        The loss that was asked for, and the first round with it as `rounds_to_loss` predicts; None if it is never met.
+        The target loss, and the first round at which `rounds_to_loss` predicts it; None if it is never reached.
     """
 
     experiment: Experiment
@@ -120,10 +120,10 @@ class StabilityReport(Report):
 
     @property
     def stable(self) -> dict[str, bool | None]:
-        """By notion of time; None where it is not known.
+        """Whether the linear model is stable, in rounds and in flow; None if this is not known.
 
-        That is mixing that changes without repeating itself, and an iterated eigenvalue so little beyond 1 that its
-        residual leaves both answers open.
+        It is not known for mixing that changes without a period, and if an iterated eigenvalue exceeds 1 by less than
+        its residual.
         """
         abscissa = self.spectrum.abscissa if self.roots is None else float(self.roots.values[0].real)
         beyond = {"rounds": self.spectrum.radius - 1, "flow": abscissa * self.round_length}

@@ -46,56 +46,56 @@ BEYOND = {name: name for name in ("wait", "drop")}
 class AsynchronousGossip(RunMixing):
     """Asynchronous agents, each with an update clock and a gossip clock.
 
-    Each agent has two processes that do not wait for one another [1]_. A computation begins with the model as it is
-    then, and ends one interval of the update clock later: the update is applied to the model as it is by then, and the
-    next computation begins. Opportunities to talk come whenever the gossip clock ticks.
+    Each agent has two independent processes [1]_. A computation starts from the agent's current model and takes one
+    interval of the update clock; its update is then added to the current model, and the next computation starts. At
+    each tick of the gossip clock the agent may communicate.
 
     Attributes
     ----------
     agents
         n ≥ 2.
     update, gossip
-        A `Clock` for all agents, or a sequence with one for each: stragglers, for instance.
+        A `Clock` for all agents, or a sequence with one clock per agent, for instance for stragglers.
     graph
-        A networkx graph, agents in its own node order: over an edge u → v, u sends to v. An agent turns to one of its
-        neighbours, each as likely. None: to any of the others.
+        A networkx graph, agents in node order: over an edge u → v, u sends to v. The receiver is a uniformly random
+        neighbour. None: the complete graph.
     scheme
-        What an agent does at an opportunity.
+        The action at a tick of the gossip clock.
 
         ``"push"``: it sends its model, and the receiver averages with it: randomised gossip [1]_.
-        ``"pull"``: it asks an agent for its model, and averages with it. To ask takes no time.
-        ``"push-pull"``: both send, and both average. The graph's links go both ways.
+        ``"pull"``: it requests a model, and averages with it. The request takes no time.
+        ``"push-pull"``: both send, and both average. The graph must be undirected.
         ``"opportunistic"``: as push, but only an agent with one of the freshest models transmits, one that reflects
         the most recent update of any agent. The others stay silent. This is our reading of opportunistic schemes such
         as ASUMAN [2]_.
     weight
-        What a receiver takes of what it hears, above 0 and at most 1. Or a matrix of shape (n, n) with rows that sum to
-        one: agent j takes W[j, i] of what agent i sent.
+        The weight of a received model, above 0 and at most 1. Or a matrix of shape (n, n) whose rows sum to one: agent
+        j gives the weight W[j, i] to a model from agent i.
     transmission
-        How long a message takes: a number, or a `Clock`. It arrives as it was when it was sent.
+        The duration of a message: a number, or a `Clock`. The message contains the model at the time of sending.
     absences
         Triples (agent, leaves, returns). In between, the agent neither computes nor sends nor receives. Its current
         computation is lost and restarts on return; messages to it are lost. An agent that never comes back returns at
         infinity.
     bound
-        The most updates that an agent may be ahead of what any other one reflects of it, 1 or more: S[i, j] ≤ bound at
-        all times, for all agents i and j that are present. Who has been away may come back staler than that; then the
-        others make no update until it has heard enough. None: no bound.
+        A bound on the staleness, 1 or more: S[i, j] ≤ bound at all times, for all agents i and j that are present. An
+        agent that returns may exceed the bound; the others then make no update until it has received enough. None: no
+        bound.
     beyond
-        What becomes of a computation whose update would break the bound. ``"wait"``: the update is applied as soon as
-        the others have heard enough, and only then the next computation begins. ``"drop"``: its result is dropped.
+        What happens to an update that would violate the bound. ``"wait"``: it is applied once the others have received
+        enough, and only then the next computation starts. ``"drop"``: it is dropped.
     cap
-        (messages, window): in each of the windows of wall-clock time 0 … window, window … 2 window, … a receiver takes
-        at most so many messages [3]_. The others are lost.
+        (messages, window): in each window of wall-clock time, 0 … window, window … 2 window, …, a receiver accepts at
+        most this many messages [3]_. The others are lost.
 
     Raises
     ------
     TypeError, ValueError
-        For whatever cannot be, by name.
+        If an argument is invalid; the message names it.
 
     Examples
     --------
-    One agent computes every 2 units of time and the other every 3, neither talks before 100:
+    One agent computes every 2 units of time and the other every 3; neither communicates before 100:
 
     >>> import ntkp2p as p2p
     >>> computes = p2p.clocks.Deterministic(2.0), p2p.clocks.Deterministic(3.0)
@@ -169,7 +169,7 @@ class AsynchronousGossip(RunMixing):
         return np.array([1 / clock.mean for clock in self.gossip_clocks])
 
     def neighbours(self) -> list[np.ndarray] | None:
-        """Whom each agent may turn to; None for all others."""
+        """The possible receivers of each agent; None for the complete graph."""
         if self.graph is None:
             return None
         links = links_of(self.graph, directed=True).tocsr()

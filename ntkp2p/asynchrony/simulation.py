@@ -337,7 +337,7 @@ class _Versions:
         return self._enough(lacked & (known >= self.need))
 
     def leave(self, agent: int) -> list[int]:
-        """Nobody waits for who is away; who need not wait any longer."""
+        """Remove an absent agent from the waiting lists; return the agents that need not wait any longer."""
         self.present[agent] = False
         self.waiting -= int(self.need[agent] > 0)
         self.need[agent] = 0
@@ -363,7 +363,7 @@ class _Versions:
 def _peers(
     agent: int, agents: int, neighbours: np.ndarray | None, clock: Clock, rng: np.random.Generator
 ) -> Callable[[], int]:
-    """Whom an agent turns to, one after the other."""
+    """The sequence of an agent's receivers."""
     if isinstance(clock, Trace) and clock.receivers is not None:
         return iter(clock.receivers.tolist()).__next__
     if neighbours is not None:

@@ -421,6 +421,7 @@ def sweep(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program: exit code 0, 1 for a defect, 2 for a user's mistake, 130 if interrupted."""
+    output.print_what_the_streams_can_encode()
     typed = sys.argv[1:] if arguments is None else list(arguments)
     if arguments is None and "" not in sys.path:
         sys.path.append("")  # what a file names as package.module:Name may be in the current folder

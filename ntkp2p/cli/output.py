@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,13 @@ MEASURES = {
     "test_accuracy": "test accuracy",
     "consensus_distance": "consensus distance",
 }
+
+
+def print_what_the_streams_can_encode() -> None:
+    """Replace characters that standard output or standard error cannot encode, such as in ASCII, by question marks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def say(message: str) -> None:
@@ -62,7 +70,8 @@ def in_json(plain: Mapping[str, Any]) -> str:
 
     from ntkp2p.base.reports import as_plain
 
-    return dumps(as_plain(plain), indent=2, ensure_ascii=False, allow_nan=False)
+    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return dumps(as_plain(plain), indent=2, ensure_ascii=not unicode, allow_nan=False)
 
 
 def in_plain(

@@ -6,8 +6,11 @@ import matplotlib.pyplot as plt
 
 from ntkp2p.algorithms import ATC, CTA, DGD
 from ntkp2p.figures.study import Drawn, Study, row_of_panels, same_limits
-from ntkp2p.runs.comparison import Comparison
-from ntkp2p.runs.plots import agent_curves
+from ntkp2p.runs.comparison import SOURCES, Comparison
+from ntkp2p.runs.plots import agent_bar, agent_curves, source_handles
+
+#: Rounds in which the flow differs visibly from the rounds.
+FIRST_ROUNDS = 8
 
 
 def figure1(study: Study, /) -> Drawn:
@@ -32,13 +35,23 @@ def figure1(study: Study, /) -> Drawn:
 
 
 def figure2(study: Study, /) -> Drawn:
-    """Loss of each agent: wide network, DGD over cycle, star and complete graph."""
+    """Loss of each agent: wide network, DGD over cycle, star and complete graph; the first rounds below."""
     results = {graph: network(study, graph=graph) for graph in ("cycle", "star", "complete")}
-    figure, axes = row_of_panels(3)
-    for ax, (graph, result) in zip(axes, results.items(), strict=True):
-        agent_curves(list(result.trajectories.values()), ax=ax, legend=ax is axes[0])
-        ax.set_title(f"{graph} graph")
-    same_limits(axes)
+    figure, axes = plt.subplots(2, 3, figsize=(10.8, 6.2), layout="constrained", height_ratios=(5, 4))
+    for (whole, early), (graph, result) in zip(axes.T, results.items(), strict=True):
+        for ax in (whole, early):
+            agent_curves(list(result.trajectories.values()), ax=ax, legend=False)
+        whole.set_title(f"{graph} graph")
+        first = result.dataset["local_loss"].sel(round=slice(0, FIRST_ROUNDS))
+        early.set(xlim=(-0.1, FIRST_ROUNDS), ylim=(0.8 * float(first.min()), 1.2 * float(first.max())))
+        early.set_title(f"{graph} graph, first rounds", fontsize=9)
+    for row in axes:
+        same_limits(row)
+        for ax in row[1:]:
+            ax.set_ylabel("")
+    agent_bar(axes.flat, study.setting.agents)
+    sources = source_handles(SOURCES)
+    figure.legend(list(sources.values()), list(sources), loc="outside lower center", ncols=len(sources))
     figure.suptitle(f"Two hidden layers of {study.setting.width}, DGD: loss of each of {study.setting.agents} agents")
     return figure, {f"_{graph}": result.dataset for graph, result in results.items()}
 

@@ -146,9 +146,10 @@ def stability(study: Study, /) -> Drawn:
             x, y = np.array(turned[falls]).T
             label = f"trained, {'falls' if falls else 'diverges'}"
             ax.scatter(x, y, s=34, marker=marker, color=colour, edgecolor="black", linewidth=0.8, zorder=4, label=label)
-        ax.legend(fontsize=7, loc="upper right" if part == "delay" else "upper left")
+        ax.get_legend().remove()
         results[f"_{part}"] = found.radius.to_dataset()
-    figure.suptitle("The edge of stability of DGD, predicted and trained")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle("Stability of DGD's rounds: predicted limits, and runs trained at 0.9 and 1.1 times the limit")
     return figure, results
 
 

@@ -1,16 +1,17 @@
 r"""A wide network as a linear model in features.
 
-Around θ₀, f(x; θ) ≈ f₀(x) + J(x)(θ − θ₀). Mixing and gradients never leave the row space of the training data's J, so
-that agent q is described by coordinates z_q, and with K = J Jᵀ = S Sᵀ
+Around θ₀, f(x; θ) ≈ f₀(x) + J(x)(θ − θ₀). Mixing and gradients stay in the row space of the training data's J, so
+agent q is described by coordinates z_q, and with K = J Jᵀ = S Sᵀ
 
     f(x) = f₀(x) + S(x) z_q,    S(x) = K(x, X) S⁻ᵀ,    ‖θ_q − θ₀‖ = ‖z_q‖  exactly.
 
-S is J itself where it is the smaller matrix (without directions that no sample feels), else a pivoted Cholesky
-factor: it reveals the rank r, new inputs need the kernel with the pivots only, S(x) = K(x, X_pivots) L⁻ᵀ, and the trace
-that it leaves out bounds the error of K (Harbrecht, Peters and Schneider, 2012).
+S is J itself if this is the smaller matrix (without directions that change no output), else a pivoted Cholesky factor.
+The factor reveals the rank r; new inputs need the kernel with the pivots only, S(x) = K(x, X_pivots) L⁻ᵀ; and the
+omitted trace bounds the error of K (Harbrecht, Peters and Schneider, 2012).
 
-When the C outputs share one kernel, S has N rows and acts on C columns; the exact kernel of a finite network couples
-the outputs: N·C rows and one column. Either way outputs are `(S @ z).reshape(N, C)` with z of shape (r, columns).
+If the C outputs share one kernel, S has N rows and acts on C columns. The exact kernel of a finite network couples the
+outputs: S has N·C rows and acts on one column. In both cases outputs are `(S @ z).reshape(N, C)` with z of shape
+(r, columns).
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ Map = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Spread:
-    """How f₀ varies over initialisations: every output by itself is N(0, Σ), with Σ = L Lᵀ on the training inputs.
+    """The distribution of f₀ over initialisations: each output is N(0, Σ), with Σ = L Lᵀ on the training inputs.
 
     Attributes
     ----------
@@ -40,10 +41,10 @@ class Spread:
     factor
         L, shape (N, R).
     error
-        trace(Σ − L Lᵀ) / trace(Σ): the share of the variance that the factor leaves out.
+        trace(Σ − L Lᵀ) / trace(Σ): the share of the variance that the factor omits.
     at
-        New inputs ↦ (L', Σ'): f₀ there is L' u + N(0, Σ'), shapes (M, R) and (M, M), where f₀ on the training inputs
-        is L u, u standard normal.
+        Maps new inputs to (L', Σ'), shapes (M, R) and (M, M): their f₀ is L' u + N(0, Σ'), where f₀ on the training
+        inputs is L u and u is standard normal.
     """
 
     inputs: np.ndarray
@@ -54,7 +55,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Features:
-    """f(x; z) = f₀(x) + S(x) z for the training inputs X and for new ones.
+    """The linear model f(x; z) = f₀(x) + S(x) z, for the training inputs X and for new inputs.
 
     Attributes
     ----------
@@ -65,17 +66,17 @@ class Features:
     initial
         f₀(X), shape (N, C).
     error
-        trace(K − S Sᵀ) / trace(K): what the factor leaves out, 0 for a Jacobian.
+        trace(K − S Sᵀ) / trace(K): the share of the kernel that the factor omits; 0 for a Jacobian.
     initial_at, matrix_at
         f₀ and S at new inputs.
     parameters
-        z of shape (r, columns) ↦ θ − θ₀ of shape (P,), by one VJP; None for the mean kernel of several outputs,
-        which is no network's own.
+        Maps z of shape (r, columns) to θ − θ₀ of shape (P,), by one VJP; None for a shared kernel of several outputs,
+        which does not belong to parameters.
     sharing_error
-        What a kernel that is shared by several outputs leaves out of the exact one, ‖K − K_shared ⊗ I‖ / ‖K‖ on a few
-        of the inputs; None for an exact kernel.
+        The error of a kernel that several outputs share, ‖K − K_shared ⊗ I‖ / ‖K‖ on some of the inputs; None for an
+        exact kernel.
     spread
-        For the average over initialisations, whose `initial` is a mean: how f₀ varies about it. None for one θ₀.
+        The distribution of f₀ about its mean `initial`, for the average over initialisations. None for one θ₀.
     """
 
     matrix: Float[np.ndarray, "rows rank"]

@@ -152,17 +152,17 @@ def _flops(run: Experiment) -> float:
 
 @in_float64
 def communication(experiment: Experiment, /) -> Communication:
-    """Count what a run sends.
+    """Count the messages, bytes and gradients of a run, without training.
 
     Parameters
     ----------
     experiment
-        The run; it is not trained. Of agents' clocks it is those events that its training draws.
+        The run. For asynchronous agents, the events are those of its training.
 
     Returns
     -------
     communication
-        With messages, bytes and gradients by round, the `reduction` against dense exchange, and `energy(...)`.
+        Messages, bytes and gradients by round, the `reduction` relative to dense messages, and `energy(...)`.
 
     Raises
     ------
@@ -171,8 +171,8 @@ def communication(experiment: Experiment, /) -> Communication:
 
     Examples
     --------
-    The model has 64 weights and a bias, of which an eighth of each, but at least one entry, is sent with 6 bytes, and
-    push-sum's weight with 4: 6 (8 + 1) + 4 = 58 bytes in place of 260:
+    The model has 64 weights and a bias. An eighth of the entries of each, at least one, is sent with 6 bytes per entry,
+    and push-sum's weight with 4 bytes: 6 (8 + 1) + 4 = 58 bytes instead of 260:
 
     >>> import ntkp2p as p2p
     >>> experiment = p2p.Experiment(
@@ -205,9 +205,9 @@ def communication(experiment: Experiment, /) -> Communication:
 
 @in_float64
 def sent_until(experiment: Experiment, rounds: np.ndarray, /) -> dict[str, np.ndarray]:
-    """`measures.COUNTERS` before some ascending rounds, shape (times, Q): all that has been sent and computed by then.
+    """The totals of `measures.COUNTERS` before some ascending rounds, shape (times, Q).
 
-    Of agents' clocks that no events are drawn of, the mean.
+    For clocks without given events, the mean.
     """
     if experiment.asynchronous:
         messages, updates = experiment.topology.sent_until(rounds), experiment.topology.computed_until(rounds)

@@ -1,17 +1,17 @@
-"""Prediction beside training, and where the difference between them comes from.
+"""Compare predictions with training, and separate the sources of error.
 
 Three errors separate a trained curve from its prediction:
 
 linearisation
-    trained − rounds: the network is not quite linear; falls with width.
+    trained − rounds: the network is only approximately linear; decreases with width.
 time discretisation
-    rounds − flow: the algorithm is not quite its gradient flow; its end point differs by O(η).
+    rounds − flow: the rounds only approximate the gradient flow; the end points differ by O(η).
 solver
-    the error estimate of the closed form, or of the integration where there is none.
+    the error estimate of the closed form, or of the integration if there is no closed form.
 
-A prediction of infinite width is a mean over initialisations. A training differs from it as one initialisation does
-from their mean, beyond what its width does: the first of the errors is then called `initialisation and width`, and is
-to be seen beside the standard deviations that come with the prediction.
+A prediction at infinite width is a mean over initialisations. A trained network differs from it by its own
+initialisation and by its finite width: the first error is then called `initialisation and width`, and should be
+compared with the standard deviations that the prediction states.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def dataset(self) -> xr.Dataset:
-        """All of them, with a leading dimension `source`; rounds that a source has not reached are NaN."""
+        """All trajectories, with a leading dimension `source`; rounds that a source has not reached are NaN."""
         parts = [t.dataset.drop_attrs(deep=False) for t in self.trajectories.values()]
         # The events of a training have their own times.
         apart = "minimal" if all(parts[0]["time"].equals(part["time"]) for part in parts) else ["time"]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Experiment:
-    """A run: who trains what, on which data, over which mixing matrix, by which algorithm, for how long.
+    """A run: a network, the agents' data, a mixing matrix, an algorithm and a number of rounds.
 
     Parameters
     ----------
@@ -53,35 +53,34 @@ class Experiment:
     rounds
         The horizon K, at least 1.
     record
-        How many rounds are recorded, evenly spaced from 0 to K, or the rounds themselves.
+        The number of recorded rounds, evenly spaced from 0 to K, or a list of rounds.
     loss
-        What the agents minimise and the measures report: "squared" error, the "cross_entropy" of classes, the outputs
-        being logits, or ``"package.module:Name"``, a function of your own such as `ntkp2p.models.losses.squared`. Only
-        squared error has a closed form; the others are predicted step by step.
+        The loss that the agents minimise: "squared" error, "cross_entropy" for classes (the outputs are logits), or
+        ``"package.module:Name"``, a function of your own such as `ntkp2p.models.losses.squared`. Only squared error has
+        a closed form; other losses are integrated numerically.
     batch_size
-        Mini-batch size: samples drawn per agent and round, without replacement; by
-        default all of the agent's. A prediction is then of the mean over these draws.
+        Mini-batch size: samples drawn per agent and round, without replacement; by default all samples of the agent.
+        A prediction with mini-batches is the mean over the draws.
     kernel
-        "exact", or "shared": the mean over outputs, cheaper for many outputs and no longer exact. A prediction then
-        states `sharing_error`, what it leaves out of the exact kernel.
+        "exact", or "shared": one kernel for all outputs, their mean. It is cheaper for many outputs, and an
+        approximation: the prediction states `sharing_error`, the part of the exact kernel that it omits.
     kernel_rtol
-        Where the kernel's factor stops, relative to the largest diagonal entry; columns are computed until it does, so
-        for more samples than a kernel that fits in memory allows. By default the kernel
-        is computed as a whole and factorised to rounding.
+        Tolerance of a low-rank factor of the kernel, relative to its largest diagonal entry; use it when the full
+        kernel would not fit in memory. By default the full kernel is computed and factorised to rounding.
     precision
-        In which floats the networks train: "float64" or "float32". Kernels and predictions are always float64.
+        The precision of training: "float64" or "float32". Kernels and predictions are always float64.
     seed
         The seed of the agents' common initialisation θ₀.
 
     Attributes
     ----------
     recorded
-        The rounds that are recorded, ascending from 0 to K.
+        The recorded rounds, ascending from 0 to K.
 
     Raises
     ------
     ValueError, TypeError
-        For anything that cannot be run, with what was found and what to do.
+        If the run is not possible; the message states what was found and what to do.
 
     Examples
     --------

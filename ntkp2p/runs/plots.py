@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -133,7 +136,7 @@ def _curves(trajectory: Trajectory, variable: str, against: str, ceiling: float,
 def _draw_each(ax: Axes, found: Sequence[_Curves]) -> dict[str, Any]:
     """A curve for each agent; returns the legend's handles by their labels."""
     agents = found[0].values.shape[1]
-    colours = plt.get_cmap(ORDERED)(np.linspace(0.05, 0.9, agents))
+    colours = _agent_colours(agents)
     for curves in found:
         style = LINES[curves.source]
         if curves is found[0] and "color" in style:  # with no training to carry the agents' colours, a prediction does
@@ -146,6 +149,25 @@ def _draw_each(ax: Axes, found: Sequence[_Curves]) -> dict[str, Any]:
         ramp = (Line2D([], [], color=colour, **look) for colour in colours)
         handles[f"agents 0 to {agents - 1}"] = _SideBySide(ramp)
     return handles
+
+
+def _agent_colours(agents: int) -> np.ndarray:
+    return plt.get_cmap(ORDERED)(np.linspace(0.05, 0.9, agents))
+
+
+def agent_bar(axes: Sequence[Axes], agents: int, /) -> Colorbar:
+    """Draw a colour bar beside some axes that names the agents of `agent_curves`, up to 12.
+
+    Parameters
+    ----------
+    axes
+        All of one figure.
+    agents
+        Q.
+    """
+    levels = BoundaryNorm(np.arange(agents + 1) - 0.5, agents)
+    colours = ScalarMappable(levels, ListedColormap(_agent_colours(agents)))
+    return axes[0].figure.colorbar(colours, ax=list(axes), ticks=range(agents), label="agent", aspect=40, pad=0.01)
 
 
 def _draw_range(ax: Axes, found: Sequence[_Curves]) -> dict[str, Any]:

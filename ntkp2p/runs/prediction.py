@@ -51,21 +51,29 @@ def predict(
     method: Method = "auto",
     rtol: float = 1e-8,
 ) -> Trajectory:
-    """Every agent's losses and distances without training: in closed form, or for cross-entropy step by step.
+    """Predict every agent's losses and distances without training.
+
+    For squared error the prediction is a closed form of the linear model; for other losses it is integrated.
 
     Parameters
     ----------
     experiment
-        What to predict.
+        The run.
     time
-        "rounds": the algorithm's own discrete rounds. "flow": its gradient flow at t = η k; what is `Delayed` has none,
-        nor have `Events`.
+        "rounds": the algorithm's own discrete rounds. "flow": its gradient flow at the flow time t = η k, which
+        `Delayed` algorithms and `Events` do not have.
     features
-        Those of an experiment that differs in algorithm or mixing only, or computed with other options
-        (`experiment.features(cache=..., memory=...)`); by default computed here, which is most of the work.
+        The linear model, from `experiment.features(cache=..., memory=...)`. It depends on the network and the data
+        only, so it can be shared between algorithms and mixings. By default it is computed here, which is most of the
+        work.
     method, rtol
-        How the linear system is solved, and how accurately: see `ntkp2p.dynamics.solve`, and for another loss than
-        squared error `ntkp2p.dynamics.nonlinear`, which knows no other method than "auto".
+        The method and the tolerance of the solver: see `ntkp2p.dynamics.solve`; for other losses than squared error
+        see `ntkp2p.dynamics.nonlinear`, where the only method is "auto".
+
+    Warns
+    -----
+    UnstableWarning
+        If the linear model is unstable in rounds. The prediction is returned all the same.
 
     Returns
     -------
@@ -73,39 +81,38 @@ def predict(
         Its attributes include the solver's `error_estimate` and `converged`, `stable`, the `spectral_radius` of the
         rounds, the `spectral_abscissa` of the flow if there is one, and the `sufficient_step_size` of the literature.
         Above 1,500 states (600 if M is not symmetric) the eigenvalues are found by iteration, to a residual of about
-        1e-3 (`spectral_residual`), and are NaN where it did not converge. An unstable run is predicted like any other,
-        and flagged; one whose radius is not known, or beyond 1 by no more than a nonsymmetric M's residual, is not.
+        1e-3 (`spectral_residual`), and are NaN where it did not converge. A run counts as stable if its radius is not
+        known, or exceeds 1 by no more than the residual of a nonsymmetric M.
 
-        At infinite width it is the mean over initialisations, with the standard deviations `local_loss_std`,
-        `global_loss_std` and `test_loss_std` between them; distances are root mean squares. Its attributes then have
-        `width` "infinite" and `spread_error`, the share of the outputs' initial variance that is left out. The same
+        At infinite width the prediction is the mean over initialisations, with the standard deviations
+        `local_loss_std`, `global_loss_std` and `test_loss_std`; distances are root mean squares. The attribute `width`
+        is "infinite", and `spread_error` is the share of the outputs' initial variance that is omitted. The same holds
         for a network of any width, or an affine model, with
         `features=kernels.infinite_features(experiment.model, experiment.data.inputs, experiment.data.outputs)`.
 
-        With mini-batches, asynchronous agents, or random entries of messages, it is the mean of the
-        models over these draws, and what is measured of the mean models: attribute `mean_over` (under cross-entropy,
-        where this is a mean-field approximation, `mean_field_over`). With `AsynchronousGossip` "rounds" are events, and
-        "flow" is wall-clock time: both means are exact. For few states `mean_square_radius` is the factor by which an
-        event takes the mean square of single runs' deviations further, and `stable` says whether it is below 1. The
-        largest entries enter as a mean-field approximation, C(v) ≈ δ v with δ their share of ‖v‖² in the agents'
-        gradients at the start: attribute `mean_field_share`.
+        With mini-batches, asynchronous agents or random entries of messages, the prediction is the mean model over the
+        draws, and the measures are those of the mean model: attribute `mean_over` (for cross-entropy this is a
+        mean-field approximation, `mean_field_over`). With `AsynchronousGossip`, "rounds" are events and "flow" is
+        wall-clock time; both means are exact. For small systems `mean_square_radius` is the growth factor of the mean
+        square per event, and `stable` states whether it is below 1. Top-k compression enters as a mean-field
+        approximation, C(v) ≈ δ v, where δ is its share of ‖v‖² in the agents' initial gradients: attribute
+        `mean_field_share`.
 
-        For cross-entropy `closed_form` is 0: there is no spectrum, `stable` tells whether the states grow beyond bounds
-        in these rounds, and `failure`, where there is one, why the flow was not followed to the end.
+        For cross-entropy `closed_form` is 0. There is no spectrum; `stable` states whether the recorded states stay
+        bounded, and `failure`, if present, why the integration of the flow ended early.
 
     Raises
     ------
     ValueError
-        If the algorithm's rounds are not affine, the time is neither "rounds" nor "flow" or the algorithm has no flow,
-        or the features are not of this experiment's data; for cross-entropy at infinite width, or by a method for
-        linear systems.
+        If the algorithm's rounds are not affine, the algorithm has no flow, `time` is unknown, or the features belong
+        to other data; for cross-entropy at infinite width, or with a method for linear systems.
     ImportError
         For infinite width without neural-tangents.
 
     Examples
     --------
-    Agents that have the numbers 0, 3 and 6 and learn a constant over a complete graph keep η/(1 + η) of their
-    differences:
+    Three agents with the numbers 0, 3 and 6 learn a constant over a complete graph; η/(1 + η) of their differences
+    remains:
 
     >>> import numpy as np
     >>> import ntkp2p as p2p

@@ -1,4 +1,4 @@
-"""How many rounds until the loss is low enough? Predicted, without training."""
+"""The number of rounds to a target loss, predicted without training."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,39 +11,39 @@ from ntkp2p.runs.experiment import Experiment
 from ntkp2p.runs.instability import no_instability_warning
 from ntkp2p.runs.prediction import features_of, predict
 
-#: Up to so many rounds every one is looked at; a longer run is looked at so many times.
+#: Runs up to this length are evaluated in every round, longer ones at this many rounds.
 CHECKPOINTS = 10_000
-#: The longest run that is considered, unless told otherwise.
+#: The longest run that is considered by default.
 MOST = 10**6
-#: A loss that exceeds the target by no more than this share of it has reached it: rounding decides no tie.
+#: A loss has reached the target if it exceeds it by at most this relative amount, so that rounding decides no tie.
 TIE = 1e-9
-#: The rounds that are predicted first; each further prediction is ten times as long.
+#: The length of the first prediction; each further prediction is ten times as long.
 FIRST = 1000
 
 
 def rounds_to_loss(
     experiment: Experiment, target: float, /, *, features: Features | None = None, most: int = MOST
 ) -> int | None:
-    """The first round after which the agents' mean global loss is at most `target` to rounding, as predicted.
+    """Predict the first round after which the agents' mean global loss is at most `target`.
 
     Parameters
     ----------
     experiment
-        What is run; its own rounds and records do not matter.
+        The run; its `rounds` and `record` are ignored.
     target
-        The training loss. A loss that exceeds it by no more than a share of 1e-9 has reached it, so that the same round
-        is returned whatever the processor rounds.
+        The training loss. A loss that exceeds it by a relative amount of at most 1e-9 has reached it, so the result
+        does not depend on rounding.
     features
         As for `ntkp2p.predict`.
     most
-        The longest run that is considered; over a schedule or events that end, their number if that is less.
+        The longest run that is considered; at most the length of a finite schedule or of given events.
 
     Returns
     -------
     int or None
-        Exact up to 10,000 rounds. Beyond, the loss is looked at in every (K/10,000)-th round, K the next power of ten,
-        and in all rounds between the last look above the target and the first one below it: a dip between two looks is
-        missed. None if the loss stays above the target.
+        The round, or None if the loss stays above the target. It is exact up to 10,000 rounds. Longer runs are
+        evaluated in every (K/10,000)-th round, where K is the next power of ten, and in all rounds between the last
+        checkpoint above the target and the first one below it; a minimum between two checkpoints is missed.
 
     Raises
     ------
@@ -52,8 +52,8 @@ def rounds_to_loss(
 
     Examples
     --------
-    Where all agents have the number 0, a round takes their constant to 1 − η = 1/2 of it and the loss to 1/4: to less
-    than a thousandth in five rounds:
+    If all agents have the number 0, a round multiplies their constant by 1 − η = 1/2 and the loss by 1/4, so the loss
+    falls below a thousandth in five rounds:
 
     >>> import numpy as np
     >>> import ntkp2p as p2p

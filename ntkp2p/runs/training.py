@@ -80,23 +80,23 @@ def train(
     draw: int = 0,
     mesh: Mesh | None = None,
 ) -> Trajectory:
-    """Train every agent's network on its own data, by gradients of all of them or of mini-batches.
+    """Train every agent's network on its own data, with full gradients or mini-batches.
 
     All agents advance together in one compiled loop over rounds; only the recorded rounds are evaluated.
 
     Parameters
     ----------
     experiment
-        What to train.
+        The run.
     progress
         Called with (round, rounds) at every recorded round.
     observe
         Called with the round and all agents' parameters, shape (Q, P), at every recorded round.
     draw
-        The seed of what is drawn on the way, mini-batches and the entries of messages: other draws of the same
-        experiment, from the same θ₀, have other numbers.
+        The number of the draw of mini-batches, random entries and events. The initialisation θ₀ does not depend on
+        it.
     mesh
-        The devices that share the agents, of this process or of several; by default all that JAX sees.
+        The devices over which the agents are divided, of one or several processes; by default all devices.
 
     Returns
     -------
@@ -108,13 +108,13 @@ def train(
     ValueError
         If the mesh has other axes than `ntkp2p.devices.AXIS`, or its processes were given different experiments.
     DivergedError
-        As soon as a recorded loss is no longer finite; what was recorded is on the exception.
+        When a recorded loss is not finite; the exception has the rounds recorded so far.
     TrainingInterrupted
-        Upon Ctrl-C, a KeyboardInterrupt; what was recorded is on the exception.
+        On Ctrl-C, a KeyboardInterrupt; the exception has the rounds recorded so far.
 
     Examples
     --------
-    Agents with the numbers 0, 3 and 6 come to rest at 2, 3 and 4, with the losses (2 − 0)²/2, 0 and (4 − 6)²/2:
+    Agents with the numbers 0, 3 and 6 converge to 2, 3 and 4, with the losses (2 − 0)²/2, 0 and (4 − 6)²/2:
 
     >>> import numpy as np
     >>> import ntkp2p as p2p

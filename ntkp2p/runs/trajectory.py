@@ -62,23 +62,23 @@ class Trajectory:
     Parameters
     ----------
     dataset
-        The measures, as below, or a function that returns them when they are asked for.
+        The measures, as below, or a function that returns them on first use.
     models
         As below.
 
     Attributes
     ----------
     dataset
-        An `xarray.Dataset` with dimensions `round` and `agent`. Every variable of `ntkp2p.runs.measures.VARIABLES` that
-        the run has is (round, agent); the coordinate `time` = η · round is flow time, or wall-clock time where one
-        event is one round. Its attributes describe the run:
-        `source` ("trained", "rounds", "flow" or "steady"), algorithm, step size, and what the solver said of itself.
+        An `xarray.Dataset` with dimensions `round` and `agent`. The variables are those of
+        `ntkp2p.runs.measures.VARIABLES` that the run has, each (round, agent). The coordinate `time` = η · round is
+        flow time; for asynchronous agents it is wall-clock time. The attributes describe the run: `source` ("trained",
+        "rounds", "flow" or "steady"), algorithm, step size, and the solver's error estimate.
 
-        A prediction of infinite width, whose attribute `width` is "infinite", is over initialisations: losses and
-        accuracies are means, distances root mean squares, and `local_loss_std`, `global_loss_std` and `test_loss_std`
-        the losses' standard deviations.
+        A prediction at infinite width has the attribute `width` "infinite". Its losses and accuracies are means over
+        initialisations, its distances root mean squares, and `local_loss_std`, `global_loss_std` and `test_loss_std`
+        are the standard deviations of the losses.
     models
-        The agents' models behind a prediction; None for a trained run, or one that was loaded from a file.
+        The agents' models of a prediction; None for a trained run and for one that was loaded from a file.
     """
 
     def __init__(self, dataset: xr.Dataset | Callable[[], xr.Dataset], models: Models | None = None):

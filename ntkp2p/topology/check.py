@@ -39,9 +39,9 @@ from ntkp2p.topology.weights import mixing_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Above so many agents a matrix is kept sparse, and only what that allows is computed.
+#: Above this number of agents a matrix is kept sparse, and only quantities that this allows are computed.
 DENSE = 1500
-#: The rate at which noise is forgotten, γ, for the effective neighbours: it lasts for about 1/(1 − γ) = 10 rounds.
+#: The decay γ of noise for the effective neighbours: noise lasts for about 1/(1 − γ) = 10 rounds.
 DECAY = 0.9
 
 
@@ -58,30 +58,29 @@ def validate_mixing(
     Parameters
     ----------
     W
-        Array-like or sparse, shape (Q, Q); row q receives. Negative weights are allowed. Or a `Schedule`, whose
-        matrices need not be connected one by one: their union is to be.
+        Array-like or sparse, shape (Q, Q); row q receives. Negative weights are allowed. Or a `Schedule`, for which
+        the union of the matrices must be connected, not each matrix.
     agents
-        The Q that the data are split over, where it is known.
+        The number of agents Q of the data, if known.
     rounds
-        The rounds of the run, where they are known: a schedule that ends is to last as long.
+        The number of rounds of the run, if known: a finite schedule must be at least as long.
     stochastic
-        Which sums are to be one, within `TOLERANCE`: ``"row"`` (DGD, CTA, ATC), ``"column"``
-        (push-sum), or ``"doubly"`` for both.
+        The sums that must be one, within `TOLERANCE`: ``"row"`` (DGD, CTA, ATC), ``"column"`` (push-sum), or
+        ``"doubly"`` for both.
 
     Returns
     -------
     ndarray, shape (Q, Q), or Schedule
-        W as a float64 array, itself where it already is one; a schedule as it is.
+        W as a float64 array (W itself if it already is one), or the schedule.
 
     Raises
     ------
     TypeError
         If W is a graph, or does not consist of real numbers.
     ValueError
-        If W is not square and finite, is of another size than `agents`, has a row or column sum
-        that is not one, or is not strongly connected; if a schedule is too short; or if in some round of one with
-        column sums one an agent receives nothing, not even from itself. The message ends with the remedy, and names the
-        first round that uses a matrix at fault.
+        If W is not square and finite, has another size than `agents`, has a row or column sum that is not one, or is
+        not strongly connected; if a schedule is too short; or if, with column sums of one, an agent receives nothing in
+        some round, not even from itself. The message ends with the remedy, and names the first round with the fault.
 
     Examples
     --------
@@ -99,27 +98,27 @@ def validate_mixing(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MixingReport(Report):
-    """What `check_mixing` found out about a mixing matrix; print it for a table and the verdicts.
+    """The result of `check_mixing`; print it for a table and the verdicts.
 
     Attributes
     ----------
     matrix : ndarray or scipy.sparse.csr_array, shape (Q, Q)
         A copy of the matrix, row q receives; sparse above 1,500 agents.
     source : str
-        Where the weights of a graph come from; empty for a matrix.
+        The name of a graph's weights; empty for a matrix.
     worst_row, worst_column : (int, float)
-        The row (column) whose sum is farthest from one, and that sum − 1.
+        The row (column) whose sum differs most from one, and that sum − 1.
     components : list of lists of int
-        The agents, grouped by who can reach one another (strong components of W's nonzeros).
+        The strongly connected components of W's nonzeros.
     period : int
-        The greatest common divisor of the lengths of all closed walks: 1 is aperiodic, as any positive self-weight
-        makes its component. Of several components, their least common multiple.
+        The greatest common divisor of the lengths of all closed walks; 1 means aperiodic, and a positive self-weight
+        makes its component aperiodic. For several components, the least common multiple of their periods.
     eigenvalues : ndarray, shape (Q,)
-        By descending modulus; real when W is symmetric. Of a sparse matrix the extreme ones that were found.
+        In descending order of modulus; real if W is symmetric. For a sparse matrix only the extreme ones.
     second_modulus : float
-        The largest eigenvalue modulus once the eigenvalue 1 is set aside; 0 for one agent. Disagreement shrinks like
-        second_modulus^k over k rounds of mixing. Without row or column sums one, the eigenvalue nearest to 1 is the
-        one set aside. NaN if it was not found.
+        The largest eigenvalue modulus apart from the eigenvalue 1; 0 for one agent. Disagreement decays like
+        second_modulus^k over k rounds of mixing. If neither row nor column sums are one, the eigenvalue nearest to 1
+        is left out. NaN if it was not found.
     smallest_eigenvalue : float
         The smallest real part of an eigenvalue. For symmetric W and a loss of curvature at most h, the rounds of DGD
         are stable as long as step_size · h < 1 + smallest_eigenvalue [1]_.

@@ -271,7 +271,7 @@ def test_a_computation_that_waits_is_applied_when_the_last_has_heard():
     np.testing.assert_array_equal(events.ages().time, [1, 3])
     dropped = plan(agents=3, update=updates, gossip=talks, bound=1, beyond="drop").simulate(duration=10.0)
     assert of_kind(dropped, Kind.UPDATE, Kind.DROP)[:, :2].tolist() == [[1, 0], [2, 6], [5, 0], [6, 6]]
-    # Nobody waits for those who have left.
+    # No agent waits for those that have left.
     left = plan(agents=3, update=updates, gossip=talks, bound=1, absences=[(1, 2.5, 9.0), (2, 3.5, 9.0)])
     np.testing.assert_array_equal(of_kind(left.simulate(duration=7.0), Kind.UPDATE)[:, 0], [1, 3.5, 5, 6])
 
