@@ -1,4 +1,4 @@
-"""Peer-to-peer algorithms, each written once as the `round` that both trains and predicts."""
+"""Peer-to-peer algorithms. Each is written once, as a `round` that both training and prediction use."""
 
 from ntkp2p.algorithms.algorithm import Algorithm, World
 from ntkp2p.algorithms.compression import COMPRESSORS, Compressor, RandomK, TopK
@@ -10,7 +10,7 @@ from ntkp2p.algorithms.skew_compensation import SkewCompensatedSparsePush
 from ntkp2p.algorithms.sparse_push import CHOCO, SparsePush
 from ntkp2p.base.registry import Registry
 
-#: The algorithms that a name can ask for; the one place that knows the names.
+#: The algorithms by name.
 ALGORITHMS: Registry[type[Algorithm]] = Registry(
     "algorithm",
     {

@@ -180,7 +180,7 @@ class Algorithm(eqx.Module):
         return x
 
     def model(self, state: PyTree, /) -> Float[Any, "Q d"]:
-        """Return every agent's model, shape (Q, d), from a state."""
+        """Return every agent's model, shape (Q, d), in a `state`."""
         return state
 
     def is_symmetric(self, mixing: np.ndarray, /) -> bool:

@@ -1,9 +1,10 @@
-"""What a lossy link lets through: the largest entries of each layer, or some of them at random.
+"""Compression of messages: send the largest entries of each layer, or random entries.
 
-A compressor C maps a layer's values to what arrives of them. In a prediction it is C(v) ≈ δ v. Where E C(v) = δ v over
-what is drawn, as for entries that are drawn each with the same probability δ, this is the mean, and so is a linear
-prediction with it. For others, such as the largest entries, it is a mean-field approximation: the nearest multiple of v
-has δ = ⟨v, C(v)⟩/‖v‖², which for entries that are sent as they are is ‖C(v)‖²/‖v‖².
+A compressor C maps the values of a layer to the values that the receiver obtains. A prediction uses C(v) ≈ δ v. For an
+unbiased compressor, E C(v) = δ v over its draws, for instance if every entry is sent with the same probability δ; the
+linear prediction is then the mean over the draws. For other compressors, such as the largest entries, C(v) ≈ δ v is a
+mean-field approximation: the nearest multiple of v has δ = ⟨v, C(v)⟩/‖v‖², which is ‖C(v)‖²/‖v‖² if the entries that
+are sent are unchanged.
 
 References
 ----------
@@ -25,29 +26,29 @@ from ntkp2p.base.checks import is_number, must_be_share
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.base.registry import Registry
 
-#: Bits of a number that is sent as a float32, and of the place of one of few.
+#: The bits of a float32 value, and of the position of an entry in a sparse message.
 VALUE, PLACE = 32, 16
 
 
 class Compressor(eqx.Module):
     """A compressor C of one layer's values. It may be random, independently for every agent and round.
 
-    A subclass defines how values are compressed, `__call__(values, key)`; all else has a default.
+    A subclass defines the compression, `__call__(values, key)`; everything else has a default.
 
     Attributes
     ----------
     unbiased
-        Whether E C(v) = δ v for every v, over what is drawn. Linear predictions are then those of the mean over draws,
-        exactly; otherwise they are mean-field approximations. False by default.
+        Whether E C(v) = δ v for every v, over the draws. If it is true, a linear prediction is exactly the mean over
+        the draws; otherwise it is a mean-field approximation. False by default.
     share
-        δ, as which the compressor enters a linear prediction, C(v) ≈ δ v. None, the default, is 1 for an unbiased
-        compressor; for others it is measured on a run's first messages, δ = Σ ⟨v, C(v)⟩ / Σ ‖v‖².
+        δ of the linear prediction, C(v) ≈ δ v. The default, None, means 1 for an unbiased compressor; for others, δ is
+        measured on the first messages of a run, δ = Σ ⟨v, C(v)⟩ / Σ ‖v‖².
     averaging_rate
-        γ of `SparsePush` and `CHOCO` where none is given: the share of the entries that a message has, 1 by default.
+        The default γ of `SparsePush` and `CHOCO`: the share of the entries that a message contains, 1 by default.
 
     Examples
     --------
-    Numbers between −16 and 16 rounded at random to multiples of 1/8, up or down such that the mean is exact, in a byte
+    Numbers between −16 and 16, randomly rounded up or down to multiples of 1/8 so that the mean is exact, one byte
     each:
 
     >>> import jax
@@ -63,37 +64,37 @@ class Compressor(eqx.Module):
     [0.25, -0.5]
     """
 
-    # Without annotations, so that a subclass may have fields or properties of these names.
+    # No annotations, so that a subclass may define fields or properties with these names.
     unbiased = False
     share = None
     averaging_rate = 1.0
 
     @abstractmethod
     def __call__(self, values: Float[Array, " n"], key: Any, /) -> Float[Array, " n"]:
-        """What arrives of the values of one layer; `key` is for what is drawn."""
+        """Compress the values of one layer; `key` is JAX's key for the draws."""
 
     def bits(self, size: int, /) -> int | float:
-        """The bits of a message of one layer of `size` numbers, the mean over draws: all that the receiver needs.
+        """The mean number of bits, over the draws, of a message with one layer of `size` values.
 
-        By default every number is sent as a float32.
+        It includes everything that the receiver needs. By default every value is sent as a float32.
         """
         return VALUE * size
 
     def with_share(self, share: float, /) -> "Compressor":
-        """The same compressor, of which a `share` δ has been measured."""
+        """Return the same compressor with a measured `share` δ."""
         return Measured(self, share)
 
     def by_layer(self, x: Float[Array, " d"], layers: tuple[int, ...], key: Any, /) -> Float[Array, " d"]:
-        """What is let through of one agent's x, whose layers follow one another.
+        """Compress one agent's x, layer by layer.
 
         Parameters
         ----------
         x
-            Shape (d,).
+            The concatenated layers, shape (d,).
         layers
             The sizes of the layers, which sum to d.
         key
-            JAX's key of what is drawn.
+            JAX's key for the draws.
         """
         ends = np.cumsum(layers)
         keys = jax.random.split(key, len(layers))
@@ -102,12 +103,12 @@ class Compressor(eqx.Module):
 
 
 class Measured(Compressor):
-    """A compressor with a share that was measured on the first messages of a run.
+    """A compressor whose share was measured on the first messages of a run.
 
     Parameters
     ----------
     compressor
-        What compresses.
+        The compressor.
     share
         δ.
     """
@@ -118,7 +119,7 @@ class Measured(Compressor):
     def __check_init__(self):
         if not is_number(self.share):
             raise InputError(
-                f"the first messages of {self.compressor!r} give no share of them, found {self.share!r}: define it"
+                f"the share of {self.compressor!r}, measured on the first messages, is {self.share!r}: define `share`"
             )
 
     @property
@@ -133,20 +134,20 @@ class Measured(Compressor):
 
 
 class TopK(Compressor):
-    """The entries of largest modulus in every layer, max(1, ⌊d · keep⌋) of d.
+    """Top-k compression: send the entries of largest modulus in every layer, max(1, ⌊d · keep⌋) of d.
 
     Parameters
     ----------
     keep
         The share of the entries that is sent, above 0 and below 1.
     share
-        δ of the mean-field prediction, the share of ‖v‖² in what is sent; if left out, it is measured on the agents'
-        gradients at the start, which are the first messages.
+        δ of the mean-field prediction, the share of ‖v‖² that is sent. By default it is measured on the first messages,
+        which are the agents' gradients at initialisation.
 
     Raises
     ------
     ValueError
-        If keep or share is not above 0 and below 1, or at most 1.
+        If keep is not above 0 and below 1, or share not above 0 and at most 1.
 
     Examples
     --------
@@ -160,36 +161,36 @@ class TopK(Compressor):
     share: Any
 
     def __init__(self, keep: Any, *, share: Any = None):
-        _must_be_kept(keep)
+        _must_be_valid_keep(keep)
         if share is not None:
             must_be_share("share", share, "leave it out to have it measured", one=True)
         self.keep, self.share = keep, share
 
     @property
     def averaging_rate(self):
-        """γ by default, which is `keep`."""
+        """The default γ, equal to `keep`."""
         return self.keep
 
     def bits(self, size, /):
-        return (VALUE + PLACE) * self._sent(size)
+        return (VALUE + PLACE) * self._count(size)
 
     def with_share(self, share, /):
         return TopK(self.keep, share=share)
 
-    def _sent(self, size: int) -> int:
-        # A product that falls short of a whole number by rounding is that number.
+    def _count(self, size: int) -> int:
+        # Without the factor, a product slightly below an integer due to rounding would lose one entry.
         return max(1, math.floor(size * self.keep * (1 + 1e-12)))
 
     def __call__(self, values, key, /):
-        _, largest = jax.lax.top_k(jnp.abs(values), self._sent(len(values)))
+        _, largest = jax.lax.top_k(jnp.abs(values), self._count(len(values)))
         return jnp.zeros_like(values).at[largest].set(values[largest])
 
 
 class RandomK(Compressor):
-    """Random entries of every layer, without replacement, independently for every agent and round.
+    """Random-k compression: send random entries of every layer, without replacement.
 
-    Of d entries d · keep are sent, rounded up or down at random such that this is the mean: every entry is sent with
-    the probability `keep`, exactly.
+    The draws are independent for every agent and round. The number of entries sent is d · keep, randomly rounded up or
+    down so that the mean is exact: every entry is sent with probability `keep`.
 
     Parameters
     ----------
@@ -203,7 +204,7 @@ class RandomK(Compressor):
 
     Examples
     --------
-    Of 10 entries two or three are sent, each as likely:
+    Two or three of 10 entries are sent, with equal probability:
 
     >>> import ntkp2p as p2p
     >>> compressor = p2p.RandomK(0.25)
@@ -215,17 +216,17 @@ class RandomK(Compressor):
     unbiased = True
 
     def __init__(self, keep: Any):
-        _must_be_kept(keep)
+        _must_be_valid_keep(keep)
         self.keep = keep
 
     @property
     def share(self):
-        """δ, which is `keep`."""
+        """δ, equal to `keep`."""
         return self.keep
 
     @property
     def averaging_rate(self):
-        """γ by default, which is `keep`."""
+        """The default γ, equal to `keep`."""
         return self.keep
 
     def bits(self, size, /):
@@ -237,25 +238,25 @@ class RandomK(Compressor):
         whole = math.floor(sent)
         one_more = jax.random.bernoulli(rounding, sent - whole)
         _, drawn = jax.lax.top_k(jax.random.uniform(order, values.shape), min(whole + 1, len(values)))
-        arrives = jnp.where((jnp.arange(len(drawn)) < whole) | one_more, values[drawn], 0)
-        return jnp.zeros_like(values).at[drawn].set(arrives)
+        received = jnp.where((jnp.arange(len(drawn)) < whole) | one_more, values[drawn], 0)
+        return jnp.zeros_like(values).at[drawn].set(received)
 
 
 def with_error_feedback(world: Any, x: Any, memory: Any, by: Compressor, /, *, everything: Any = False) -> tuple:
-    """Error feedback: what compression drops of a message is kept in a memory e, and added to the next message.
+    """Compress with error feedback: a memory e keeps the part that is not sent, and adds it to the next message.
 
-    With v = x + e, what is sent is C(v), and e⁺ = v − C(v) (Stich, Cordonnier and Jaggi 2018).
+    With v = x + e, the message is C(v), and e⁺ = v − C(v) (Stich, Cordonnier and Jaggi 2018).
 
     Parameters
     ----------
     world
-        What sends, as in `Algorithm.round`.
+        The `World`, as in `Algorithm.round`.
     x, memory
         Every agent's model and e, shape (Q, d).
     by
         C.
     everything
-        Whether all of v is sent in this round, so that nothing is kept.
+        Whether this round sends all of v, so that the memory becomes 0.
 
     Returns
     -------
@@ -267,7 +268,7 @@ def with_error_feedback(world: Any, x: Any, memory: Any, by: Compressor, /, *, e
     return sent, value - sent
 
 
-#: The compressors that a name can ask for; the one place that knows the names.
+#: The compressors by name.
 COMPRESSORS: Registry[type[Compressor]] = Registry(
     "compression", {"top_k": TopK, "random_k": RandomK}, makes=Compressor
 )
@@ -279,23 +280,23 @@ def is_compressor(part: Any, /) -> bool:
 
 
 def compressors_of(algorithm: PyTree, /) -> list[Compressor]:
-    """The compressors that an algorithm has."""
+    """Return the compressors of an algorithm."""
     return [part for part in jax.tree.leaves(algorithm, is_leaf=is_compressor) if is_compressor(part)]
 
 
 def with_compressors(algorithm: PyTree, replaced: Callable[[Compressor], Compressor], /) -> PyTree:
-    """The algorithm with other compressors in place of its own."""
+    """Return the algorithm with its compressors replaced by `replaced(compressor)`."""
     return jax.tree.map(lambda part: replaced(part) if is_compressor(part) else part, algorithm, is_leaf=is_compressor)
 
 
 def must_be_compressor(value: Any, /) -> Compressor:
-    """The compressor, if it is one."""
+    """Return `value` if it is a compressor, else raise `InputTypeError`."""
     if not is_compressor(value):
         raise InputTypeError(
-            f"compression is one of what ntkp2p has, or a Compressor of your own, found {value!r}: TopK(0.01)"
+            f"compression must be a compressor of ntkp2p or of your own, found {value!r}: for instance TopK(0.01)"
         )
     return value
 
 
-def _must_be_kept(share: Any) -> None:
-    must_be_share("keep", share, "0.01 sends 1 % of the entries, and an algorithm without compression all of them")
+def _must_be_valid_keep(keep: Any) -> None:
+    must_be_share("keep", keep, "0.01 sends 1 % of the entries; an algorithm without compression sends all of them")

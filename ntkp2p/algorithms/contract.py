@@ -1,7 +1,7 @@
-"""What an algorithm must keep to, so that it trains and predicts alike; checked without computing anything.
+"""Checks of a user-defined algorithm: the requirements for training and prediction, verified by abstract evaluation.
 
-`init` makes a state, `round` returns one of the same form, and `model` gives the agents' models in it. Parts of the
-state whose shape does not grow with the models must not depend on the models. Abstract evaluation shows all of this.
+`init` returns a state, `round` returns a state of the same structure, and `model` returns the agents' models in it.
+Parts of the state whose shape does not depend on the model size must not depend on the models. No values are computed.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ from ntkp2p.models.networks import is_hashable
 def check_algorithm(
     algorithm: Algorithm, agents: int, /, *, precision: str = "float64", asynchronous: bool = False
 ) -> None:
-    """Refuse an algorithm whose `init`, `round` and `model` do not fit together.
+    """Check that the `init`, `round` and `model` of an algorithm fit together.
 
-    What these functions raise by themselves is not caught. Algorithms that differ in their real constants only are
+    Exceptions that these functions raise are not caught. Algorithms that differ only in their real constants are
     checked once.
 
     Parameters
@@ -39,15 +39,16 @@ def check_algorithm(
     agents
         Q.
     precision
-        The floating-point type in which it trains.
+        The floating-point type of the training.
     asynchronous
         Whether a round is an event of asynchronous agents.
 
     Raises
     ------
     ValueError
-        If `model` does not return all agents' models, if `round` returns a state of another form than `init`, or if a
-        part of the state depends on the models although its shape does not grow with them.
+        If `model` does not return all agents' models, if `round` and `init` return states of different structure,
+        shapes or dtypes, or if a part of the state depends on the models although its shape does not depend on their
+        size.
 
     Examples
     --------
@@ -59,7 +60,7 @@ def check_algorithm(
     >>> check_algorithm(Plain(0.1), 3)
     Traceback (most recent call last):
     ...
-    ntkp2p.InputError: Plain.round returns a state of another form than init does, [f64[3,4]] in place of f64[3,4]: return the same parts with the same shapes and dtypes
+    ntkp2p.InputError: Plain.round must return a state like that of init, f64[3,4], found [f64[3,4]]: return the same parts with the same shapes and dtypes
     """  # noqa: E501
     constants, rest = without_constants(algorithm)
     leaves, tree = jax.tree.flatten(constants)
@@ -73,7 +74,7 @@ def check_algorithm(
 def _check(
     rest: Algorithm, tree: Any, kinds: tuple, agents: int, precision: str, asynchronous: bool, nonlinear: bool
 ) -> None:
-    # Numbers take the precision of what they are multiplied with, arrays have their own.
+    # Python numbers take the precision of the other operand; arrays keep their own.
     constants = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*kind) if kind[0] else 1.0 for kind in kinds])
     mixing = jax.ShapeDtypeStruct((agents, agents), precision)
 
@@ -85,23 +86,23 @@ def _check(
     def advance(constants, state, mixing):
         return eqx.combine(constants, rest).round(state, _world(mixing, asynchronous))
 
-    # One more column than rows, so that a transposed model is not taken for a model.
+    # More columns than rows, so that a transposed model is detected.
     x, longer = (jax.ShapeDtypeStruct((agents, d), precision) for d in (agents + 1, agents + 2))
     state, model = jax.eval_shape(begin, constants, x)
     _must_be_models(rest, model, x)
     _must_be_same(rest, state, jax.eval_shape(advance, constants, state, mixing))
     larger = jax.tree.leaves(jax.eval_shape(begin, constants, longer)[0])
-    moves = [leaf.shape != more.shape for leaf, more in zip(jax.tree.leaves(state), larger, strict=True)]
-    if not (all(moves) or nonlinear):
+    dependent = [leaf.shape != more.shape for leaf, more in zip(jax.tree.leaves(state), larger, strict=True)]
+    if not (all(dependent) or nonlinear):
 
-        def once(constants, state):
+        def one_round(constants, state):
             return advance(constants, state, jnp.eye(agents, dtype=precision))
 
-        _must_not_depend(rest, constants, state, moves, once)
+        _must_not_depend(rest, constants, state, dependent, one_round)
 
 
 def _world(mixing: Any, asynchronous: bool) -> World:
-    """A world of the same shapes as any other, in which all that a verb returns depends on what it is handed."""
+    """A world with the usual shapes, in which every result of an operation depends on its argument."""
     first = jnp.arange(len(mixing))[:, None] == 0
     events: dict[str, Any] = {"finished": first, "begins": first}
     events |= {name: refused(f"world.{name}") for name in ("compress", "average")}
@@ -116,8 +117,8 @@ def _world(mixing: Any, asynchronous: bool) -> World:
 def _must_be_models(algorithm: Algorithm, found: PyTree, expected: Any) -> None:
     if getattr(found, "shape", None) != expected.shape or not jnp.issubdtype(found.dtype, jnp.floating):
         raise InputError(
-            f"{algorithm.name}.model returns {_in_words(found)} in place of the agents' models {_in_words(expected)}: "
-            "define model(self, state) such that it returns these, a part of the state"
+            f"{algorithm.name}.model must return the agents' models, {_described(expected)}, found "
+            f"{_described(found)}: define model(self, state) so that it returns this part of the state"
         )
 
 
@@ -126,45 +127,45 @@ def _must_be_same(algorithm: Algorithm, before: PyTree, after: PyTree) -> None:
     leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=same)
     if not same or any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in leaves):
         raise InputError(
-            f"{algorithm.name}.round returns a state of another form than init does, {_in_words(after)} in place of "
-            f"{_in_words(before)}: return the same parts with the same shapes and dtypes"
+            f"{algorithm.name}.round must return a state like that of init, {_described(before)}, found "
+            f"{_described(after)}: return the same parts with the same shapes and dtypes"
         )
 
 
 def _must_not_depend(
-    algorithm: Algorithm, constants: PyTree, state: PyTree, moves: list[bool], advance: Callable
+    algorithm: Algorithm, constants: PyTree, state: PyTree, dependent: list[bool], advance: Callable
 ) -> None:
-    """Refuse a round in which leaves that do not move with the models depend on those that do."""
+    """Raise `InputError` if a round makes model-independent leaves depend on model-dependent ones."""
     leaves, tree = jax.tree.flatten(state)
     names = [keystr(path) for path, _ in tree_flatten_with_path(state)[0]]
-    depend = []
+    found = []
 
-    def watched(name: str) -> Callable:
+    def recorded(name: str) -> Callable:
         # Under vmap over models, the rule is called only for values that depend on them.
-        watch = custom_vmap(lambda leaf: leaf)
-        watch.def_vmap(lambda size, batched, leaf: (depend.append(name), (leaf, True))[1])
-        return watch
+        identity = custom_vmap(lambda leaf: leaf)
+        identity.def_vmap(lambda size, batched, leaf: (found.append(name), (leaf, True))[1])
+        return identity
 
-    def still_after(constants, still, moving):
-        parts = {True: iter(moving), False: iter(still)}
-        after = jax.tree.leaves(advance(constants, jax.tree.unflatten(tree, [next(parts[move]) for move in moves])))
-        return [watched(name)(leaf) for name, leaf, move in zip(names, after, moves, strict=True) if not move]
+    def independent_after(constants, independent, models):
+        parts = {True: iter(models), False: iter(independent)}
+        after = jax.tree.leaves(advance(constants, jax.tree.unflatten(tree, [next(parts[of]) for of in dependent])))
+        return [recorded(name)(leaf) for name, leaf, of in zip(names, after, dependent, strict=True) if not of]
 
-    def of_two_models(constants, still, moving):
-        return jax.vmap(partial(still_after, constants, still))(moving)
+    def over_two_models(constants, independent, models):
+        return jax.vmap(partial(independent_after, constants, independent))(models)
 
-    still = [leaf for leaf, move in zip(leaves, moves, strict=True) if not move]
-    moving = [
-        jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype) for leaf, move in zip(leaves, moves, strict=True) if move
+    independent = [leaf for leaf, of in zip(leaves, dependent, strict=True) if not of]
+    models = [
+        jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype) for leaf, of in zip(leaves, dependent, strict=True) if of
     ]
-    jax.eval_shape(of_two_models, constants, still, moving)
-    if depend:
+    jax.eval_shape(over_two_models, constants, independent, models)
+    if found:
         raise InputError(
-            f"{algorithm.name}.round makes state{depend[0]} depend on the models, and its shape does not grow with "
-            "them, which is for what can be followed without models: keep it as an array of shape (Q, d), or say in "
-            "`nonlinear` why the algorithm can only be trained"
+            f"{algorithm.name}.round makes state{found[0]} depend on the models, but its shape does not depend on "
+            "their size, which is reserved for model-independent state: store it as an array of shape (Q, d), or "
+            "explain in `nonlinear` why the algorithm can only be trained"
         )
 
 
-def _in_words(form: PyTree) -> str:
-    return eqx.tree_pformat(form, width=10_000, struct_as_array=True)
+def _described(structure: PyTree) -> str:
+    return eqx.tree_pformat(structure, width=10_000, struct_as_array=True)

@@ -1,17 +1,17 @@
-r"""Modifiers: another algorithm in a world that is not ideal.
+r"""Modifiers: an algorithm with changed operations, for instance with delays.
 
-A modifier wraps an algorithm and the verbs that its round is handed; what it changes about the world, it changes in
-training and in prediction alike. Late by τ rounds, for v the models at which gradients are taken and x what is mixed:
+A modifier wraps an algorithm and the operations of its `World`, for both training and prediction. With v the models at
+which gradients are evaluated and x the values that are mixed:
 
 ============  ==================================================
-verb          with a delay of τ rounds
+operation     with a delay of τ rounds
 ============  ==================================================
 ``grad(v)``   g(v_{k−τ})
 ``mix(x)``    diag(W_k) x_k + (W_k − diag(W_k)) x_{k−τ}
 ============  ==================================================
 
-The values that are on their way, x_{k−τ}, …, x_{k−1}, belong to the state. A round that was affine remains so, in an
-augmented system of n (1 + τ) states.
+The delayed values, x_{k−τ}, …, x_{k−1}, belong to the state. An affine round remains affine, in an augmented system of
+n (1 + τ) states.
 
 References
 ----------
@@ -33,33 +33,33 @@ from ntkp2p.base.checks import whole_rounds
 from ntkp2p.base.errors import InputError, InputTypeError
 from ntkp2p.topology.matrix import symmetric
 
-#: The longest delay, in rounds; the state holds a gradient or a model for each of them.
+#: The longest delay, in rounds; the state contains one model for each round of delay.
 LONGEST = 10_000
-#: What may be late: the key of a table [algorithm], and the parameter of `Delayed`.
+#: What can be delayed: the key in the table [algorithm], and the parameter of `Delayed`.
 LATE = {"gradient_delay": "gradients", "message_delay": "messages"}
 
 
 class Modifier(Algorithm):
-    """Another algorithm in a changed world; the subclass's `round` says what is changed.
+    """An algorithm with changed operations; the `round` of a subclass defines the change.
 
     Parameters
     ----------
     algorithm
-        What is modified. The modifier has its step size.
+        The algorithm to modify. The modifier has its step size.
 
     Attributes
     ----------
     step_size
-        η of the algorithm that is modified.
+        η of the modified algorithm.
 
     Raises
     ------
     TypeError
-        If that is not an algorithm.
+        If the argument is not an algorithm.
     """
 
-    #: Without its step size, of which there is one only: the modifier's own.
-    _form: Algorithm
+    #: The modified algorithm without its step size, which is a field of the modifier.
+    _inner: Algorithm
 
     def __init__(self, algorithm: Any, /):
         if not isinstance(algorithm, Algorithm):
@@ -68,27 +68,27 @@ class Modifier(Algorithm):
                 f"for instance {type(self).__name__}(DGD(step_size=0.1), ...)"
             )
         self.step_size = algorithm.step_size
-        self._form = eqx.tree_at(lambda a: a.step_size, algorithm, None)
+        self._inner = eqx.tree_at(lambda a: a.step_size, algorithm, None)
 
     @property
     def algorithm(self) -> Algorithm:
-        """What is modified."""
-        return eqx.tree_at(lambda a: a.step_size, self._form, self.step_size, is_leaf=lambda leaf: leaf is None)
+        """The modified algorithm."""
+        return eqx.tree_at(lambda a: a.step_size, self._inner, self.step_size, is_leaf=lambda leaf: leaf is None)
 
     @property
     def stochastic(self):  # pyright: ignore
-        """As the algorithm that is modified asks for."""
-        return self._form.stochastic
+        """The requirement of the modified algorithm on the mixing matrix."""
+        return self._inner.stochastic
 
     @property
     def static(self):  # pyright: ignore
-        """As of the algorithm that is modified."""
-        return self._form.static
+        """As for the modified algorithm."""
+        return self._inner.static
 
     @property
     def synchronous(self):  # pyright: ignore
-        """As of the algorithm that is modified."""
-        return self._form.synchronous
+        """As for the modified algorithm."""
+        return self._inner.synchronous
 
     @property
     def nonlinear(self):
@@ -96,11 +96,11 @@ class Modifier(Algorithm):
 
     @property
     def name(self):
-        return f"{type(self).__name__} {self._form.name}"
+        return f"{type(self).__name__} {self._inner.name}"
 
 
 class _State(NamedTuple):
-    """The algorithm's own state, and what is on its way, oldest first."""
+    """The state of the modified algorithm, and the delayed values, oldest first."""
 
     state: PyTree
     gradients: Float[Array, "Q gradients d"]
@@ -108,35 +108,35 @@ class _State(NamedTuple):
 
 
 class Delayed(Modifier):
-    """Another algorithm whose gradients or messages are a fixed number of rounds old.
+    """An algorithm whose gradients or messages are delayed by a fixed number of rounds.
 
-    Before the first round, every agent had the model with which it begins.
+    Before the first round, all values are those of the initial models.
 
     Parameters
     ----------
     algorithm
-        One whose round mixes once and takes gradients once, for instance `DGD(step_size=0.1)`.
+        An algorithm whose round calls each delayed operation once, for instance `DGD(step_size=0.1)`.
     gradients
-        τ ≥ 0: agents step along the gradient where they were τ rounds ago.
+        τ ≥ 0: gradients are evaluated at the models of τ rounds ago.
     messages
-        τ ≥ 0: what an agent hears from others is τ rounds old; its own share is not.
+        τ ≥ 0: the values received from neighbours are τ rounds old; the agent's own value is current.
 
     Attributes
     ----------
     step_size
-        η of the algorithm that is modified.
+        η of the modified algorithm.
 
     Raises
     ------
     TypeError
-        If what is delayed is not an algorithm.
+        If the argument is not an algorithm.
     ValueError
-        If a delay is not a whole number ≥ 0; in the first round, if the algorithm does not call a delayed verb exactly
-        once.
+        If a delay is not an integer ≥ 0; in the first round, if the algorithm does not call a delayed operation
+        exactly once.
 
     Examples
     --------
-    Gradients that are τ = 2 rounds old bear 2 sin(π/(2(2τ + 1))) of one over the curvature:
+    For gradients that are τ = 2 rounds old, the sufficient step size is 2 sin(π/(2(2τ + 1))) divided by the curvature:
 
     >>> import ntkp2p as p2p
     >>> W = p2p.metropolis(p2p.graphs.complete(3))
@@ -155,9 +155,9 @@ class Delayed(Modifier):
 
     @property
     def synchronous(self):
-        """Why its agents must not be asynchronous, and what to use instead."""
+        """Why agents must not be asynchronous, and what to use instead."""
         return (
-            "its delays count rounds, and events have their own: take LocalSGD(delay=...) and "
+            "its delays count rounds, but asynchronous agents have events: use LocalSGD(delay=...) and "
             "AsynchronousGossip(transmission=...)"
         )
 
@@ -166,32 +166,32 @@ class Delayed(Modifier):
             namespace(x).broadcast_to(x[:, None], (len(x), delay, x.shape[1]))
             for delay in (self.gradients, self.messages)
         )
-        return _State(self._form.init(x), *past)
+        return _State(self._inner.init(x), *past)
 
     def model(self, state, /):
         return self.algorithm.model(state.state)
 
     def round(self, state, world, /):
-        gradients = _Queue("gradients", state.gradients)
-        messages = _Queue("messages", state.messages)
+        gradients = _DelayLine("gradients", state.gradients)
+        messages = _DelayLine("messages", state.messages)
 
         def mix(x):
             if not self.messages:
                 return world.mix(x)
-            heard = messages.exchange(x)
-            return world.mix(heard) + world.own(x - heard)
+            late = messages.shift(x)
+            return world.mix(late) + world.own(x - late)
 
         def grad(v, /, *, when=True):
-            return world.grad(gradients.exchange(v), when=when)
+            return world.grad(gradients.shift(v), when=when)
 
-        late = world._replace(mix=mix, grad=grad)
-        own = self.algorithm.round(state.state, late)
-        return _State(own, gradients.rest(self._form), messages.rest(self._form))
+        delayed = world._replace(mix=mix, grad=grad)
+        inner = self.algorithm.round(state.state, delayed)
+        return _State(inner, gradients.shifted(self._inner), messages.shifted(self._inner))
 
     @property
     def has_flow(self):
-        # ẋ(t) depends on x(t − τ): `ntkp2p.dynamics.delay` has its characteristic roots.
-        return not (self.gradients or self.messages) and self._form.has_flow
+        # ẋ(t) depends on x(t − τ): `ntkp2p.dynamics.delay` computes its characteristic roots.
+        return not (self.gradients or self.messages) and self._inner.has_flow
 
     def is_symmetric(self, mixing, /):
         return not (self.gradients or self.messages) and self.algorithm.is_symmetric(mixing)
@@ -205,47 +205,47 @@ class Delayed(Modifier):
         if self.gradients and self.messages:
             return float("nan")
         if self.gradients:
-            return _with_late_gradients(self._form, mixing, self.gradients) / curvature
-        return _with_late_messages(self._form, mixing) / curvature
+            return _bound_with_late_gradients(self._inner, mixing, self.gradients) / curvature
+        return _bound_with_late_messages(self._inner, mixing) / curvature
 
     def __repr__(self):
         return f"Delayed({self.algorithm!r}, gradients={self.gradients}, messages={self.messages})"
 
 
-class _Queue:
-    """Values on their way: each round one enters, and the oldest leaves. Without delay it is the same one."""
+class _DelayLine:
+    """The values of the last τ rounds. Each round appends one value and removes the oldest; with τ = 0 they agree."""
 
-    def __init__(self, name: str, waiting: Float[Any, "Q delay d"]):
-        self.name, self.waiting, self.calls = name, waiting, 0
+    def __init__(self, name: str, values: Float[Any, "Q delay d"]):
+        self.name, self.values, self.calls = name, values, 0
 
-    def exchange(self, x: Float[Any, "Q d"]) -> Float[Any, "Q d"]:
+    def shift(self, x: Float[Any, "Q d"]) -> Float[Any, "Q d"]:
         self.calls += 1
-        if self.waiting.shape[::2] != x.shape:  # of something else than models
+        if self.values.shape[::2] != x.shape:  # not models
             raise InputError(
-                f"{self.name} can be delayed where a round exchanges models only, and this one exchanges values of "
-                f"shape {x.shape} as well: leave {self.name} out"
+                f"{self.name} can only be delayed if a round exchanges nothing but models, but this one exchanges "
+                f"values of shape {x.shape} as well: leave {self.name} out"
             )
-        line = namespace(self.waiting, x).concatenate([self.waiting, x[:, None]], axis=1)
-        self.waiting = line[:, 1:]
+        line = namespace(self.values, x).concatenate([self.values, x[:, None]], axis=1)
+        self.values = line[:, 1:]
         return line[:, 0]
 
-    def rest(self, algorithm: Algorithm) -> Float[Any, "Q delay d"]:
-        # A second value in a round would take the place of the next round's.
-        if self.waiting.shape[1] and self.calls != 1:
-            verb = {"gradients": "world.grad", "messages": "world.mix"}[self.name]
+    def shifted(self, algorithm: Algorithm) -> Float[Any, "Q delay d"]:
+        # A second value in the same round would be used as the next round's value.
+        if self.values.shape[1] and self.calls != 1:
+            operation = {"gradients": "world.grad", "messages": "world.mix"}[self.name]
             raise InputError(
-                f"{self.name} can be delayed where a round calls {verb} once, and {algorithm.name} calls it "
+                f"{self.name} can only be delayed if a round calls {operation} once, but {algorithm.name} calls it "
                 f"{self.calls} times: leave {self.name} out"
             )
-        return self.waiting
+        return self.values
 
 
-def _with_late_gradients(algorithm: Algorithm, mixing: np.ndarray, delay: int) -> float:
-    """The largest η λ_max(H) at which DGD with symmetric W is stable for sure; nan for others.
+def _bound_with_late_gradients(algorithm: Algorithm, mixing: np.ndarray, delay: int) -> float:
+    """A value of η λ_max(H) below which DGD with symmetric W is stable; NaN for other algorithms.
 
-    A mode z^k v has z = λ − η h z^{−τ}, where λ and h are the Rayleigh quotients of W and H with v. Of all λ in [0, 1],
-    λ = 1 is the first to reach modulus 1, at η h = 2 sin(π / (2 (2τ + 1))). A negative λ is like −λ for odd τ; for even
-    τ it reaches z = −1, at η h = 1 + λ.
+    A mode z^k v satisfies z = λ − η h z^{−τ}, where λ and h are the Rayleigh quotients of W and H with v. As η h grows,
+    the mode with λ = 1 reaches |z| = 1 first among those with λ in [0, 1], at η h = 2 sin(π / (2 (2τ + 1))). For odd τ,
+    a negative λ behaves as −λ; for even τ, it reaches z = −1 at η h = 1 + λ.
     """
     if type(algorithm) is not DGD or not symmetric(mixing):
         return float("nan")
@@ -256,11 +256,11 @@ def _with_late_gradients(algorithm: Algorithm, mixing: np.ndarray, delay: int) -
     return float(bound if delay % 2 else min(bound, 1 + eigenvalues[0]))
 
 
-def _with_late_messages(algorithm: Algorithm, mixing: np.ndarray) -> float:
-    """The largest η λ_max(H) at which the largest ‖x_q‖ of the agents cannot grow, however old the messages; or nan.
+def _bound_with_late_messages(algorithm: Algorithm, mixing: np.ndarray) -> float:
+    """The largest η λ_max(H) for which max_q ‖x_q‖ cannot grow, for any delay of the messages; NaN if unknown.
 
-    An average with weights ≥ 0 is not longer than its longest part; nor
-    is (w I − η H_q) x_q longer than w x_q for η h ≤ 2 w.
+    The norm of an average with weights ≥ 0 is at most the largest norm of its terms, and the norm of (w I − η H_q) x_q
+    is at most that of w x_q if η h ≤ 2 w.
     """
     if (mixing < 0).any() or not np.allclose(mixing.sum(axis=1), 1, rtol=0, atol=1e-9):
         return float("nan")

@@ -70,9 +70,7 @@ class DGD(Algorithm):
         if self.step_size <= self.sufficient_step_size(mixing, curvature):
             return 1.0  # symmetric, with eigenvalues in [−1, 1]
         # W = a I + (1 − a) W' with the self-weights a: the round contracts in the Perron norm if |a − η λ| ≤ a.
-        return (
-            _perron_bound(mixing) if self.step_size * curvature <= 2 * np.diagonal(mixing).min() else float("nan")
-        )
+        return _perron_bound(mixing) if self.step_size * curvature <= 2 * np.diagonal(mixing).min() else float("nan")
 
 
 class CTA(Algorithm):

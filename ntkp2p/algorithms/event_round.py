@@ -1,7 +1,7 @@
-"""A round of those active agents: asynchronous agents act one event after another.
+"""One event of asynchronous agents, as a round of the active agents alone.
 
-In an event at most two rows of the state take part, and all others stay as they are: the algorithm's round is taken of
-these rows alone, in a world of their own.
+An event changes at most two rows of the state. The algorithm's round is applied to these rows, with a `World` that is
+restricted to them.
 """
 
 from collections.abc import Callable
@@ -14,42 +14,44 @@ from jaxtyping import Array, Float, PyTree
 from ntkp2p.algorithms.algorithm import Algorithm, World
 from ntkp2p.base.errors import InputError
 
-#: An agent's number and model ↦ its gradient there.
+#: Maps an agent's number and model to the gradient of its local loss.
 Gradient = Callable[[Any, Float[Array, " d"]], Float[Array, " d"]]
 
 
 def active_round(algorithm: Algorithm, state: PyTree, step: Any, gradient: Gradient, /) -> PyTree:
-    """One event.
+    """Return the state after one event.
 
     Parameters
     ----------
     state
-        Of all rows, which every leaf has first.
+        The state; the first axis of every leaf is the row.
     step
-        One of `ntkp2p.asynchrony.Steps`: which rows, what they take of each other, and whether the first one's agent
-        ends a computation, or begins one.
+        One of `ntkp2p.asynchrony.Steps`: the rows, their mixing weights, and whether the agent of the first row ends a
+        computation, or begins one.
     gradient
-        Of an agent's local loss; it is asked for where a computation ends.
+        The gradient of an agent's local loss; it is evaluated when a computation ends.
     """
-    before = _taken(state, step.rows)
+    before = _rows_of(state, step.rows)
     after = algorithm.round(before, _world(step, gradient))
     return jax.tree.map(lambda leaf, new: leaf.at[step.rows].set(new, mode="drop"), state, after)
 
 
 def mean_round(algorithm: Algorithm, state: PyTree, steps: Any, shares: Any, gradient: Gradient, /) -> PyTree:
-    """The mean of the state after one event, where each of some events is the next one with a probability.
+    """Return the mean state after one random event.
 
     Parameters
     ----------
+    state, gradient
+        As for `active_round`.
     steps
-        The events.
+        The E possible events.
     shares
-        Their probabilities, shape (E,).
+        The probabilities of the events, shape (E,).
     """
 
     def add(total, event):
         step, share = event
-        before = _taken(state, step.rows)
+        before = _rows_of(state, step.rows)
         after = algorithm.round(before, _world(step, gradient))
         change = jax.tree.map(lambda new, old: share * (new - old), after, before)
         return jax.tree.map(lambda leaf, more: leaf.at[step.rows].add(more, mode="drop"), total, change), None
@@ -58,20 +60,20 @@ def mean_round(algorithm: Algorithm, state: PyTree, steps: Any, shares: Any, gra
 
 
 def must_be_asynchronous(algorithm: Algorithm, /) -> None:
-    """Refuse an algorithm whose agents cannot be asynchronous."""
+    """Raise `InputError` if the agents of an algorithm cannot be asynchronous."""
     reason = algorithm.synchronous or algorithm.static
     if algorithm.stochastic != "row":
         sums = {"column": "column sums", "doubly": "row and column sums"}[algorithm.stochastic]
-        reason = f"it needs {sums} of one, and who hears something takes an average of it"
-    # A leaf of other form, such as a count of rounds, is not an agent's own.
+        reason = f"it needs {sums} of one, but a receiver averages with each message, so only rows sum to one"
+    # A leaf without a row per agent, such as a count of rounds, does not belong to a single agent.
     leaves = jax.tree.leaves(jax.eval_shape(lambda: algorithm.init(jnp.zeros((5, 3)))))
     if not reason and not all(leaf.shape[:1] == (5,) for leaf in leaves):
-        reason = "its state has parts that are not an agent's own"
+        reason = "its state has parts that do not belong to a single agent"
     if reason:
-        raise InputError(f"{algorithm.name} is not for asynchronous agents: {reason}; LocalSGD is")
+        raise InputError(f"{algorithm.name} does not support asynchronous agents: {reason}; LocalSGD does")
 
 
-def _taken(state: PyTree, rows: Any) -> PyTree:
+def _rows_of(state: PyTree, rows: Any) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="fill", fill_value=0), state)
 
 
@@ -79,10 +81,10 @@ def _world(step: Any, gradient: Gradient) -> World:
     first = jnp.arange(2)[:, None] == 0
 
     def grad(x, /, *, when=True):
-        asked = step.finished & jnp.asarray(when)
-        # A function of its own for every call: of one that it knows JAX would take what it has traced, with its draw.
-        asked_for = (lambda agent, v: gradient(agent, v), lambda agent, v: jnp.zeros_like(v))
-        return jnp.where(first, jax.lax.cond(asked, *asked_for, step.rows[0], x[0]), 0)
+        needed = step.finished & jnp.asarray(when)
+        # New functions for every call: JAX would reuse the trace of a known function, and with it the draw.
+        branches = (lambda agent, v: gradient(agent, v), lambda agent, v: jnp.zeros_like(v))
+        return jnp.where(first, jax.lax.cond(needed, *branches, step.rows[0], x[0]), 0)
 
     def mix(x):
         return step.weights.astype(x.dtype) @ x
@@ -101,10 +103,10 @@ def _world(step: Any, gradient: Gradient) -> World:
     )
 
 
-def refused(verb: str, /) -> Callable[..., Any]:
-    """A verb that refuses to act on asynchronous agents."""
+def refused(operation: str, /) -> Callable[..., Any]:
+    """Return an operation that raises `InputError`, since asynchronous agents do not support it."""
 
     def refuse(*_, **__):
-        raise InputError(f"{verb} is for rounds of all agents, and asynchronous agents act at most two at a time")
+        raise InputError(f"{operation} needs all agents, but an event of asynchronous agents involves at most two")
 
     return refuse

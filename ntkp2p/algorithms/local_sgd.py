@@ -1,11 +1,11 @@
-r"""Local SGD: an update is several steps by oneself, and its gradients are as old as the computation is long.
+r"""Local SGD: an update consists of several local steps, and its gradients are as old as the computation is long.
 
-Agent q begins a computation at its model y_q, takes L steps of its own from there, and adds what they have moved to
-the model that it has by then, which others have mixed with meanwhile:
+Agent q starts a computation at its model y_q and takes L local steps from there. It then adds their sum u_q to its
+current model x_q, which may have been mixed with other models in the meantime:
 
     v_0 = y_q,  v_{l+1} = v_l − η g_q(v_l),    u_q = v_L − y_q,    x_q ← x_q + u_q,    y_q ← x_q.
 
-Where all agents finish in every round, x⁺ = W (x + u(x)): with L = 1 these are ATC's rounds.
+If all agents finish in every round, x⁺ = W (x + u(x)); for L = 1 this is ATC.
 
 References
 ----------
@@ -27,12 +27,12 @@ from ntkp2p.base.arrays import namespace
 from ntkp2p.base.checks import is_number, whole_rounds
 from ntkp2p.base.errors import InputError
 
-#: What a new message counts for in the running mean of squared distances.
+#: The weight of a new message in the running mean of squared distances.
 FORGETTING = 0.1
 
 
 class _State(NamedTuple):
-    """Models, where computations began, updates not yet applied (oldest first), velocities, and mean variances."""
+    """Models, models at the start of computations, pending updates (oldest first), velocities, and mean variances."""
 
     x: Float[Array, "Q d"]
     begun: Float[Array, "Q d"]
@@ -42,24 +42,25 @@ class _State(NamedTuple):
 
 
 class LocalSGD(Algorithm):
-    """Local SGD with updates from the model as it was when the computation began.
+    """Local SGD with updates computed from the model at the start of the computation.
 
-    Over `AsynchronousGossip`, or events drawn of it, every agent begins and ends computations by its own clock; over
-    other mixing all do so in every round.
+    With `AsynchronousGossip`, or with simulated `Events`, every agent starts and ends computations by its own clock;
+    with other mixing, all agents do so in every round.
 
     Parameters
     ----------
     step_size
         η > 0.
     steps
-        L ≥ 1, the local steps of an update.
+        L ≥ 1, the number of local steps in an update.
     momentum
-        β of the heavy ball, 0 < β < 1: v_q ← β v_q + u_q is applied in place of u_q. None for none.
+        β of heavy-ball momentum, 0 < β < 1: v_q ← β v_q + u_q is applied instead of u_q. None: no momentum.
     delay
-        An update is applied when so many further updates of the agent have been computed.
+        The number of further updates of the agent to compute before an update is applied.
     variance_scale
-        σ² > 0: a step is η / (1 + V_q/σ²) long, where V_q is a running mean of Σ_r w_r ‖x_r − x_q‖² over what
-        neighbours sent, w_r their weights. None for steps of one length. It can be trained only.
+        σ² > 0: the step size is η / (1 + V_q/σ²), where V_q is a running mean of Σ_r w_r ‖x_r − x_q‖² over the
+        received models x_r with weights w_r. Such an algorithm can be trained, but not predicted. None: a constant
+        step size.
 
     Raises
     ------
@@ -68,12 +69,12 @@ class LocalSGD(Algorithm):
 
     Notes
     -----
-    A public summary of Mitra and Ulukus' work describes momentum, delayed updates, and steps by the variance of what
-    is received. The paper's abstract has none of these: they are our reading of that summary.
+    A public summary of Mitra and Ulukus' work describes momentum, delayed updates, and step sizes that depend on the
+    variance of received models. The paper's abstract mentions none of these: they are our reading of that summary.
 
     Examples
     --------
-    Three local steps on x²/2 of a lone agent take it to (1 − η)³ x:
+    Three local steps of a single agent on x²/2 give (1 − η)³ x:
 
     >>> import jax.numpy as jnp
     >>> import ntkp2p as p2p
@@ -97,7 +98,9 @@ class LocalSGD(Algorithm):
         must_be_momentum(momentum)
         scale = variance_scale
         if scale is not None and not (is_number(scale) and scale > 0):
-            raise InputError(f"variance_scale must be a finite positive number, found {scale!r}: None is without")
+            raise InputError(
+                f"variance_scale must be a finite positive number, found {scale!r}: None for a constant step size"
+            )
 
     @property
     def nonlinear(self):
@@ -105,7 +108,7 @@ class LocalSGD(Algorithm):
 
     @property
     def has_flow(self):
-        # An update that moves by what it was late or by a velocity is no step of the gradient flow.
+        # A delayed update, or a velocity, is not a step of the gradient flow.
         return self.momentum is None and not self.delay
 
     def init(self, x, /):
@@ -117,29 +120,30 @@ class LocalSGD(Algorithm):
         return state.x
 
     def round(self, state, world, /):
-        done, step, v = world.finished, self._step(state), state.begun
+        finished, step_size, v = world.finished, self._step_size(state), state.begun
         for _ in range(self.steps):
-            v = v - step * world.grad(v)
-        xp = namespace(done, v, state.x, state.waiting, self.momentum)
+            v = v - step_size * world.grad(v)
+        xp = namespace(finished, v, state.x, state.waiting, self.momentum)
         line = xp.concatenate([state.waiting, (v - state.begun)[:, None]], axis=1)
-        waiting = xp.where(xp.asarray(done)[..., None], line[:, 1:], state.waiting)
+        waiting = xp.where(xp.asarray(finished)[..., None], line[:, 1:], state.waiting)
         update, velocity = line[:, 0], None
         if state.velocity is not None:
-            velocity = xp.where(done, self.momentum * state.velocity + update, state.velocity)
+            velocity = xp.where(finished, self.momentum * state.velocity + update, state.velocity)
             update = velocity
-        moved = xp.where(done, state.x + update, state.x)
-        x = world.mix(moved)
-        return _State(x, xp.where(world.begins, x, state.begun), waiting, velocity, self._heard(state, world, moved, x))
+        updated = xp.where(finished, state.x + update, state.x)
+        x = world.mix(updated)
+        variance = self._mean_variance(state, world, updated, x)
+        return _State(x, xp.where(world.begins, x, state.begun), waiting, velocity, variance)
 
-    def _step(self, state):
+    def _step_size(self, state):
         return self.step_size if state.variance is None else self.step_size / (1 + state.variance / self.variance_scale)
 
-    def _heard(self, state, world, x, mixed):
-        """The running mean of Σ_r w_r ‖x_r − x_q‖²; it stays where nothing is heard."""
+    def _mean_variance(self, state, world, x, mixed):
+        """The running mean of Σ_r w_r ‖x_r − x_q‖²; it is unchanged if nothing is received."""
         if state.variance is None:
             return None
         square = jnp.sum(x**2, axis=1, keepdims=True)
-        taken = 1 - world.own(jnp.ones_like(square))
+        weight = 1 - world.own(jnp.ones_like(square))
         spread = world.mix(square) - 2 * jnp.sum(x * mixed, axis=1, keepdims=True) + square
-        variance = jnp.maximum(spread, 0) / jnp.where(taken > 0, taken, 1)
-        return jnp.where(taken > 0, state.variance + FORGETTING * (variance - state.variance), state.variance)
+        variance = jnp.maximum(spread, 0) / jnp.where(weight > 0, weight, 1)
+        return jnp.where(weight > 0, state.variance + FORGETTING * (variance - state.variance), state.variance)

@@ -1,11 +1,11 @@
-r"""Push-sum: averaging over directed graphs, whose agents need not know who hears them.
+r"""Push-sum: averaging over directed graphs with column-stochastic weights.
 
-With P column-stochastic, agent q holds a numerator x_q and a weight u_q, u_q = 1 at first, and its model is their
-quotient. What of the sum Σ x a lopsided graph gathers at some agents, it gathers of Σ u as well:
+With P column-stochastic, agent q stores a numerator x_q and a weight u_q, initially 1, and its model is their quotient.
+A directed graph may accumulate Σ x at some agents; it accumulates Σ u there as well, and the quotient corrects this:
 
     z = x / u,    x⁺ = P (x − η g(z)),    u⁺ = P u.
 
-P keeps Σ x and Σ u. With Nesterov's momentum μ, the step is along g + μ m⁺, m⁺ = μ m + g.
+P preserves Σ x and Σ u. With Nesterov momentum μ, the gradient step is along g + μ m⁺, m⁺ = μ m + g.
 
 References
 ----------
@@ -24,7 +24,7 @@ from ntkp2p.base.checks import must_be_share
 
 
 class _PushSumState(NamedTuple):
-    """Numerators, weights, and with momentum the velocity m, else None."""
+    """Numerators, weights, and the velocity m; None without momentum."""
 
     x: Float[Array, "Q d"]
     weights: Float[Array, "Q 1"]
@@ -32,14 +32,14 @@ class _PushSumState(NamedTuple):
 
 
 class PushSum(Algorithm):
-    """Stochastic gradient push: gradients at the de-biased models z = x/u.
+    """Stochastic gradient push: gradients are evaluated at the de-biased models z = x/u.
 
     Parameters
     ----------
     step_size
         η > 0.
     momentum
-        μ of Nesterov's momentum, 0 < μ < 1, None for none; each agent has a velocity of its own.
+        μ of Nesterov momentum, 0 < μ < 1, with one velocity per agent. None: no momentum.
 
     Raises
     ------
@@ -48,12 +48,12 @@ class PushSum(Algorithm):
 
     Notes
     -----
-    A fixed point has agents that disagree by O(η), as ATC has, whose rounds these are where P is doubly stochastic.
+    At a fixed point the agents differ by O(η), as for ATC. For doubly stochastic P the rounds are those of ATC.
 
     Examples
     --------
-    Two rounds without gradients, over P whose rows do not sum to one: the models are quotients, and tend to the mean
-    of 1 and 3:
+    Two rounds without gradients. The rows of P do not sum to one, but the models, which are quotients, approach the
+    mean of 1 and 3:
 
     >>> import jax.numpy as jnp
     >>> import ntkp2p as p2p
@@ -77,7 +77,7 @@ class PushSum(Algorithm):
 
     @property
     def has_flow(self):
-        # The weights are followed in rounds.
+        # The weights are only defined in rounds.
         return False
 
     def init(self, x, /):
@@ -94,7 +94,7 @@ class PushSum(Algorithm):
 def nesterov(
     gradient: Float[Any, "Q d"], momentum: Any, velocity: Float[Any, "Q d"] | None, /
 ) -> tuple[Float[Any, "Q d"], Float[Any, "Q d"] | None]:
-    """The direction of a step with Nesterov's momentum, g + μ m⁺ with m⁺ = μ m + g, and m⁺; g itself without any."""
+    """Return the step direction with Nesterov momentum, g + μ m⁺ with m⁺ = μ m + g, and m⁺; without momentum, g."""
     if velocity is None:
         return gradient, None
     velocity = momentum * velocity + gradient
@@ -102,6 +102,6 @@ def nesterov(
 
 
 def must_be_momentum(value: Any, /) -> None:
-    """Refuse what is neither None nor above 0 and below 1."""
+    """Raise `InputError` unless `value` is None or a number above 0 and below 1."""
     if value is not None:
-        must_be_share("momentum", value, "0.9 is usual, and None is without")
+        must_be_share("momentum", value, "0.9 is usual, None for no momentum")

@@ -1,4 +1,4 @@
-"""Skew compensation: a phase of gossip rounds without gradient steps, and a merge of all models at its end.
+"""Skew compensation: a phase of gossip rounds without gradient steps, followed by a merge of all models.
 
 Aketi, Singh and Rabaey, "Sparse-Push: communication- and energy-efficient decentralized distributed learning over
 directed and time-varying graphs with non-IID datasets", arXiv 2102.05715.
@@ -15,32 +15,32 @@ from ntkp2p.base.checks import whole_rounds
 
 
 class SkewCompensatedSparsePush(SparsePush):
-    """Sparse-Push whose agents stop now and then to gossip without gradient steps, and to merge their models.
+    """Sparse-Push with periodic phases of gossip without gradient steps, each followed by a merge of all models.
 
-    A cycle has `gradient_rounds` rounds of Sparse-Push, `gossip_rounds` of them without a gradient step, and one round
-    in which all models are averaged, x = u Σx/Σu; then the next one begins. A run of one cycle is compensated at its
-    end. The merge is an exchange among all, and counted as one.
+    A cycle consists of `gradient_rounds` rounds of Sparse-Push, `gossip_rounds` rounds without a gradient step, and one
+    round in which all models are averaged, x = u Σx/Σu. Cycles repeat; a run of one cycle is compensated at its end.
+    The message counts include the merge as an exchange among all agents.
 
     Parameters
     ----------
     step_size, compression, averaging_rate, dense_rounds, momentum, adaptive
         As for `SparsePush`.
     gradient_rounds, gossip_rounds
-        As above; about as many of the latter as there are agents are usual.
+        The numbers of rounds, as above. `gossip_rounds` is usually about the number of agents.
 
     Raises
     ------
     TypeError, ValueError
-        As `SparsePush`.
+        As for `SparsePush`.
 
     Notes
     -----
-    What is public of the skew-compensated algorithm is such a phase and a final merge, on top of top-k exchange. This
-    is our reading of it.
+    The public description of the skew-compensated algorithm mentions this phase and a final merge, in addition to top-k
+    exchange. The details are our reading of it.
 
     Examples
     --------
-    A cycle has its gradient rounds, its gossip rounds and one for the merge:
+    A cycle has 50 gradient rounds, 10 gossip rounds and one round for the merge:
 
     >>> import ntkp2p as p2p
     >>> p2p.SkewCompensatedSparsePush(
@@ -77,14 +77,14 @@ class SkewCompensatedSparsePush(SparsePush):
 
     @property
     def cycle(self) -> int:
-        """The rounds of a cycle."""
+        """The number of rounds in a cycle."""
         return self.gradient_rounds + self.gossip_rounds + 1
 
     def _descend(self, state, world):
         descends = state.phase < self.gradient_rounds
         gradient = world.grad(self.model(state), when=descends)
         step, velocity = nesterov(gradient, self.momentum, state.velocity)
-        if velocity is not None:  # which rests meanwhile
+        if velocity is not None:  # without gradient steps, the velocity is unchanged
             xp = namespace(velocity, descends)
             step, velocity = xp.where(descends, step, 0), xp.where(descends, velocity, state.velocity)
         return state._replace(x=state.x - self.step_size * step, velocity=velocity)

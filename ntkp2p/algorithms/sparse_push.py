@@ -1,21 +1,20 @@
 r"""Sparse-Push: push-sum with compressed messages and error feedback, over directed graphs that may change.
 
-Agent q holds a numerator x_q, a weight u_q (1 at first) and a memory e_q (0 at first) of what it has not been able to
-send. Its model is z_q = x_q/u_q, how far it has moved from the start that all agents share. With P column-stochastic, a
-compressor C and an averaging rate γ in (0, 1], one round is
+Agent q stores a numerator x_q, a weight u_q (initially 1) and a memory e_q (initially 0) of the values not sent yet.
+Its model is z_q = x_q/u_q, its displacement from the common initialisation. With P column-stochastic, a compressor C
+and an averaging rate γ in (0, 1], one round is
 
     z = x / u,    x ← x − η g(z),    v = x + e,    q = C(v),    e⁺ = v − q,
     x⁺ = x + γ (P q − q),    u⁺ = u + γ (P u − u).
 
-Σ x and Σ u are kept by the exchange, whatever C lets through. The weights are never compressed. C works on each layer
-by itself.
+The exchange preserves Σ x and Σ u for every C. The weights are never compressed. C compresses each layer separately.
 
-What is public of these algorithms leaves some things open. Our reading: as x counts from the common start, no message
-is spent on what all agents know, nor is θ₀ itself scaled while messages are incomplete. **Dense start-up rounds** send
-everything, and mix at the rate 1.
+The public descriptions of these algorithms leave some details open. Our reading: x is the displacement from the common
+initialisation θ₀, so no message contains values that all agents know, and incomplete messages do not scale θ₀.
+**Dense start-up rounds** send all entries, and mix at the rate 1.
 
-An entry that is sent every n-th round carries n times its value, so that γ is to be about 1/n: rates above 2/n can make
-the models diverge, as the prediction shows only in the mean.
+An entry that is sent every n-th round has accumulated n times its value, so γ should be about 1/n. Rates above 2/n can
+make the models diverge; the prediction shows this only in the mean.
 
 References
 ----------
@@ -39,14 +38,14 @@ from ntkp2p.algorithms.push_sum import must_be_momentum, nesterov
 from ntkp2p.base.arrays import namespace
 from ntkp2p.base.checks import must_be_share, whole_rounds
 
-#: ε of AdaGossip: keeps an entry on which all agreed so far from an infinite rate.
+#: ε of AdaGossip, which avoids an infinite rate for an entry on which all agents have agreed so far.
 SMALL = 1e-8
 
 
 class _SparseState(NamedTuple):
-    """What the module's docstring names, and
+    """The state: x, u and e of the module's docstring as `x`, `weights` and `memory`, and counters.
 
-    dense : the dense rounds that are left; phase : the round within a cycle of skew compensation, else 0;
+    dense : remaining dense rounds; phase : round within a cycle of skew compensation, else 0;
     velocity : m, with momentum; variance : v̂, with AdaGossip's rate.
     """
 
@@ -69,26 +68,26 @@ class SparsePush(Algorithm):
     compression
         C, for instance `TopK(0.01)` or `RandomK(0.01)`.
     averaging_rate
-        γ, 0 < γ ≤ 1: by default the share that is sent.
+        γ, 0 < γ ≤ 1. The default is the share of the entries that is sent.
     dense_rounds
-        So many rounds at first send everything.
+        The number of rounds at the start that send all entries.
     momentum
-        μ of Nesterov's momentum, 0 < μ < 1, None for none.
+        μ of Nesterov momentum, 0 < μ < 1. None: no momentum.
     adaptive
-        β of AdaGossip, 0 < β < 1, None for none. Every entry then has its own rate γ/(√v̂ + ε), where
-        v̂⁺ = β v̂ + (1 − β) (P q − q)². Agents' rates differ, so Σ x is no longer kept; a round is not affine, so such a
-        run can be trained and not predicted.
+        β of AdaGossip, 0 < β < 1. Every entry then has its own rate γ/(√v̂ + ε), where v̂⁺ = β v̂ + (1 − β) (P q − q)².
+        The agents' rates differ, so Σ x is not preserved. The round is not affine, so the algorithm can be trained, but
+        not predicted. None: the rate γ for all entries.
 
     Raises
     ------
     TypeError
-        If the compression is no compressor.
+        If `compression` is not a compressor.
     ValueError
         If a constant is out of its range.
 
     Examples
     --------
-    γ is by default what is sent:
+    The default γ is the share that is sent:
 
     >>> import ntkp2p as p2p
     >>> p2p.SparsePush(step_size=0.1, compression=p2p.TopK(0.01)).averaging_rate
@@ -119,11 +118,11 @@ class SparsePush(Algorithm):
         must_be_share("averaging_rate", self.averaging_rate, "the share that is sent is usual", one=True)
         must_be_momentum(momentum)
         if adaptive is not None:
-            must_be_share("adaptive", adaptive, "0.999 is usual, and None is one rate for all entries")
+            must_be_share("adaptive", adaptive, "0.999 is usual, None for the same rate for all entries")
 
     @property
     def has_flow(self):
-        # What waits in the memory is no gradient flow's.
+        # No gradient flow describes the memory.
         return False
 
     def init(self, x, /):
@@ -166,15 +165,15 @@ class SparsePush(Algorithm):
 
 
 class _ChocoState(NamedTuple):
-    """Models x, their public copies x̂, and the running sum s = W x̂ of what each agent has heard."""
+    """Models x, their public copies x̂, and the running sums s = W x̂ of received messages."""
 
     x: Float[Array, "Q d"]
     known: Float[Array, "Q d"]
-    heard: Float[Array, "Q d"]
+    received: Float[Array, "Q d"]
 
 
 class CHOCO(Algorithm):
-    """CHOCO-SGD: agents exchange compressed differences to what is already known of them, over one undirected graph.
+    """CHOCO-SGD: agents exchange compressed differences to their public copies, over one undirected graph.
 
     y = x − η g(x),    q = C(y − x̂),    x̂⁺ = x̂ + q,    s⁺ = s + W q,    x⁺ = y + γ (s⁺ − x̂⁺).
 
@@ -185,18 +184,18 @@ class CHOCO(Algorithm):
     compression
         C, for instance `TopK(0.01)`.
     averaging_rate
-        γ, 0 < γ ≤ 1: by default the share that is sent.
+        γ, 0 < γ ≤ 1. The default is the share of the entries that is sent.
 
     Raises
     ------
     TypeError
-        If the compression is no compressor.
+        If `compression` is not a compressor.
     ValueError
         If a constant is out of its range.
 
     Examples
     --------
-    It sums up what neighbours have sent, and so it is for one fixed graph:
+    The running sum of received messages requires one fixed graph:
 
     >>> import ntkp2p as p2p
     >>> algorithm = p2p.CHOCO(step_size=0.1, compression=p2p.RandomK(0.1))
@@ -207,7 +206,7 @@ class CHOCO(Algorithm):
     compression: Compressor
     averaging_rate: Any
     stochastic = "doubly"
-    static = "it sums up what neighbours have sent, which is right for one fixed graph only: take SparsePush"
+    static = "it sums the received messages, which is only valid for one fixed graph: use SparsePush"
 
     def __init__(self, step_size: Any, compression: Any, *, averaging_rate: Any = None):
         self.step_size, self.compression = step_size, must_be_compressor(compression)
@@ -228,5 +227,5 @@ class CHOCO(Algorithm):
     def round(self, state, world, /):
         y = state.x - self.step_size * world.grad(state.x)
         sent = world.compress(y - state.known, self.compression)
-        known, heard = state.known + sent, state.heard + world.mix(sent)
-        return _ChocoState(y + self.averaging_rate * (heard - known), known, heard)
+        known, received = state.known + sent, state.received + world.mix(sent)
+        return _ChocoState(y + self.averaging_rate * (received - known), known, received)

@@ -407,13 +407,8 @@ class _Models:
         """Everything but the features, whose functions cannot be pickled; the models' coordinates in full."""
         checksum = self.checksum if self.known_features is None else _checksum(self.known_features)
         coordinates = np.stack([self.coordinates(at) for at in range(len(self.rounds))])
-        return {
-            "experiment": self.experiment,
-            "known_features": None,
-            "rounds": self.rounds,
-            "coordinates": coordinates.__getitem__,
-            "checksum": checksum,
-        }
+        changed = {"known_features": None, "coordinates": coordinates.__getitem__, "checksum": checksum}
+        return self.__dict__ | changed
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

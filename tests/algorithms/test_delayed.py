@@ -173,7 +173,7 @@ class Twice(Algorithm):
 
 def test_a_verb_that_is_called_twice_has_no_single_delay():
     late = Delayed(Twice(step_size=0.1), messages=1)
-    with pytest.raises(ValueError, match=r"calls world\.mix once, and Twice calls it 2 times: leave messages out"):
+    with pytest.raises(ValueError, match=r"calls world\.mix once, but Twice calls it 2 times: leave messages out"):
         late.round(late.init(jnp.asarray(X)), world())
     fine = Delayed(Twice(step_size=0.1), gradients=1)
     assert fine.round(fine.init(jnp.asarray(X)), world()).state.shape == X.shape

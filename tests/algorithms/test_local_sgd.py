@@ -178,7 +178,7 @@ def test_constants_out_of_range_are_named(constants, message):
     ("algorithm", "message"),
     [
         (PushSum(0.1), "column sums of one"),
-        (CHOCO(0.1, TopK(0.1)), "CHOCO is not for asynchronous agents"),
+        (CHOCO(0.1, TopK(0.1)), "CHOCO does not support asynchronous agents"),
         (Delayed(DGD(0.1), gradients=1), r"LocalSGD\(delay=\.\.\.\)"),
     ],
 )
@@ -192,7 +192,7 @@ def test_an_algorithm_that_counts_rounds_is_refused():
         def init(self, x, /):
             return x, 0
 
-    with pytest.raises(ValueError, match="parts that are not an agent's own"):
+    with pytest.raises(ValueError, match="parts that do not belong to a single agent"):
         must_be_asynchronous(Counting(0.1))
 
 

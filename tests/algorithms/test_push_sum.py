@@ -87,7 +87,7 @@ def test_exchange_keeps_the_sums(seed, algorithm):
 
 @pytest.mark.parametrize("momentum", [0, 1, -0.5, "0.9", float("nan"), True])
 def test_momentum_is_a_share(momentum):
-    with pytest.raises(ValueError, match=r"momentum must be above 0 and below 1, found .*: 0\.9 is usual, and None"):
+    with pytest.raises(ValueError, match=r"momentum must be above 0 and below 1, found .*: 0\.9 is usual, None"):
         PushSum(0.1, momentum=momentum)
     with pytest.raises(ValueError, match="momentum must be above 0"):
         SparsePush(0.1, RandomK(0.5), momentum=momentum)

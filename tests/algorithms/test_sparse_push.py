@@ -120,7 +120,7 @@ def test_choco_is_the_recursion_of_its_running_sums():
         x = y + GAMMA * (heard - known)
     # Agents start from one model, which all know: here they do not, so that the sum is set by hand.
     algorithm = CHOCO(ETA, TopK(0.25), averaging_rate=GAMMA)
-    world_states = [algorithm.init(jnp.asarray(X))._replace(heard=jnp.asarray(W @ X))]
+    world_states = [algorithm.init(jnp.asarray(X))._replace(received=jnp.asarray(W @ X))]
     first = followed(algorithm, W, 0)[0]
     assert first.known is first.x
     for _ in range(6):
@@ -148,8 +148,8 @@ def test_averaging_rates_are_shares(make, rate):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: SparsePush(0.1, 0.01), TypeError, r"compression is .*found 0\.01: TopK\(0\.01\)"),
-        (lambda: CHOCO(0.1, "top_k"), TypeError, "compression is one of"),
+        (lambda: SparsePush(0.1, 0.01), TypeError, r"must be a compressor .*found 0\.01: for instance TopK\(0\.01\)"),
+        (lambda: CHOCO(0.1, "top_k"), TypeError, "compression must be a compressor"),
         (lambda: SparsePush(0.0, TopK(0.1)), ValueError, "step_size must be a finite positive number"),
         (lambda: SparsePush(0.1, TopK(0.1), dense_rounds=1.5), ValueError, "dense_rounds must be a whole number"),
         (lambda: SparsePush(0.1, TopK(0.1), adaptive=1), ValueError, "adaptive must be above 0 and below 1"),

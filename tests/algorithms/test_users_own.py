@@ -155,9 +155,9 @@ class Norms(Momentum):
 
 
 REFUSED = {
-    NoModel: r"NoModel\.model returns .* in place of the agents' models .*: define model",
-    LostLeaf: r"LostLeaf\.round returns a state of another form than init does, .*: return the same parts",
-    OtherForm: r"OtherForm\.round returns a state of another form than init does",
+    NoModel: r"NoModel\.model must return the agents' models, .*, found .*: define model",
+    LostLeaf: r"LostLeaf\.round must return a state like that of init, .*, found .*: return the same parts",
+    OtherForm: r"OtherForm\.round must return a state like that of init, ",
     Norms: r"Norms\.round makes state\['v'\] depend on the models",
 }
 

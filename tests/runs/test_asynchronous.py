@@ -338,7 +338,7 @@ def test_a_trajectory_is_saved_and_drawn_against_events_and_wall_clock_time(run,
         ({"mixing": gossip().simulate(events=100), "rounds": 101}, "100 events for a run of 101"),
         ({"mixing": gossip().simulate(events=5), "rounds": 5}, "never updates|never reached"),
         ({"algorithm": LocalSGD(0.2, delay=500)}, "500 of its updates later"),
-        ({"algorithm": Averaging(0.2), "predicted": True}, r"world\.average is for rounds of all"),
+        ({"algorithm": Averaging(0.2), "predicted": True}, r"world\.average needs all agents"),
     ],
 )
 def test_runs_that_do_not_fit_are_named(run, change, message):

@@ -127,7 +127,7 @@ def test_algorithms_of_directed_graphs_are_read(tmp_path, entries, expected):
         ('compression = {name = "top_k", keep = 1.5}', "keep must be above 0 and below 1, found 1.5"),
         ('compression = {name = "topk", keep = 0.1}', "unknown compression 'topk' .did you mean 'top_k'"),
         ('compression = {name = "top_k"}', "needs keep = "),
-        ('compression = "top_k"', "compression is one of what ntkp2p has"),
+        ('compression = "top_k"', "compression must be a compressor of ntkp2p"),
         (
             'compression = {name = "top_k", keep = 0.1}, averaging_rate = 2',
             "averaging_rate must be above 0 and at most",

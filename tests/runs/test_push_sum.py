@@ -346,7 +346,7 @@ def test_what_overflows_leaves_the_rounds_before_as_they_are(run):
         (
             lambda run: train(run(Delayed(PushSum(0.1), messages=1))),
             ValueError,
-            r"messages can be delayed where a round exchanges models only.*\(5, 1\) as well: leave messages out",
+            r"messages can only be delayed if a round exchanges nothing but models.*\(5, 1\) as well: leave",
         ),
         (
             lambda run: Objective(run(PushSum(0.1), metropolis(graphs.cycle(Q)))).value_and_grad(mixing=np.eye(Q)),
